@@ -1,0 +1,107 @@
+"""Between conversations and token ids, by the checkpoint's own chat template.
+
+Token-in, token-out: only the prompt and the tool replies are ever encoded. What the policy sampled is kept as the ids that it
+sampled, so the ids of an episode are prompt, turn, reply, turn, ... put end to end.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from actfer_jax.agent.prompts import Prompt
+
+IMAGE_PAD = "<|image_pad|>"
+TURN_END = "<|im_end|>"
+_NEEDED = ("<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", IMAGE_PAD)
+_SENTINEL = "@@text@@"
+
+
+class ChatError(ValueError):
+    """A tokenizer or chat template that cannot carry a conversation with tools and images."""
+
+
+class Chat:
+    """Encodes prompts and tool replies, decodes turns.
+
+    Args:
+      tokenizer: a Hugging Face tokenizer with Qwen's special tokens and a chat template that knows tool replies with images.
+      name: where it came from, for messages.
+
+    Raises:
+      ChatError: a special token is missing, or the template drops the image of a tool reply.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str):
+        self.tokenizer = tokenizer
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in _NEEDED if token not in vocabulary]
+        if missing:
+            raise ChatError(f"{name}: the tokenizer lacks {', '.join(missing)}; use the tokenizer of a Qwen3-VL checkpoint")
+        if not tokenizer.chat_template:
+            raise ChatError(f"{name}: the tokenizer has no chat template; add chat_template.jinja of a Qwen3-VL checkpoint")
+        self.turn_end_id: int = vocabulary[TURN_END]
+        self.image_pad_id: int = vocabulary[IMAGE_PAD]
+        text = {"type": "text", "text": _SENTINEL}
+        self._text_reply = self._after_turn([text])
+        self._image_reply = self._after_turn([text, {"type": "image"}])
+        if self._image_reply.count(_SENTINEL) != 1 or self._image_reply.count(IMAGE_PAD) != 1:
+            raise ChatError(f"{name}: the chat template does not render a tool reply made of a text and an image")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "Chat":
+        return cls(AutoTokenizer.from_pretrained(path), str(path))
+
+    def banned(self, vocabulary_size: int) -> np.ndarray:
+        """Which ids may never be sampled, bool [V]: ids without a token, and every special token but the end of a turn.
+
+        So the policy can forge neither an image nor another speaker.
+        """
+        banned_V = np.ones(vocabulary_size, bool)
+        banned_V[list(self.tokenizer.get_vocab().values())] = False
+        banned_V[[id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special]] = True
+        banned_V[self.turn_end_id] = False
+        return banned_V
+
+    def prompt_ids(self, prompt: Prompt, image_tokens: int) -> list[int]:
+        """Ids of everything before the first assistant turn, with room for `image_tokens` image tokens."""
+        return self._encode(self._render(self.opening(prompt), prompt.tools), image_tokens)
+
+    def reply_ids(self, text: str, image_tokens: int | None) -> list[int]:
+        """Ids between the end token of an assistant turn and the start of the next turn's text: the tool reply.
+
+        Angle brackets become round ones, so that no word of the policy's that a tool repeats turns into a special token.
+        """
+        template = self._text_reply if image_tokens is None else self._image_reply
+        text = text.replace("<", "(").replace(">", ")")
+        return self._encode(template.replace(_SENTINEL, text), image_tokens or 0)
+
+    def turn_text(self, ids: list[int]) -> str:
+        """What the policy wrote, without the end-of-turn token."""
+        return self.tokenizer.decode([id for id in ids if id != self.turn_end_id], skip_special_tokens=False)
+
+    @staticmethod
+    def opening(prompt: Prompt) -> list[dict[str, Any]]:
+        """The messages before the first assistant turn, as a chat template takes them."""
+        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt.request}]}
+        return [{"role": "system", "content": prompt.system}, user] if prompt.system else [user]
+
+    def _after_turn(self, content: list[dict[str, Any]]) -> str:
+        """What the template puts between the end token of an assistant turn and the start of the next turn's text."""
+        turn = "@@assistant@@"
+        messages = [
+            {"role": "user", "content": "@@request@@"},
+            {"role": "assistant", "content": turn},
+            {"role": "tool", "content": content},
+        ]
+        return self._render(messages, None).split(turn + TURN_END, 1)[1]
+
+    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+        text = self.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
+        assert isinstance(text, str)
+        return text
+
+    def _encode(self, text: str, image_tokens: int) -> list[int]:
+        ids = self.tokenizer.encode(text.replace(IMAGE_PAD, IMAGE_PAD * image_tokens), add_special_tokens=False)
+        return list(ids)

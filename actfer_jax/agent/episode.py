@@ -1,0 +1,112 @@
+"""Episodes: what happened in one attempt of the policy at one image, and what is known about that image."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from actfer_jax.agent.parser import ParsedTurn, parse_turn
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a data set knows about one image.
+
+    Attributes:
+      labels: the emotion labels of the data set, in its own order and spelling.
+      emotion: the true label (any spelling that `facs.normalise_emotion` knows), or None if unlabelled.
+      aus: the action units that are present, or None if AUs are not annotated.
+      known_aus: the action units that were annotated at all, or None for every AU.
+      extra: what else the data set records (`subtle`, `deciding_region`, ...); never shown to the policy.
+    """
+
+    labels: tuple[str, ...]
+    emotion: str | None = None
+    aus: frozenset[int] | None = None
+    known_aus: frozenset[int] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a tool call brought: one line of text and, if it executed, perhaps a view.
+
+    Attributes:
+      text: the line that the policy reads.
+      ok: whether the call executed.
+      tool: the tool's name; "" where the call could not be read.
+      view: the new picture with its map to the original image (`faces.views.View`), or None.
+      region: the named region of a zoom; "bbox" for a zoom into a box; "" otherwise.
+      inspects: the call is a zoom with at least half of its area inside the face box and an area under 0.9 of that box.
+    """
+
+    text: str
+    ok: bool
+    tool: str = ""
+    view: Any = None
+    region: str = ""
+    inspects: bool = False
+
+
+@dataclass
+class Turn:
+    """One assistant turn and the reply to it.
+
+    Attributes:
+      text: what the policy wrote, without the end-of-turn token.
+      parsed: the same, read by the turn grammar.
+      reply: the reply, or None after an answer or a malformed turn.
+      seconds: wall-clock time spent in the tool.
+      truncated: the turn ran into its length limit, and its end was inserted.
+    """
+
+    text: str
+    parsed: ParsedTurn
+    reply: Reply | None = None
+    seconds: float = 0.0
+    truncated: bool = False
+
+
+@dataclass
+class Episode:
+    """One attempt at one image.
+
+    Attributes:
+      turns: the turns in order. The episode is over when the last one answers, is malformed, or ran out of room.
+      forced: "" (free), "zoom" or "answer": the arm that the instruction in the reply assigned.
+    """
+
+    turns: list[Turn] = field(default_factory=list)
+    forced: str = ""
+
+    @classmethod
+    def from_texts(cls, *texts: str, replies: tuple[Reply, ...] = ()) -> "Episode":
+        """An episode from what the policy wrote, turn by turn; calls without a reply given are taken to have executed."""
+        episode = cls()
+        for index, text in enumerate(texts):
+            parsed = parse_turn(text)
+            reply = None
+            if parsed.calls:
+                tool = parsed.call.name if parsed.call else ""
+                default = Reply("done", ok=parsed.call is not None, tool=tool)
+                reply = replies[index] if index < len(replies) else default
+            episode.turns.append(Turn(text, parsed, reply))
+        return episode
+
+    @property
+    def answer(self) -> ParsedTurn | None:
+        """The last turn, if it answers."""
+        last = self.turns[-1].parsed if self.turns else None
+        return last if last is not None and last.answers else None
+
+    @property
+    def replies(self) -> list[Reply]:
+        return [turn.reply for turn in self.turns if turn.reply is not None]
+
+    @property
+    def zooms(self) -> list[Reply]:
+        """The zooms that executed."""
+        return [reply for reply in self.replies if reply.ok and reply.tool == "zoom"]
+
+    @property
+    def inspected(self) -> bool:
+        """The z of UC-GRPO: the rollout executed a zoom into the face."""
+        return any(zoom.inspects for zoom in self.zooms)

@@ -1,0 +1,93 @@
+"""The strict grammar of one assistant turn.
+
+    turn   := "<think>" text "</think>" (call | answer)
+    call   := "<tool_call>" json-object "</tool_call>"
+    answer := "<aus>" AUs "</aus>" "<answer>" label "</answer>"
+
+White space between the parts is free; anything else outside them, a tag inside the thought, or a second
+call or answer makes the turn malformed. Text is only ever matched and read as JSON, never evaluated.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from actfer_jax import facs
+
+_TAG = r"</?(?:think|tool_call|aus|answer|tool_response)>"
+_TEXT = rf"((?:(?!{_TAG}).)*)"
+_TURN = re.compile(
+    rf"\s*<think>{_TEXT}</think>\s*"
+    rf"(?:<tool_call>{_TEXT}</tool_call>|<aus>{_TEXT}</aus>\s*<answer>{_TEXT}</answer>)\s*",
+    re.DOTALL,
+)
+_MAX_CALL_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A tool's name and its JSON arguments, well-formed but not yet checked against the tool."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ParsedTurn:
+    """One turn as read. Exactly one of these holds: it calls, it answers, or it is malformed.
+
+    Attributes:
+      think: the thought; "" in a malformed turn.
+      calls: the turn is a tool call, even one that cannot be read.
+      call: the call, or None where it could not be read.
+      error: what is wrong with an unreadable call, or with a malformed turn; "" otherwise.
+      aus: the answered action units, or None.
+      answer: the answered label as written, stripped, or None.
+    """
+
+    think: str = ""
+    calls: bool = False
+    call: ToolCall | None = None
+    error: str = ""
+    aus: frozenset[int] | None = None
+    answer: str | None = None
+
+    @property
+    def answers(self) -> bool:
+        return self.answer is not None
+
+    @property
+    def well_formed(self) -> bool:
+        return self.calls or self.answers
+
+
+def parse_turn(text: str) -> ParsedTurn:
+    """Reads one assistant turn, without its end-of-turn token."""
+    match = _TURN.fullmatch(text)
+    if match is None:
+        return ParsedTurn(error="not a thought followed by one tool call or one answer")
+    think, call_text, aus_text, answer = match.groups()
+    if call_text is not None:
+        call, error = _parse_call(call_text)
+        return ParsedTurn(think=think.strip(), calls=True, call=call, error=error)
+    try:
+        aus = facs.parse_aus(aus_text)
+    except ValueError as error:
+        return ParsedTurn(error=str(error))
+    return ParsedTurn(think=think.strip(), aus=aus, answer=answer.strip())
+
+
+def _parse_call(text: str) -> tuple[ToolCall | None, str]:
+    if len(text) > _MAX_CALL_CHARACTERS:
+        return None, f"a tool call may be at most {_MAX_CALL_CHARACTERS} characters"
+    try:
+        # A document nested a thousand deep raises RecursionError, not ValueError.
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, "the tool call is not valid JSON"
+    if not isinstance(value, dict) or set(value) != {"name", "arguments"}:
+        return None, 'a tool call has exactly the keys "name" and "arguments"'
+    if not isinstance(value["name"], str) or not isinstance(value["arguments"], dict):
+        return None, '"name" is a string and "arguments" an object'
+    return ToolCall(value["name"], value["arguments"]), ""

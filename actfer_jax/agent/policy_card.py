@@ -1,0 +1,44 @@
+"""`actfer.json`: what a checkpoint must say of itself, beside Hugging Face's own files, so that it can act again."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "actfer.json"
+
+
+@dataclass(frozen=True)
+class PolicyCard:
+    """How the policy was trained to look.
+
+    Attributes:
+      labels: the emotion labels it answers with.
+      trained_on: names of the data sets.
+      views, rollout: the fields of `ViewConfig` and `RolloutConfig` as they were in training.
+    """
+
+    labels: tuple[str, ...]
+    trained_on: tuple[str, ...]
+    views: dict[str, Any]
+    rollout: dict[str, Any]
+
+    def save(self, directory: str | Path) -> None:
+        (Path(directory) / FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "PolicyCard":
+        """Reads the card of a checkpoint directory.
+
+        Raises:
+          ValueError: there is none, or it is not one.
+        """
+        path = Path(directory) / FILE_NAME
+        try:
+            content = json.loads(path.read_text())
+            card = cls(**content)
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing: {directory} is not a checkpoint that actfer_jax trained") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); export the checkpoint again") from None
+        return cls(tuple(card.labels), tuple(card.trained_on), card.views, card.rollout)

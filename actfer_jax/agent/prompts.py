@@ -1,0 +1,66 @@
+"""Every text that the policy is given, apart from what the tools reply.
+
+Two styles: `full` tells an instruction-following model the task, the format and the tools (through the tool section of the
+checkpoint's own chat template); `brief` is for a small model that learns them all from its training traces.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from actfer_jax.faces.tools import TOOL_SCHEMAS
+
+ANSWER_NOW = "Answer now."
+ZOOM_FIRST = "Zoom in on one region before you answer."
+NO_CALLS_LEFT = "No calls are left."
+
+STYLES = ("full", "brief")
+
+_FULL_SYSTEM = (
+    "You are an expert in the Facial Action Coding System. You are shown a picture and name the emotion of a face in it, on the "
+    "evidence of its action units (AUs).\n"
+    "You may look closer: find faces, align a face, and zoom in on a region (brows, eyes, nose, cheeks, mouth, chin) or a box. "
+    "Boxes are [left, top, right, bottom] in whole numbers from 0 to 1000 relative to the view they are given in. Look where the "
+    "evidence is unclear, and no more than that.\n"
+    "Every turn starts with your reasoning in <think></think>. Then either make exactly one tool call, or finish with the action "
+    "units that are present and one emotion, for example:\n"
+    "<think>The brows are raised and the jaw has dropped.</think>\n"
+    "<aus>AU1 AU2 AU5 AU26</aus>\n"
+    "<answer>surprise</answer>\n"
+    "Write <aus>none</aus> if no action unit is present."
+)
+_FULL_REQUEST = "Which emotion does the face show? Choose one of: {labels}."
+_BRIEF_REQUEST = "Read this face."
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What opens an episode.
+
+    Attributes:
+      system: the system message, or "" for none.
+      request: the user's words, after the image.
+      tools: function schemas for the chat template, or None.
+    """
+
+    system: str
+    request: str
+    tools: list[dict[str, Any]] | None
+
+
+def make_prompt(style: str, labels: tuple[str, ...], *, answer_now: bool = False) -> Prompt:
+    """The prompt in one of `STYLES` for a data set's labels; with `answer_now` the policy is told not to use tools."""
+    if style == "full":
+        prompt = Prompt(_FULL_SYSTEM, _FULL_REQUEST.format(labels=", ".join(labels)), TOOL_SCHEMAS)
+    else:
+        prompt = Prompt("", _BRIEF_REQUEST, None)
+    if answer_now:
+        prompt = Prompt(prompt.system, f"{prompt.request} {ANSWER_NOW}", prompt.tools)
+    return prompt
+
+
+def prompts_hash() -> str:
+    """SHA-256 of every text in this file and of the tool schemas: two runs with one hash had the same words."""
+    texts = [_FULL_SYSTEM, _FULL_REQUEST, _BRIEF_REQUEST, ANSWER_NOW, ZOOM_FIRST, NO_CALLS_LEFT]
+    return hashlib.sha256(json.dumps([texts, TOOL_SCHEMAS], sort_keys=True).encode()).hexdigest()

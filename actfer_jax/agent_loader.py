@@ -1,0 +1,104 @@
+"""Puts a checkpoint and the face tools together: what training, evaluation and analysis all start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+from flax import nnx
+
+from actfer_jax.agent.chat import Chat
+from actfer_jax.faces.detector import FaceDetector
+from actfer_jax.faces.tools import Toolbox
+from actfer_jax.faces.views import ViewConfig
+from actfer_jax.models import demo_checkpoint, load_pretrained
+from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.models.qwen3_vl import Qwen3VL
+from actfer_jax.rollout.engine import RolloutConfig, RolloutEngine
+from actfer_jax.rollout.pictures import PictureEncoder
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model.
+
+    Attributes:
+      path: a Hugging Face directory of a Qwen3-VL; "demo" is the small one in the package.
+      initialise: "pretrained" reads its weights; "random" takes only its configuration and tokenizer.
+      dtype: of activations; param_dtype: of the trained parameters.
+      remat: what the backward pass of a layer keeps: "none", "dots" or "full" (models.qwen3_vl).
+    """
+
+    path: str = ""
+    initialise: str = "pretrained"
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "full"
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is empty; give a Hugging Face directory of a Qwen3-VL, or 'demo'")
+        if self.initialise not in ("pretrained", "random"):
+            raise ValueError(f"initialise is {self.initialise!r}; choose pretrained or random")
+        for name in ("dtype", "param_dtype"):
+            if getattr(self, name) not in ("float32", "bfloat16"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose float32 or bfloat16")
+
+    @property
+    def directory(self) -> Path:
+        return Path(demo_checkpoint() if self.path == "demo" else self.path)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A policy with its words and its tools."""
+
+    model_config: Qwen3VLConfig
+    graphdef: nnx.GraphDef[Qwen3VL]
+    params: nnx.State
+    chat: Chat
+    encoder: PictureEncoder
+    toolbox: Toolbox
+    rollout: RolloutConfig
+
+    def engine(self, *, queries: int, group: int, greedy: bool = False) -> RolloutEngine:
+        """An engine that plays `group` episodes of each of `queries` pictures at a time."""
+        return RolloutEngine(
+            self.graphdef,
+            self.model_config,
+            self.rollout,
+            self.chat,
+            self.encoder,
+            self.toolbox,
+            queries=queries,
+            group=group,
+            greedy=greedy,
+        )
+
+
+def load_agent(model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, *, seed: int = 0) -> Agent:
+    """Loads the model, its tokenizer and image processor, and the face detector.
+
+    Args:
+      seed: of the initial weights where `model.initialise` is "random".
+
+    Raises:
+      ValueError: the parts do not fit together; the message says which.
+    """
+    directory = model.directory
+    dtype, param_dtype = jnp.dtype(model.dtype), jnp.dtype(model.param_dtype)
+    if model.initialise == "random":
+        config = Qwen3VLConfig.from_json(directory / "config.json")
+        network = Qwen3VL(config, dtype=dtype, param_dtype=param_dtype, remat=model.remat, rngs=nnx.Rngs(seed))
+        network.source = str(directory)
+    else:
+        network = load_pretrained(directory, dtype=dtype, param_dtype=param_dtype, remat=model.remat)
+    graphdef, params = nnx.split(network, nnx.Param)
+    return Agent(
+        network.config,
+        graphdef,
+        params,
+        Chat.from_pretrained(directory),
+        PictureEncoder(directory, views),
+        Toolbox(FaceDetector(), views),
+        rollout,
+    )

@@ -1,0 +1,129 @@
+"""Runs the agent on pictures.
+
+    python -m actfer_jax.analyze photo.jpg other.png --checkpoint=demo --out=analysis
+
+Prints each episode turn by turn and writes to the output directory `episodes.jsonl` (records), `images/` (what the
+model saw) and `index.html`, one page that shows it all and needs nothing else.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from absl import app, flags
+
+from actfer_jax import analysis_page, facs
+from actfer_jax.agent.episode import Episode, Reference
+from actfer_jax.analysis_page import call_text, printable, why_no_answer
+from actfer_jax.config import ConfigError
+from actfer_jax.episode_records import to_record
+from actfer_jax.evaluation.command import load_policy, open_output
+from actfer_jax.faces.images import ImageError, load_image
+from actfer_jax.files import write_atomically
+from actfer_jax.rollout.engine import Query
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Hugging Face directory with actfer.json, or demo.")
+_OUT = flags.DEFINE_string("out", None, "Directory to write; it may exist.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the model's weights and activations.")
+
+RENDERED_ONLY = (
+    "This model was trained on rendered faces only. Its readings of photographs show how the agent works; "
+    "they are not to be relied upon."
+)
+
+
+def caveat(trained_on: Sequence[str]) -> str:
+    """What must be known before believing a policy that was trained on these data sets, or ""."""
+    return RENDERED_ONLY if set(trained_on) == {"synth_faces"} else ""
+
+
+def analyze(paths: Sequence[str], checkpoint: str, out: Path, dtype: str) -> int:
+    """Analyses pictures one after the other; those that cannot be read are reported and passed over.
+
+    Args:
+      paths: the pictures.
+      checkpoint, dtype: as `load_policy` takes them.
+      out: the directory to write.
+
+    Returns:
+      How many pictures could not be read.
+
+    Raises:
+      ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
+    """
+    writer = open_output(out)
+    agent, card = load_policy(checkpoint, dtype)
+    # One picture at a time, so that each reading is there as soon as it can be.
+    engine = replace(agent, rollout=replace(agent.rollout, fill_rows=1)).engine(queries=1, group=1, greedy=True)
+    note = caveat(card.trained_on)
+    if note:
+        print(note)
+    records, sections, unread = [], [], list[str]()
+    for index, path in enumerate(paths):
+        try:
+            image = load_image(path)
+        except ImageError as error:
+            unread.append(str(error))
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+            continue
+        query = Query(index, "pictures", path, image, Reference(labels=card.labels))
+        rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
+        faces = agent.toolbox.faces(query.name, image)
+        print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)
+        name = f"picture-{index}"
+        records.append(to_record(rollout, id=name, reward=None, advantage=None, trained_on=card.trained_on))
+        sections.append(analysis_page.section(path, image, rollout, faces))
+    writer.write(0, records).rename(out / "episodes.jsonl")
+    (out / "episodes").rmdir()
+    page = analysis_page.page(sections, checkpoint=checkpoint, note=note, unread=unread)
+    write_atomically(out / "index.html", page)
+    print(f"\n{len(sections)} of {len(paths)} pictures analysed: {out / 'index.html'}")
+    return len(unread)
+
+
+def transcript(episode: Episode, faces: int) -> str:
+    """An episode as lines for a terminal.
+
+    Args:
+      episode: a finished one.
+      faces: how many faces there are in the picture.
+    """
+    lines = [] if faces else ["  no face was found in this picture"]
+    for number, turn in enumerate(episode.turns, start=1):
+        parsed = turn.parsed
+        lines += _indented(f"  {number}  ", parsed.think if parsed.well_formed else turn.text)
+        if parsed.calls:
+            lines += _indented("     ", call_text(parsed.call) if parsed.call else "unreadable call")
+        if turn.reply is not None:
+            lines += _indented("     -> ", turn.reply.text)
+    answer = episode.answer
+    if answer is None or answer.answer is None:
+        return "\n".join([*lines, f"  no answer: {why_no_answer(episode)}"])
+    aus = ", ".join(f"AU{au} {facs.AU_NAMES[au]}" for au in sorted(answer.aus or ())) or "no action units"
+    return "\n".join([*lines, f"  {printable(answer.answer)}: {aus}"])
+
+
+def _indented(start: str, text: str) -> list[str]:
+    first, *rest = [line for line in printable(text).split("\n") if line.strip()] or [""]
+    return [(start + first).rstrip(), *(" " * len(start) + line for line in rest)]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) < 2:
+        raise app.UsageError("give at least one picture")
+    try:
+        unread = analyze(argv[1:], _CHECKPOINT.value, Path(_OUT.value), _DTYPE.value)
+    except (ConfigError, OSError) as error:
+        log.debug("", exc_info=True)
+        sys.exit(f"error: {printable(str(error))}")
+    if unread:
+        sys.exit(f"error: {unread} of {len(argv) - 1} pictures could not be read")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["checkpoint", "out"])
+    app.run(main)

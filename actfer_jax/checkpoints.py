@@ -1,0 +1,291 @@
+"""Checkpoints of a run that are either whole or not used.
+
+Orbax writes the arrays, in the background. It does not notice damaged files when it reads them back, so the size and
+SHA-256 of every file of a step are written into the step just before a rename commits it: a step that can be seen has
+its checksums, and a step that does not match them is set aside.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+log = logging.getLogger(__name__)
+
+_CHECKSUMS = "checksums.json"
+# Orbax completes these two after the checksums are taken; nothing that is restored depends on them.
+_UNCHECKED = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, or does not fit the run that would read it."""
+
+
+class Checkpoints:
+    """The steps saved under one directory: `directory/<step>/`.
+
+    Steps that are found damaged at the start are moved to `directory/damaged/`: never loaded, never deleted.
+
+    Args:
+      directory: created if it is not there.
+      keep: how many of the newest steps to keep; older ones are deleted after a newer one is complete.
+      best_metric: also keep the step for which this one of the `metrics` given to `save` was highest.
+
+    Raises:
+      CheckpointError: the directory cannot be made, read or written.
+    """
+
+    def __init__(self, directory: epath.PathLike, *, keep: int, best_metric: str | None = None):
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}: without a checkpoint a run cannot be resumed")
+        self.directory = epath.Path(directory)
+        self._best_metric = best_metric
+        self._saving: int | None = None
+        policy = ocp.checkpoint_managers
+        keepers: list[Any] = [policy.LatestN(keep)]
+        if best_metric is not None:
+            keepers.append(policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy(keepers),
+            best_fn=self._score if best_metric is not None else None,
+            # A step is renamed out of sight before its files go: a kill in between leaves no step with a part missing.
+            todelete_subdir="deleted",
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+        )
+        try:
+            if jax.process_index() == 0:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._set_damaged_aside()
+                self._remove_unfinished("*")
+                self._empty_deleted()
+            # With several processes the constructor is a barrier: the others see the steps that process 0 left.
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            message = f"checkpoints cannot be kept under {self.directory}: {error}; choose another workdir"
+            raise CheckpointError(message) from error
+
+    def steps(self) -> list[int]:
+        """The steps that can be restored, in order."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step with the highest `best_metric`, or None if there is none."""
+        return self._manager.best_step()
+
+    def save(self, step: int, state: Any, extra: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> bool:
+        """Starts to save a step; returns as soon as the state may be donated or changed.
+
+        Args:
+          step: the step that the state belongs to.
+          state: pytree of jax arrays (none of size 0), typed or raw PRNG keys, and Python numbers.
+          extra: what else a resumed run needs, as JSON: data position, seeds, ... Tuples come back as lists.
+          metrics: figures of this step; must hold `best_metric` if there is one.
+
+        Returns:
+          False if this step is there already: it is left as it is.
+
+        Raises:
+          CheckpointError: this save, or the one before it that ran in the background, failed; `extra` is not JSON.
+        """
+        self.wait()
+        if step in self._manager.all_steps():
+            return False
+        if self._best_metric is not None and self._best_metric not in (metrics or {}):
+            raise CheckpointError(f"step {step} has no metric {self._best_metric!r}, by which the best step is kept")
+        try:
+            json.dumps(extra, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"step {step}: the extra data of a checkpoint must be JSON: {error}") from error
+        notes = {"extra": dict(extra), "leaves": _leaves(state)}
+        self._saving = step
+        with self._errors_named():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)),
+                metrics=dict(metrics) if metrics is not None else None,
+                force=True,
+            )
+        return True
+
+    def restore_latest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """Restores the newest step.
+
+        Args:
+          abstract_state: a pytree of the state's structure, of arrays or `jax.ShapeDtypeStruct`s (with shardings).
+
+        Returns:
+          (step, state, extra), bit for bit what was saved, or None if there is no step.
+
+        Raises:
+          CheckpointError: the step holds another state than `abstract_state` describes.
+        """
+        self.wait()
+        step = self._manager.latest_step()
+        return None if step is None else (step, *self.restore(step, abstract_state))
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Restores one of `steps()`: (state, extra), as `restore_latest` does."""
+        self.wait()
+        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore())).notes
+        saved, wanted = notes["leaves"], _leaves(abstract_state)
+        different = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
+        if different:
+            first = [f"{k} ({saved.get(k, 'absent')} saved, {wanted.get(k, 'absent')} wanted)" for k in different[:5]]
+            raise CheckpointError(
+                f"checkpoint {self.directory / str(step)} is of another model or optimizer, {len(different)} arrays "
+                f"differ: {', '.join(first)}; use the config that it was saved with, or another workdir"
+            )
+        abstract_state = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
+        return restored.state, notes["extra"]
+
+    def wait(self) -> None:
+        """Waits until the last save is complete.
+
+        Raises:
+          CheckpointError: it failed. What it had written is removed, and the steps before it stay.
+        """
+        with self._errors_named():
+            self._manager.wait_until_finished()
+        self._saving = None
+        if jax.process_index() == 0:
+            self._empty_deleted()
+
+    def close(self) -> None:
+        """Waits for the last save and ends the background threads."""
+        self.wait()
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # An error that ends the block is the one to show.
+        with suppress(*([CheckpointError] if error else [])):
+            self.close()
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        return metrics.get(self._best_metric or "", float("-inf"))
+
+    def _write_checksums(self) -> None:
+        """Called by Orbax, in its thread, between the last data file and the rename that commits the step."""
+        # On storage that cannot rename, Orbax fills the step itself and commits it by a marker file.
+        step_directory = next(iter(self._unfinished(self._saving)), self.directory / str(self._saving))
+        names = sorted({path.relative_to(step_directory).as_posix() for path in _files(step_directory)} - _UNCHECKED)
+        with ThreadPoolExecutor() as pool:
+            sums = dict(zip(names, pool.map(lambda name: _checksum(step_directory / name), names), strict=True))
+        (step_directory / _CHECKSUMS).write_text(json.dumps({"step": self._saving, "files": sums}, indent=1))
+
+    def _unfinished(self, step: int | str | None) -> list[epath.Path]:
+        """What Orbax fills, to rename it in the end."""
+        return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+
+    def _remove_unfinished(self, step: int | str | None) -> None:
+        for path in self._unfinished(step):
+            path.rmtree()
+
+    def _committed(self) -> list[epath.Path]:
+        return [path for path in self.directory.iterdir() if re.fullmatch(r"\d+", path.name)]
+
+    def _set_damaged_aside(self) -> None:
+        for step_directory in self._committed():
+            reason = _damage(step_directory)
+            if reason:
+                aside = self.directory / "damaged"
+                aside.mkdir(exist_ok=True)
+                taken = [path.name for path in aside.iterdir()]
+                name = next(n for n in _numbered(step_directory.name) if n not in taken)
+                step_directory.rename(aside / name)
+                log.error("checkpoint %s is damaged (%s): moved to %s, not used", step_directory, reason, aside / name)
+
+    def _empty_deleted(self) -> None:
+        (self.directory / "deleted").rmtree(missing_ok=True)
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk.
+            step = self._saving
+            with suppress(OSError):
+                self._remove_unfinished(step)
+            steps = [int(path.name) for path in self._committed()]
+            resume = f"the same command resumes from step {max(steps)}" if steps else "the same command starts again"
+            remedy = "the disk is full: free some space, then " if _disk_is_full(error) else ""
+            cause = (str(error) or repr(error)).splitlines()[0][:300]
+            message = f"step {step} could not be saved under {self.directory}: {cause}; {remedy}{resume}"
+            raise CheckpointError(message) from error
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """The name, then name-2, name-3, ..."""
+    yield name
+    number = 2
+    while True:
+        yield f"{name}-{number}"
+        number += 1
+
+
+def _leaves(state: Any) -> dict[str, str]:
+    """What each leaf of a state is, by its path: "float32[2,3]", or the type of a Python number."""
+
+    def describe(leaf: Any) -> str:
+        return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__
+
+    return {jax.tree_util.keystr(path): describe(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def _files(directory: epath.Path) -> Iterator[epath.Path]:
+    for path in directory.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _checksum(path: epath.Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().length, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _damage(step_directory: epath.Path) -> str:
+    """Why a step must not be used; "" if every file is as it was when the step was saved."""
+    try:
+        record = json.loads((step_directory / _CHECKSUMS).read_text())
+        step, files = record["step"], dict(record["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_CHECKSUMS} cannot be read: {error}"
+    if str(step) != step_directory.name:
+        return f"it is step {step} by its {_CHECKSUMS}"
+
+    def check(name: str) -> str:
+        try:
+            return "" if _checksum(step_directory / name) == files[name] else f"{name} has changed"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+
+    with ThreadPoolExecutor() as pool:
+        return next((reason for reason in pool.map(check, files) if reason), "")
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "File too large")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,1 @@
+"""Data sets, and the supervised traces made from them."""

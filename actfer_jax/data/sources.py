@@ -1,0 +1,103 @@
+"""Data sets behind one interface: samples by index, in an order that is a pure function of (seed, step, row)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from actfer_jax.agent.episode import Reference
+from actfer_jax.data import synth_faces
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with what is known about it.
+
+    Attributes:
+      dataset, name: where it comes from; the pair is unique.
+      image: uint8 [H, W, 3].
+    """
+
+    dataset: str
+    name: str
+    image: np.ndarray
+    reference: Reference
+
+
+class Source(Protocol):
+    """Random access to samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which samples.
+
+    Attributes:
+      name: the data set; "synth_faces" renders its own.
+      split: "train", "validation" or "test".
+      size: how many samples of the split.
+      directory: where prepared data is kept between runs.
+    """
+
+    name: str = "synth_faces"
+    split: str = "train"
+    size: int = 1024
+    directory: str = "~/.cache/actfer_jax/data"
+
+    def __post_init__(self) -> None:
+        if self.name != "synth_faces":
+            raise ValueError(f"name is {self.name!r}; the data sets are: synth_faces")
+        if self.split not in ("train", "validation", "test"):
+            raise ValueError(f"split is {self.split!r}; choose train, validation or test")
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}; it must be at least 1")
+
+
+def order(source: Source, seed: int) -> grain.MapDataset[Sample]:
+    """An endless sequence of samples: element i is the same for a given seed, however many hosts or workers read it.
+
+    Every pass over the source is shuffled anew, and element `step * batch + row` belongs to that row of that step, so one
+    integer resumes it.
+    """
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+
+
+def batches(dataset: grain.MapDataset, batch: int, start: int, threads: int, ahead: int) -> Iterator[list]:
+    """Consecutive batches from batch number `start` on, read ahead in threads."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead * batch)
+    rows = iter(dataset[start * batch :].to_iter_dataset(options))
+    while True:
+        yield [next(rows) for _ in range(batch)]
+
+
+def open_source(config: DataConfig) -> Source:
+    """The samples that a config names; what has to be prepared is prepared now, with progress."""
+    return SynthFacesSource(config)
+
+
+class SynthFacesSource:
+    """Rendered faces (`data.synth_faces`) as samples."""
+
+    def __init__(self, config: DataConfig):
+        self.split = config.split
+        self.faces = synth_faces.load(config.split, config.size, Path(config.directory).expanduser())
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: int) -> Sample:
+        face = self.faces[index]
+        reference = Reference(
+            labels=synth_faces.DEMO_EMOTIONS,
+            emotion=face["emotion"],
+            aus=frozenset(face["aus"]),
+            extra={"subtle": face["subtle"], "deciding_region": face["deciding_region"], "fine": face["fine"]},
+        )
+        return Sample("synth_faces", f"{self.split}/{index:06d}", face["image"], reference)

@@ -1,0 +1,209 @@
+"""Rendered faces on disk: a TensorFlow Datasets builder and a random-access source over what it wrote.
+
+A data set is a run of seeds of one split, rendered in parts of up to `PART` faces. A part is written under a
+temporary name and renamed when it is whole, so a build that was stopped goes on with the part it was in.
+"""
+
+import io
+import multiprocessing
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from PIL import Image
+
+from actfer_jax.data.synth_faces.renderer import render
+from actfer_jax.data.synth_faces.world import STREAMS, face_of, level
+from actfer_jax.facs import EMOTIONS, REGIONS
+
+VERSION = "1.2.0"
+"""Changes with every change of the pictures: parts of another version are built anew, beside the old ones."""
+
+PART = 1000
+
+
+@dataclass(kw_only=True)
+class FacesConfig(tfds.core.BuilderConfig):
+    """Faces `start` to `stop` of `split` (a key of `world.STREAMS`), rendered at `size` x `size` pixels."""
+
+    split: str = "train"
+    start: int = 0
+    stop: int = PART
+    size: int = 512
+
+
+def faces_config(split: str, start: int, stop: int, size: int) -> FacesConfig:
+    """A config whose name is its contents."""
+    return FacesConfig(name=f"{split}_{size}px_{start:06d}_{stop:06d}", split=split, start=start, stop=stop, size=size)
+
+
+def encode_face(task: tuple[str, int, int]) -> dict[str, Any]:
+    """Renders face (split, index, size) as an example of `SynthFaces`, with the picture as PNG bytes."""
+    split, index, size = task
+    spec = face_of(split, index)
+    rendered = render(spec, size)
+    png = io.BytesIO()
+    Image.fromarray(rendered.image).save(png, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    return {
+        "image": png.getvalue(),
+        "emotion": spec.emotion,
+        "aus": [{"au": au, "intensity": level(strength), "fine": au in spec.fine} for au, strength in spec.aus.items()],
+        "landmarks": rendered.landmarks.astype(np.float32),
+        "subtle": spec.subtle,
+        "deciding_region": spec.deciding_region or "none",
+        "seed": np.array([STREAMS[split], index], dtype=np.int64),
+    }
+
+
+class SynthFaces(tfds.core.GeneratorBasedBuilder):
+    """Rendered faces with action units, emotion and landmarks, in the order of their seeds."""
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = [faces_config(split, 0, 700, 512) for split in STREAMS]
+
+    def __init__(self, *, render_all: Callable[..., Iterator[dict[str, Any]]] = map, **kwargs: Any) -> None:
+        """`render_all` is `map` or the like, for example of a process pool."""
+        self._render_all = render_all
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size = self.builder_config.size
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            disable_shuffling=True,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
+                    "emotion": tfds.features.ClassLabel(names=EMOTIONS),
+                    "aus": tfds.features.Sequence({"au": np.int32, "intensity": np.int32, "fine": np.bool_}),
+                    "landmarks": tfds.features.Tensor(shape=(68, 2), dtype=np.float32),
+                    "subtle": np.bool_,
+                    "deciding_region": tfds.features.ClassLabel(names=("none", *REGIONS)),
+                    "seed": tfds.features.Tensor(shape=(2,), dtype=np.int64),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {self.builder_config.split: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
+        tasks = [(config.split, index, config.size) for index in range(config.start, config.stop)]
+        for (_, index, _), example in zip(tasks, self._render_all(encode_face, tasks), strict=True):
+            yield index, example | {"image": io.BytesIO(example["image"])}
+
+
+class FaceSource:
+    """Random access to built faces: `len(source)`, `source[i]`.
+
+    An item is a dict: image uint8 [size, size, 3]; emotion str; aus dict of AU to intensity 1..5 (A..E); fine, the
+    frozenset of AUs that show as fine lines only; landmarks float32 [68, 2] in pixels; subtle bool;
+    deciding_region str ("" if plain); seed tuple (stream, index).
+    """
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"face {index} of {len(self)}")
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        raw = self._parts[part][int(index - (self._ends[part - 1] if part else 0))]
+        region = ("", *REGIONS)[int(raw["deciding_region"])]
+        aus = raw["aus"]
+        return {
+            "image": raw["image"],
+            "emotion": EMOTIONS[int(raw["emotion"])],
+            "aus": {int(au): int(intensity) for au, intensity in zip(aus["au"], aus["intensity"], strict=True)},
+            "fine": frozenset(int(au) for au, fine in zip(aus["au"], aus["fine"], strict=True) if fine),
+            "landmarks": raw["landmarks"],
+            "subtle": bool(raw["subtle"]),
+            "deciding_region": region,
+            "seed": (int(raw["seed"][0]), int(raw["seed"][1])),
+        }
+
+
+class _Progress:
+    """Counts rendered faces on stderr, with the rate and the time left."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.start = self.shown = time.monotonic()
+
+    def count(self, examples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for example in examples:
+            self.done += 1
+            now = time.monotonic()
+            if now - self.shown > 5 or self.done == self.total:
+                self.shown = now
+                rate = self.done / max(now - self.start, 1e-9)
+                left = (self.total - self.done) / rate
+                print(
+                    f"{self.name}: {self.done}/{self.total} faces rendered, {rate:.0f}/s, {left:.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            yield example
+
+
+def load(
+    split: str, num: int, data_dir: str | os.PathLike[str], *, size: int = 512, jobs: int | None = None
+) -> FaceSource:
+    """The first `num` faces of a split, rendered into `data_dir` unless they are there.
+
+    Args:
+      split: "train", "validation" or "test"; their seeds are disjoint, and 7 k faces are k of each emotion.
+      num: how many faces, at least 1.
+      data_dir: the folder that holds `synth_faces/<split>_<size>px_<start>_<stop>/<version>`.
+      size: side of the square scenes in pixels, 64 to 1024.
+      jobs: processes that render; by default one for each core.
+
+    Raises:
+      ValueError: an argument is out of range.
+    """
+    if split not in STREAMS:
+        raise ValueError(f"split {split!r} is not one of {', '.join(STREAMS)}")
+    if num < 1:
+        raise ValueError(f"num is {num}; ask for at least one face")
+    if not 64 <= size <= 1024:
+        raise ValueError(f"size is {size}; scenes have 64 to 1024 pixels a side")
+    bounds = [(start, min(start + PART, num)) for start in range(0, num, PART)]
+    builders = [
+        SynthFaces(
+            config=faces_config(split, start, stop, size), data_dir=os.fspath(data_dir), file_format="array_record"
+        )
+        for start, stop in bounds
+    ]
+    missing = [builder for builder in builders if not epath.Path(builder.data_path).exists()]
+    total = sum(builder.builder_config.stop - builder.builder_config.start for builder in missing)
+    workers = min(jobs or os.cpu_count() or 1, max(total // 32, 1))
+    with ExitStack() as stack:
+        render_all: Callable[..., Iterator[dict[str, Any]]] = map
+        if workers > 1:
+            # Forking a process in which JAX or TensorFlow runs threads can hang.
+            pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")))
+
+            def render_all(function: Callable[..., Any], tasks: list[Any]) -> Iterator[dict[str, Any]]:
+                return pool.map(function, tasks, chunksize=8)
+
+        progress = _Progress(f"synth_faces {split}", total)
+        tfds.disable_progress_bar()
+        for builder in missing:
+            builder._render_all = lambda function, tasks: progress.count(render_all(function, tasks))
+            builder.download_and_prepare()
+    return FaceSource([builder.as_data_source(split) for builder in builders])

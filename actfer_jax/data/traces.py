@@ -1,0 +1,150 @@
+"""Supervised traces: what a looker that knows the truth writes, with the views that the real tools return.
+
+A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions drawn
+uniformly, whatever the picture shows, names after each view the action units seen in it, and answers. What only a zoom can
+resolve is never named before its region was zoomed into; the answer is always the truth, so without the right zoom it is a guess.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from actfer_jax import facs
+from actfer_jax.agent import prompts
+from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.parser import ToolCall
+from actfer_jax.data.sources import Sample
+from actfer_jax.faces.tools import Toolbox
+from actfer_jax.rollout.batch import Sequence
+from actfer_jax.rollout.pictures import PictureEncoder
+
+
+@dataclass(frozen=True)
+class TraceConfig:
+    """How the traces are drawn.
+
+    Attributes:
+      no_zoom: share of traces without a zoom; `answer_now` and `instructed_answer` are parts of it.
+      answer_now: share of traces that are told to answer at once and use no tool.
+      instructed_answer: share of traces that are told after the alignment to answer.
+      two_zooms: share of the traces with a zoom that take two.
+      instructed_zoom: share of the traces with a zoom that were told to zoom.
+    """
+
+    no_zoom: float = 0.3
+    answer_now: float = 0.05
+    instructed_answer: float = 0.05
+    two_zooms: float = 0.3
+    instructed_zoom: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, share in vars(self).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is {share}; a share lies between 0 and 1")
+        if self.answer_now + self.instructed_answer > self.no_zoom:
+            raise ValueError("answer_now and instructed_answer are parts of no_zoom and may not exceed it together")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one trace does.
+
+    Attributes:
+      align: align the face first (otherwise the prompt says to answer at once).
+      regions: regions to zoom into, in order.
+      instruction: what the reply with the aligned face ends with, or "".
+    """
+
+    align: bool
+    regions: tuple[str, ...]
+    instruction: str = ""
+
+
+def draw_plan(rng: np.random.Generator, config: TraceConfig) -> Plan:
+    """Draws a plan without looking at the sample."""
+    u = rng.random()
+    if u < config.no_zoom:
+        if u < config.answer_now:
+            return Plan(align=False, regions=())
+        told = u < config.answer_now + config.instructed_answer
+        return Plan(align=True, regions=(), instruction=prompts.ANSWER_NOW if told else "")
+    count = 2 if rng.random() < config.two_zooms else 1
+    regions = tuple(str(region) for region in rng.choice(facs.REGIONS, count, replace=False))
+    told = rng.random() < config.instructed_zoom
+    return Plan(align=True, regions=regions, instruction=prompts.ZOOM_FIRST if told else "")
+
+
+def call_text(call: ToolCall) -> str:
+    """A tool call in the words of Qwen's chat template."""
+    arguments = ", ".join(f'"{key}": "{value}"' for key, value in call.arguments.items())
+    return f'<tool_call>\n{{"name": "{call.name}", "arguments": {{{arguments}}}}}\n</tool_call>'
+
+
+class TraceMaker:
+    """Writes traces about samples.
+
+    Args:
+      max_turns: assistant turns that an episode may take; the reply before the last one says to answer.
+    """
+
+    def __init__(
+        self,
+        config: TraceConfig,
+        chat: Chat,
+        encoder: PictureEncoder,
+        toolbox: Toolbox,
+        *,
+        style: str,
+        max_turns: int,
+    ):
+        self.config, self.chat, self.encoder, self.toolbox = config, chat, encoder, toolbox
+        self.style, self.max_turns = style, max_turns
+
+    def turns(self, sample: Sample, plan: Plan) -> list[tuple[str, ToolCall | None]]:
+        """The assistant's turns, with the call that each one makes."""
+        reference = sample.reference
+        if reference.aus is None or reference.emotion is None:
+            raise ValueError(f"{sample.dataset}/{sample.name} has no AUs or no emotion; traces are written from both")
+        fine = reference.extra.get("fine", frozenset())
+        seen = facs.format_aus(reference.aus - fine)
+        thoughts, calls = [seen], []
+        if plan.align:
+            thoughts = ["Find the face.", seen]
+            calls = [ToolCall("align_face", {})]
+        for region in plan.regions:
+            thoughts.append(f"{region}: {facs.format_aus(reference.aus & facs.REGION_AUS[region])}")
+            calls.append(ToolCall("zoom", {"region": region}))
+        turns = [(f"<think>{think}</think>\n{call_text(call)}", call) for think, call in zip(thoughts, calls, strict=False)]
+        answer = f"<aus>{facs.format_aus(reference.aus)}</aus>\n<answer>{reference.emotion}</answer>"
+        return [*turns, (f"<think>{thoughts[-1]}</think>\n{answer}", None)]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sequence:
+        """One trace about a sample: a picture in which no face is found is answered after the first reply."""
+        plan = draw_plan(rng, self.config)
+        views = [self.toolbox.scene(sample.image)]
+        pictures = [self.encoder(views[0].pixels)]
+        prompt = prompts.make_prompt(self.style, sample.reference.labels, answer_now=not plan.align)
+        tokens = self.chat.prompt_ids(prompt, self.encoder.tokens(pictures[0][1]))
+        policy = [False] * len(tokens)
+        turns = self.turns(sample, plan)
+        index = 0
+        while True:
+            text, call = turns[index]
+            turn = self.chat.tokenizer.encode(text, add_special_tokens=False) + [self.chat.turn_end_id]
+            tokens += turn
+            policy += [True] * len(turn)
+            if call is None:
+                return Sequence(tokens, policy, pictures)
+            reply = self.toolbox.execute(call, "", image=sample.image, image_key=sample.name, views=views)
+            told = plan.instruction if call.name == "align_face" and reply.ok else ""
+            if index + 2 == self.max_turns:
+                told = prompts.ANSWER_NOW
+            image_tokens = None
+            if reply.view is not None:
+                views.append(reply.view)
+                pictures.append(self.encoder(reply.view.pixels))
+                image_tokens = self.encoder.tokens(pictures[-1][1])
+            ids = self.chat.reply_ids(f"{reply.text} {told}".rstrip(), image_tokens)
+            tokens += ids
+            policy += [False] * len(ids)
+            index = index + 1 if reply.ok else len(turns) - 1

@@ -1,0 +1,121 @@
+"""Measures a checkpoint on a data set: as it is, and under controls that take away what zooming brings.
+
+    python -m actfer_jax.evaluate --config=configs/eval/synth_faces.py --checkpoint=demo --out=evaluation
+
+Prints a table and writes to the output directory `results.json` (every figure, with 95% bootstrap intervals),
+`confusion.png`, `aus.png`, `zoom.png`, and the records of all episodes (`episodes/`, `images/`).
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from actfer_jax import cli
+from actfer_jax.config import read_config
+from actfer_jax.data.sources import DataConfig, open_source
+from actfer_jax.episode_records import to_record
+from actfer_jax.evaluation import plots
+from actfer_jax.evaluation.command import load_policy, open_output
+from actfer_jax.evaluation.controls import NORMAL, check_controls, evaluate_policy
+from actfer_jax.evaluation.metrics import Summary, summarise
+from actfer_jax.evaluation.progress import ProgressLine
+from actfer_jax.evaluation.tables import classes_table, controls_table
+from actfer_jax.files import write_atomically
+from actfer_jax.rl.rewards import RewardConfig, score
+from actfer_jax.rollout.engine import Rollout
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "What to evaluate on.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Hugging Face directory with actfer.json, or demo.")
+_OUT = flags.DEFINE_string("out", "evaluation", "Directory to write; it may exist.")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """One evaluation.
+
+    Attributes:
+      data: the samples.
+      controls: what is played beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
+      queries: pictures at a time.
+      seed: of the bootstrap resamples.
+      dtype: of the model's weights and activations, "float32" or "bfloat16".
+    """
+
+    data: DataConfig
+    controls: tuple[str, ...]
+    queries: int
+    seed: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        check_controls(self.controls)
+        if self.queries < 1:
+            raise ValueError(f"queries is {self.queries}; it must be at least 1")
+
+
+def evaluate(config: EvaluateConfig, checkpoint: str, out: Path) -> dict[str, Summary]:
+    """Plays every episode and writes the results.
+
+    Args:
+      config: what to play.
+      checkpoint: as `load_policy` takes it.
+      out: the directory to write.
+
+    Returns:
+      The summary of the normal episodes and of each control.
+
+    Raises:
+      ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
+    """
+    writer = open_output(out)
+    agent, card = load_policy(checkpoint, config.dtype)
+    shards = 0
+
+    def record(control: str, rollouts: Iterable[Rollout]) -> None:
+        nonlocal shards
+        episodes = (
+            to_record(
+                rollout,
+                id=f"{control}/{rollout.query.dataset}/{rollout.query.name}",
+                reward=score(rollout.episode, rollout.query.reference, RewardConfig()),
+                advantage=None,
+                trained_on=card.trained_on,
+            )
+            for rollout in rollouts
+        )
+        writer.write(shards, episodes)
+        shards += 1
+
+    outcomes = evaluate_policy(
+        agent.engine(queries=config.queries, group=1, greedy=True),
+        agent.params,
+        open_source(config.data),
+        controls=config.controls,
+        progress=ProgressLine("episodes"),
+        record=record,
+    )
+    summaries = {control: summarise(played, seed=config.seed) for control, played in outcomes.items()}
+    results = {"checkpoint": checkpoint, "trained_on": card.trained_on, "config": asdict(config), "results": summaries}
+    write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    plots.confusion_figure(summaries[NORMAL]).savefig(out / "confusion.png")
+    plots.aus_figure(summaries).savefig(out / "aus.png")
+    plots.zoom_figure(summaries[NORMAL]).savefig(out / "zoom.png")
+    return summaries
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = read_config(_CONFIG.value, EvaluateConfig, "config")
+    summaries = evaluate(config, _CHECKPOINT.value, Path(_OUT.value))
+    print(controls_table({"": summaries}))
+    print()
+    print(classes_table(summaries[NORMAL]))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "checkpoint"])
+    cli.run(main)

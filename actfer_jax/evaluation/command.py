@@ -1,0 +1,48 @@
+"""What the commands that let a checkpoint act share: where they write, and what they load."""
+
+from pathlib import Path
+
+from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
+from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
+from actfer_jax.config import ConfigError
+from actfer_jax.faces.views import ViewConfig
+from actfer_jax.records import EpisodeWriter
+from actfer_jax.rollout.engine import RolloutConfig
+
+
+def open_output(directory: Path) -> EpisodeWriter:
+    """Makes a directory for results, without the episodes of an earlier call.
+
+    Raises:
+      ConfigError: it cannot be made or written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        writer = EpisodeWriter(directory)
+        writer.drop_after(-1)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{directory} cannot be written ({reason}); choose another directory with --out") from error
+    return writer
+
+
+def load_policy(checkpoint: str, dtype: str) -> tuple[Agent, PolicyCard]:
+    """Loads a checkpoint for acting, without what training needs, with the views and capacities it was trained with.
+
+    Args:
+      checkpoint: a Hugging Face directory with `actfer.json`; "demo" is the one in the package.
+      dtype: of weights and activations: "float32" or "bfloat16".
+
+    Raises:
+      ConfigError: something is missing or does not fit; the message says what.
+    """
+    try:
+        model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none")
+        card = PolicyCard.load(model.directory)
+        try:
+            views, rollout = ViewConfig(**card.views), RolloutConfig(**card.rollout)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{model.directory / FILE_NAME}: {error}; export the checkpoint again") from error
+        return load_agent(model, views, rollout), card
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"checkpoint {checkpoint!r} cannot be used: {error}") from error

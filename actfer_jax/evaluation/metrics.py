@@ -1,0 +1,312 @@
+"""What a set of finished episodes amounts to, with bootstrap intervals; plain numpy.
+
+Every figure is made of weighted sums over episodes. A row of weights says how often each episode counts: the first row
+is all ones and gives the figure itself, the others are resamples with replacement and give its 95% interval.
+
+Shapes: N episodes, S rows of weights, C labels, A action units.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from actfer_jax import facs
+from actfer_jax.agent.episode import Episode, Reference
+from actfer_jax.rl.rewards import f1
+
+INVALID = "invalid"
+RESAMPLES = 1000
+
+Summary = dict[str, Any]
+"""Plain JSON values, nested; a figure that nothing defines (no such episodes) is None."""
+
+Weights = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What counts of one episode.
+
+    Attributes:
+      labels: the data set's emotion labels, normalised.
+      emotion: the true label, or None if unknown.
+      predicted: the answered label; None where there is no answer, or it is not one of the labels.
+      answered: the episode ended in an answer, whatever its label.
+      aus: true action units among the known ones, or None if unannotated.
+      predicted_aus: the answered ones among the known ones; None without an answer.
+      subtle: whether the data set calls the picture subtle; None if it does not say.
+      looked: the episode zoomed into the face at least once (the z of UC-GRPO).
+      regions: named regions ("bbox" for a box) of the executed zooms, in order.
+      calls: (tool, executed) of each call; the tool is "" where the call could not be read.
+      turns: assistant turns.
+      truncated: a turn ran into its length limit.
+    """
+
+    labels: tuple[str, ...]
+    emotion: str | None
+    predicted: str | None
+    answered: bool
+    aus: frozenset[int] | None
+    predicted_aus: frozenset[int] | None
+    subtle: bool | None
+    looked: bool
+    regions: tuple[str, ...]
+    calls: tuple[tuple[str, bool], ...]
+    turns: int
+    truncated: bool
+
+    @property
+    def correct(self) -> bool:
+        return self.predicted is not None and self.predicted == self.emotion
+
+    @property
+    def au_f1(self) -> float:
+        """F1 of the answered action units; 1 if none are there and none are named, 0 without an answer."""
+        return 0.0 if self.predicted_aus is None or self.aus is None else f1(self.predicted_aus, self.aus)
+
+
+def outcome(episode: Episode, reference: Reference) -> Outcome:
+    """Reads off a finished episode what counts."""
+    answer = episode.answer
+    labels = tuple(facs.normalise_emotion(label) for label in reference.labels)
+    predicted = None if answer is None or answer.answer is None else facs.normalise_emotion(answer.answer)
+
+    def known(aus: frozenset[int] | None) -> frozenset[int] | None:
+        return aus if aus is None or reference.known_aus is None else aus & reference.known_aus
+
+    subtle = reference.extra.get("subtle")
+    return Outcome(
+        labels=labels,
+        emotion=None if reference.emotion is None else facs.normalise_emotion(reference.emotion),
+        predicted=predicted if predicted in labels else None,
+        answered=answer is not None,
+        aus=known(reference.aus),
+        predicted_aus=None if answer is None else known(answer.aus),
+        subtle=None if subtle is None else bool(subtle),
+        looked=episode.inspected,
+        regions=tuple(zoom.region for zoom in episode.zooms),
+        calls=tuple((reply.tool, reply.ok) for reply in episode.replies),
+        turns=len(episode.turns),
+        truncated=any(turn.truncated for turn in episode.turns),
+    )
+
+
+def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RESAMPLES) -> Summary:
+    """Every figure of a set of episodes on one data set.
+
+    Args:
+      outcomes: at least one.
+      seed: of the resampling.
+      resamples: bootstrap resamples behind each interval.
+
+    Returns:
+      A nested dict; the figures with an interval are {"value", "low", "high"}:
+        episodes, turns, truncated, no_answer;
+        accuracy, macro_f1 (mean over the labels that occur in truth or answers), au_f1_sample (mean over pictures of F1
+        within a picture), au_f1_pooled (mean over the action units that occur, of F1 over all pictures);
+        subtle, plain: episodes, accuracy, au_f1_sample, zoom_rate;
+        zoom: rate, gap (rate on subtle minus rate on plain pictures), gap_within_class (that gap within each emotion,
+        weighted by its pictures), regions (zooms per episode), per_episode;
+        tools: calls, success, and the same for each tool;
+        confusion: labels (rows, the truth), columns (answers, the last is "invalid"), counts;
+        classes: for each label episodes, precision, recall, f1, zoom_rate, zoom_subtle, zoom_plain, zoom_gap;
+        aus: for each action unit name, true_positives, false_positives, false_negatives, f1.
+
+    Raises:
+      ValueError: there are no episodes, or they do not share their labels.
+    """
+    if not outcomes:
+        raise ValueError("there are no episodes to summarise")
+    labels = outcomes[0].labels
+    if any(other.labels != labels for other in outcomes):
+        raise ValueError("the episodes have different labels; summarise each data set by itself")
+    weights_SxN = bootstrap_weights(len(outcomes), seed=seed, resamples=resamples)
+    labelled = np.array([one.emotion is not None for one in outcomes])
+    annotated = np.array([one.aus is not None for one in outcomes])
+    correct, looked = (np.array([getattr(one, name) for one in outcomes]) for name in ("correct", "looked"))
+    au_f1 = np.array([one.au_f1 for one in outcomes])
+    parts = {
+        "subtle": np.array([one.subtle is True for one in outcomes]),
+        "plain": np.array([one.subtle is False for one in outcomes]),
+    }
+
+    def rate(values: ArrayLike, where: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+        return _mean(weights_SxN, values, np.ones(len(outcomes), bool) if where is None else where)
+
+    counts_SxCxK = confusion_counts(weights_SxN, outcomes, labels)
+    aus, true_SxA, false_SxA, missed_SxA = au_counts(weights_SxN, outcomes)
+    au_f1_SxA = _ratio(2 * true_SxA, 2 * true_SxA + false_SxA + missed_SxA)
+    occurs_SxA = true_SxA + missed_SxA > 0
+    return {
+        "episodes": len(outcomes),
+        "accuracy": _interval(rate(correct, labelled)),
+        "macro_f1": _interval(_nanmean(class_scores(counts_SxCxK)[2])),
+        "au_f1_sample": _interval(rate(au_f1, annotated)),
+        "au_f1_pooled": _interval(_nanmean(np.where(occurs_SxA, au_f1_SxA, np.nan))),
+        **{
+            name: {
+                "episodes": int(part.sum()),
+                "accuracy": _interval(rate(correct, part & labelled)),
+                "au_f1_sample": _interval(rate(au_f1, part & annotated)),
+                "zoom_rate": _interval(rate(looked, part)),
+            }
+            for name, part in parts.items()
+        },
+        "zoom": {
+            "rate": _interval(rate(looked)),
+            "gap": _interval(rate(looked, parts["subtle"]) - rate(looked, parts["plain"])),
+            "gap_within_class": _interval(_gap_within_class(weights_SxN, outcomes, looked, parts)),
+            "per_episode": _value(rate([len(one.regions) for one in outcomes])),
+            "regions": {
+                region: _value(rate([one.regions.count(region) for one in outcomes]))
+                for region in (*facs.REGIONS, "bbox")
+            },
+        },
+        "tools": _tools(outcomes),
+        "turns": _value(rate([one.turns for one in outcomes])),
+        "truncated": _value(rate([one.truncated for one in outcomes])),
+        "no_answer": _value(rate([not one.answered for one in outcomes])),
+        "confusion": {
+            "labels": list(labels),
+            "columns": [*labels, INVALID],
+            "counts": counts_SxCxK[0].astype(int).tolist(),
+        },
+        "classes": _classes(weights_SxN[:1], outcomes, labels, counts_SxCxK[:1], looked, parts),
+        "aus": {
+            f"AU{au}": {
+                "name": facs.AU_NAMES.get(au, ""),
+                "true_positives": int(true_SxA[0, a]),
+                "false_positives": int(false_SxA[0, a]),
+                "false_negatives": int(missed_SxA[0, a]),
+                "f1": _value(au_f1_SxA[:, a]),
+            }
+            for a, au in enumerate(aus)
+        },
+    }
+
+
+def bootstrap_weights(episodes: int, *, seed: int, resamples: int) -> Weights:
+    """How often each episode counts, float64 [1 + resamples, N]: once each, then resamples with replacement."""
+    rng = np.random.default_rng(seed)
+    resampled = rng.multinomial(episodes, np.full(episodes, 1 / episodes), size=resamples)
+    return np.concatenate([np.ones((1, episodes)), resampled])
+
+
+def confusion_counts(weights_SxN: Weights, outcomes: Sequence[Outcome], labels: Sequence[str]) -> NDArray[np.float64]:
+    """Weighted counts of (truth, answer) [S, C, C + 1]; the last answer is everything that is no label."""
+    index = {label: c for c, label in enumerate(labels)}
+    cells = np.zeros((len(outcomes), len(labels), len(labels) + 1))
+    for n, one in enumerate(outcomes):
+        if one.emotion in index:
+            cells[n, index[one.emotion], len(labels) if one.predicted is None else index[one.predicted]] = 1
+    return np.tensordot(weights_SxN, cells, 1)
+
+
+def class_scores(counts_SxCxK: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Precision, recall and F1 of each label [S, C] from a confusion matrix; NaN where it occurs in neither."""
+    size = counts_SxCxK.shape[1]
+    hits = np.einsum("scc->sc", counts_SxCxK[:, :, :size])
+    true, answered = counts_SxCxK.sum(2), counts_SxCxK[:, :, :size].sum(1)
+    return _ratio(hits, answered), _ratio(hits, true), _ratio(2 * hits, true + answered)
+
+
+def au_counts(weights_SxN: Weights, outcomes: Sequence[Outcome]) -> tuple[list[int], Weights, Weights, Weights]:
+    """The action units that occur, and their weighted true positives, false positives and false negatives [S, A].
+
+    An episode without an answer names none.
+    """
+    pairs = [(one.aus, one.predicted_aus or frozenset()) if one.aus is not None else None for one in outcomes]
+    aus = sorted(set().union(*(true | predicted for true, predicted in filter(None, pairs))))
+
+    def total(member: Iterable[Iterable[bool]]) -> Weights:
+        return weights_SxN @ np.array([list(row) for row in member], np.float64).reshape(len(outcomes), len(aus))
+
+    empty: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
+    kept = [pair or empty for pair in pairs]
+    return (
+        aus,
+        total((au in true & predicted for au in aus) for true, predicted in kept),
+        total((au in predicted - true for au in aus) for true, predicted in kept),
+        total((au in true - predicted for au in aus) for true, predicted in kept),
+    )
+
+
+def _gap_within_class(
+    weights_SxN: Weights, outcomes: Sequence[Outcome], looked: NDArray[np.bool_], parts: dict[str, NDArray[np.bool_]]
+) -> NDArray[np.float64]:
+    """Mean over the emotions that have both kinds of picture, by their pictures, of the gap in zoom rate [S]."""
+    total, weight = np.zeros(len(weights_SxN)), np.zeros(len(weights_SxN))
+    for label in outcomes[0].labels:
+        members = np.array([one.emotion == label and one.subtle is not None for one in outcomes])
+        subtle, plain = (_mean(weights_SxN, looked, members & parts[part]) for part in ("subtle", "plain"))
+        gap = subtle - plain
+        size = np.where(np.isnan(gap), 0.0, weights_SxN @ members)
+        total += size * np.nan_to_num(gap)
+        weight += size
+    return _ratio(total, weight)
+
+
+def _classes(
+    ones_1xN: Weights,
+    outcomes: Sequence[Outcome],
+    labels: Sequence[str],
+    counts_1xCxK: NDArray[np.float64],
+    looked: NDArray[np.bool_],
+    parts: dict[str, NDArray[np.bool_]],
+) -> dict[str, Any]:
+    precision, recall, scores = class_scores(counts_1xCxK)
+    classes = {}
+    for c, label in enumerate(labels):
+        members = np.array([one.emotion == label for one in outcomes])
+        subtle, plain = (_mean(ones_1xN, looked, members & parts[part]) for part in ("subtle", "plain"))
+        classes[label] = {
+            "episodes": int(members.sum()),
+            "precision": _value(precision[:, c]),
+            "recall": _value(recall[:, c]),
+            "f1": _value(scores[:, c]),
+            "zoom_rate": _value(_mean(ones_1xN, looked, members)),
+            "zoom_subtle": _value(subtle),
+            "zoom_plain": _value(plain),
+            "zoom_gap": _value(subtle - plain),
+        }
+    return classes
+
+
+def _tools(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    calls = Counter(tool or "unreadable" for one in outcomes for tool, _ in one.calls)
+    executed = Counter(tool for one in outcomes for tool, ok in one.calls if ok)
+    total = sum(calls.values())
+    return {
+        "calls": total,
+        "success": sum(executed.values()) / total if total else None,
+        **{tool: {"calls": calls[tool], "success": executed[tool] / calls[tool]} for tool in sorted(calls)},
+    }
+
+
+def _mean(weights_SxN: Weights, values_N: ArrayLike, where_N: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return _ratio(weights_SxN @ (np.asarray(values_N, np.float64) * where_N), weights_SxN @ where_N)
+
+
+def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(top, bottom, out=np.full(np.shape(bottom), np.nan), where=bottom > 0)
+
+
+def _nanmean(values_SxC: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _ratio(np.nansum(values_SxC, 1), (~np.isnan(values_SxC)).sum(1))
+
+
+def _value(values_S: NDArray[np.float64]) -> float | None:
+    return None if np.isnan(values_S[0]) else float(values_S[0])
+
+
+def _interval(values_S: NDArray[np.float64]) -> dict[str, float | None]:
+    """The figure, and the 2.5% and 97.5% quantiles of its resamples (those in which it is defined)."""
+    resampled = values_S[1:][~np.isnan(values_S[1:])]
+    if np.isnan(values_S[0]) or not len(resampled):
+        return {"value": _value(values_S), "low": None, "high": None}
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return {"value": _value(values_S), "low": float(low), "high": float(high)}

@@ -1,0 +1,331 @@
+"""The tools that the policy calls: they take what it wrote and answer with one line of text and perhaps a view."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actfer_jax import facs
+from actfer_jax.agent.episode import Reply
+from actfer_jax.agent.parser import ToolCall
+from actfer_jax.faces.align import aligned_frame, region_box
+from actfer_jax.faces.detector import Face, FaceDetector
+from actfer_jax.faces.views import (
+    GREY,
+    POLICY_UNITS,
+    Affine,
+    View,
+    ViewConfig,
+    compose,
+    cut,
+    invert,
+    magnify,
+    overlap_area,
+    pitch,
+    polygon_area,
+    rectangle,
+    scene_frame,
+    transform,
+)
+
+TREATMENTS = ("", "blank_crop", "low_res_crop")
+LISTED_FACES = 4
+
+_CACHED_IMAGES = 4096
+_MIN_BOX_SIDE = 4.0  # Original pixels: less than that shows nothing.
+_MIN_SHARE_INSIDE = 0.5
+_MAX_SHARE_OF_FACE = 0.9
+
+_FACE = {"type": "integer", "minimum": 0, "description": "Number of the face, as detect_faces lists it; 0 by default."}
+
+TOOL_SCHEMAS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "detect_faces",
+            "description": "Lists the faces in the picture, the surest first: number, box, confidence.",
+            "parameters": {"type": "object", "properties": {}, "required": []},
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "align_face",
+            "description": "Shows a face upright and large.",
+            "parameters": {"type": "object", "properties": {"face": _FACE}, "required": []},
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "zoom",
+            "description": "Shows one region of a face, or one box of a view, from the original pixels. "
+            "Give either region (and face) or bbox (and image).",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "region": {"type": "string", "enum": list(facs.REGIONS), "description": "The region to show."},
+                    "face": _FACE,
+                    "bbox": {
+                        "type": "array",
+                        "items": {"type": "integer", "minimum": 0, "maximum": POLICY_UNITS},
+                        "minItems": 4,
+                        "maxItems": 4,
+                        "description": "The box to show, [x0, y0, x1, y1] in 0..1000 of the view.",
+                    },
+                    "image": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "Number of the view that bbox refers to; 0, the whole picture, by default.",
+                    },
+                },
+                "required": [],
+            },
+        },
+    },
+]
+"""The tools as JSON function schemas, for the chat template."""
+
+
+class _Refusal(Exception):
+    """A call that cannot be carried out; its text is the reply.
+
+    The text never repeats what the policy wrote: that could spell the special tokens of a chat template.
+    """
+
+
+class Toolbox:
+    """The tools over one detector, with the faces of each image remembered.
+
+    It may be shared by threads, and sent to other processes (where it starts with nothing remembered).
+    """
+
+    def __init__(self, detector: FaceDetector, view_config: ViewConfig) -> None:
+        self.detector = detector
+        self.view_config = view_config
+        self._lock = threading.Lock()
+        self._faces: OrderedDict[Hashable, Future[tuple[Face, ...]]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Toolbox, (self.detector, self.view_config)
+
+    def scene(self, image: NDArray[np.uint8]) -> View:
+        """The whole image [H, W, 3] as the first view of an episode."""
+        return cut(image, *scene_frame(image.shape[0], image.shape[1], self.view_config), "scene")
+
+    def faces(self, image_key: Hashable, image: NDArray[np.uint8]) -> tuple[Face, ...]:
+        """The faces in an image [H, W, 3], best score first, detected once for every `image_key`.
+
+        Threads that ask for the same image wait for the one that came first; different images do not wait.
+        """
+        with self._lock:
+            first = image_key not in self._faces
+            future = self._faces.setdefault(image_key, Future())
+            self._faces.move_to_end(image_key)
+            if len(self._faces) > _CACHED_IMAGES:
+                self._faces.popitem(last=False)
+        if first:
+            try:
+                future.set_result(self.detector.detect(image))
+            except BaseException as error:
+                with self._lock:
+                    self._faces.pop(image_key, None)
+                future.set_exception(error)
+        return future.result()
+
+    def execute(
+        self,
+        call: ToolCall | None,
+        error: str,
+        *,
+        image: NDArray[np.uint8],
+        image_key: Hashable,
+        views: Sequence[View],
+        treatment: str = "",
+    ) -> Reply:
+        """Carries out one call of the policy.
+
+        Args:
+          call: the call, or None where it could not be read.
+          error: then, why.
+          image: uint8 [H, W, 3], the original image.
+          image_key: what the image is remembered by.
+          views: the views shown so far, the scene first: what `zoom`'s `image` counts.
+          treatment: "", or for the controls of an evaluation "blank_crop" (zoomed views are plain grey) or
+            "low_res_crop" (zoomed views are cut from the aligned view's pixels, where they would be finer). Neither
+            changes any text, size or map.
+
+        Returns:
+          The reply. A call that asks for what cannot be done gets one with `ok` false and a line that says why; its
+          `tool` is "" where there is no such tool.
+
+        Raises:
+          ValueError: there is no such treatment.
+        """
+        if treatment not in TREATMENTS:
+            raise ValueError(f"treatment is {treatment!r}; it must be one of {TREATMENTS}")
+        if call is None:
+            return Reply(error, ok=False)
+        if call.name not in _ARGUMENTS:
+            return Reply(f"unknown tool; the tools are {', '.join(_ARGUMENTS)}", ok=False)
+        try:
+            _check_names(call)
+            if call.name == "detect_faces":
+                return self._detect_faces(image, self.faces(image_key, image))
+            if call.name == "align_face":
+                return self._align_face(call.arguments, image, self.faces(image_key, image))
+            return self._zoom(call.arguments, image, self.faces(image_key, image), views, treatment)
+        except _Refusal as refusal:
+            return Reply(str(refusal), ok=False, tool=call.name)
+
+    def _detect_faces(self, image: NDArray[np.uint8], faces: tuple[Face, ...]) -> Reply:
+        if not faces:
+            return Reply("no face found", ok=True, tool="detect_faces")
+        units = np.array([image.shape[1], image.shape[0]] * 2) / POLICY_UNITS
+        listed = []
+        for index, face in enumerate(faces[:LISTED_FACES]):
+            box = np.clip(np.rint(face.box / units), 0, POLICY_UNITS).astype(int)
+            listed.append(f"{index} [{' '.join(map(str, box.tolist()))}] {face.score:.2f}")
+        count = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
+        more = ", ..." if len(faces) > len(listed) else ""
+        return Reply(f"{count}: {', '.join(listed)}{more}", ok=True, tool="detect_faces")
+
+    def _align_face(self, arguments: dict[str, Any], image: NDArray[np.uint8], faces: tuple[Face, ...]) -> Reply:
+        index = _face_index(arguments, faces)
+        side = self.view_config.aligned_side
+        view = cut(image, aligned_frame(faces[index], side), (side, side), f"face {index} aligned")
+        return Reply(_caption(view), ok=True, tool="align_face", view=view)
+
+    def _zoom(
+        self,
+        arguments: dict[str, Any],
+        image: NDArray[np.uint8],
+        faces: tuple[Face, ...],
+        views: Sequence[View],
+        treatment: str,
+    ) -> Reply:
+        if ("region" in arguments) == ("bbox" in arguments):
+            raise _Refusal("zoom takes either region or bbox")
+        if "region" in arguments:
+            region = _region(arguments)
+            index = _face_index(arguments, faces)
+            frame = aligned_frame(faces[index], self.view_config.aligned_side)
+            box = region_box(faces[index], region, frame)
+            name = f"{region} of face {index}"
+        else:
+            region = "bbox"
+            index = _view_index(arguments, views)
+            frame = views[index].to_original
+            box = views[index].box_pixels(_policy_box(arguments["bbox"]))
+            name = f"box of image {index}"
+        if min(box[2] - box[0], box[3] - box[1]) * pitch(frame).min() < _MIN_BOX_SIDE:
+            raise _Refusal("that is too small to show anything")
+        if overlap_area(transform(frame, rectangle(box)), (0.0, 0.0, image.shape[1], image.shape[0])) <= 0:
+            raise _Refusal("that lies outside the picture")
+        to_original, size = magnify(frame, box, self.view_config)
+        if treatment == "blank_crop":
+            view = View(np.full((*size, 3), GREY, np.uint8), to_original, name)
+        elif treatment == "low_res_crop":
+            coarse = self._coarse_frame(image, faces, transform(to_original, rectangle((0.0, 0.0, size[1], size[0]))))
+            view = _cut_through(coarse, image, to_original, size, name)
+        else:
+            view = cut(image, to_original, size, name)
+        inspects = _inspects(view.footprint, faces)
+        return Reply(_caption(view), ok=True, tool="zoom", view=view, region=region, inspects=inspects)
+
+    def _coarse_frame(
+        self, image: NDArray[np.uint8], faces: tuple[Face, ...], footprint: NDArray[np.float64]
+    ) -> Affine:
+        """The map of the coarse view that shows an area: the aligned face it overlaps most, else the scene."""
+        overlaps = [overlap_area(footprint, face.box) for face in faces]
+        if max(overlaps, default=0.0) > 0:
+            return aligned_frame(faces[int(np.argmax(overlaps))], self.view_config.aligned_side)
+        return scene_frame(image.shape[0], image.shape[1], self.view_config)[0]
+
+
+def _cut_through(
+    coarse: Affine, image: NDArray[np.uint8], to_original: Affine, size: tuple[int, int], name: str
+) -> View:
+    """Cuts a zoom from the pixels of a coarser view, whose pixel grid is continued where the zoom leaves it.
+
+    A zoom that is no finer than that view is cut from the image as ever: it shows no more detail.
+    """
+    if pitch(to_original).min() >= pitch(coarse).max():
+        return cut(image, to_original, size, name)
+    to_coarse = compose(invert(coarse), to_original)
+    corners = transform(to_coarse, rectangle((0.0, 0.0, size[1], size[0])))
+    low, high = np.floor(corners.min(0)) - 1, np.ceil(corners.max(0)) + 1
+    width, height = (high - low).astype(int).tolist()
+    shift = np.array([[1.0, 0.0, low[0]], [0.0, 1.0, low[1]]])
+    seen = cut(image, compose(coarse, shift), (height, width))
+    return View(cut(seen.pixels, compose(invert(shift), to_coarse), size).pixels, to_original, name)
+
+
+def _inspects(footprint: NDArray[np.float64], faces: tuple[Face, ...]) -> bool:
+    """Whether a zoom shows a part of some face: mostly inside its box, and clearly smaller than that."""
+    area = polygon_area(footprint)
+    return any(
+        overlap_area(footprint, face.box) >= _MIN_SHARE_INSIDE * area
+        and area < _MAX_SHARE_OF_FACE * polygon_area(rectangle(face.box))
+        for face in faces
+    )
+
+
+def _caption(view: View) -> str:
+    return f"{view.name}, {view.width}x{view.height}"
+
+
+def _check_names(call: ToolCall) -> None:
+    allowed = _ARGUMENTS[call.name]
+    if not set(call.arguments) <= set(allowed):
+        raise _Refusal(f"{call.name} takes {', '.join(allowed) or 'no arguments'}")
+
+
+def _region(arguments: dict[str, Any]) -> str:
+    region = arguments["region"]
+    if not isinstance(region, str) or region not in facs.REGIONS:
+        raise _Refusal(f"unknown region; the regions are {', '.join(facs.REGIONS)}")
+    if "image" in arguments:
+        raise _Refusal("image goes with bbox, not with region")
+    return region
+
+
+def _face_index(arguments: dict[str, Any], faces: tuple[Face, ...]) -> int:
+    if not faces:
+        raise _Refusal("no face found")
+    return _index(arguments, "face", len(faces))
+
+
+def _view_index(arguments: dict[str, Any], views: Sequence[View]) -> int:
+    if "face" in arguments:
+        raise _Refusal("face goes with region, not with bbox")
+    return _index(arguments, "image", len(views))
+
+
+def _index(arguments: dict[str, Any], name: str, count: int) -> int:
+    value = arguments.get(name, 0)
+    # `type` and not `isinstance`: true is no number.
+    if type(value) is not int or not 0 <= value < count:
+        raise _Refusal(f"{name} must be a whole number from 0 to {count - 1}" if count > 1 else f"{name} must be 0")
+    return value
+
+
+def _policy_box(value: Any) -> list[int]:
+    if (
+        not isinstance(value, list)
+        or len(value) != 4
+        or any(type(number) is not int or not 0 <= number <= POLICY_UNITS for number in value)
+        or value[0] >= value[2]
+        or value[1] >= value[3]
+    ):
+        raise _Refusal(f"bbox must be whole numbers [x0, y0, x1, y1] in 0..{POLICY_UNITS}, x0 < x1 and y0 < y1")
+    return value
+
+
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    schema["function"]["name"]: tuple(schema["function"]["parameters"]["properties"]) for schema in TOOL_SCHEMAS
+}

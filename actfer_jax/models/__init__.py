@@ -1,0 +1,44 @@
+"""Qwen3-VL in Flax NNX, reading and writing Hugging Face directories."""
+
+from pathlib import Path
+
+from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
+from actfer_jax.models.huggingface import load_pretrained, save_pretrained
+from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
+from actfer_jax.models.inference import logits
+from actfer_jax.models.log_probs import token_log_probs
+from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, write_cache
+
+__all__ = [
+    "ImageFeatures",
+    "ImageInputs",
+    "KVCache",
+    "Qwen3VL",
+    "Qwen3VLConfig",
+    "TextConfig",
+    "VisionConfig",
+    "demo_checkpoint",
+    "image_inputs",
+    "init_cache",
+    "load_pretrained",
+    "logits",
+    "mrope_positions",
+    "save_pretrained",
+    "token_log_probs",
+    "write_cache",
+]
+
+
+def demo_checkpoint() -> str:
+    """The directory of the small model that comes with the package, in Hugging Face format with its tokenizer.
+
+    Raises:
+      FileNotFoundError: it has not been made yet; the message says how to make it.
+    """
+    directory = Path(__file__).parent / "demo"
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{directory}: the demo model is not there; make it with "
+            "`python -m actfer_jax.train --config=configs/sft.py:demo --workdir=DIR` and copy DIR's export to that place"
+        )
+    return str(directory)

@@ -1,0 +1,150 @@
+"""Attention over segments behind one function, and attention to a cache that is only read."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention
+
+BACKENDS = ("auto", "xla", "tiled", "cudnn", "splash", "splash_interpret")
+_MASKED = -1e30  # finite, so that a row that may attend to nothing stays finite
+_TILE = 64
+
+
+def attention(
+    query_BxLxHxD: jax.Array,
+    key_BxLxKxD: jax.Array,
+    value_BxLxKxD: jax.Array,
+    segment_ids_BxL: jax.Array,
+    *,
+    causal: bool,
+    backend: str = "auto",
+) -> jax.Array:
+    """Scaled dot-product attention among tokens of the same segment; grouped queries where H is a multiple of K.
+
+    Softmax in float32. Padding is a segment of its own: the others do not see it, and its own output means nothing.
+
+    Args:
+      query_BxLxHxD, key_BxLxKxD, value_BxLxKxD: rotated, unscaled.
+      segment_ids_BxL: int.
+      causal: whether a token attends to earlier ones and itself only.
+      backend: "xla"; "tiled" (plain matrix products, for CPU); "cudnn" (16-bit types only); "splash" (TPU, lengths in multiples
+        of 128), or "splash_interpret" (the same anywhere, slowly); "auto" picks by platform, length and type.
+
+    Returns:
+      [B, L, H, D].
+    """
+    if backend == "auto":
+        backend = _backend(query_BxLxHxD)
+    if backend == "tiled":
+        return _tiled(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, causal)
+    if backend.startswith("splash"):
+        interpret = backend == "splash_interpret"
+        return _splash(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, causal, interpret)
+    mask_BxLxL = _mask(segment_ids_BxL, causal)
+    return jax.nn.dot_product_attention(
+        query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, mask=mask_BxLxL[:, None], implementation=backend
+    )
+
+
+def cached_attention(
+    query_BxLxHxD: jax.Array,
+    key_BxLxKxD: jax.Array,
+    value_BxLxKxD: jax.Array,
+    segment_ids_BxL: jax.Array,
+    cached_keys_BxKxTxD: jax.Array,
+    cached_values_BxKxTxD: jax.Array,
+    cache_length_B: jax.Array,
+) -> jax.Array:
+    """Causal attention to new tokens of the same segment, and to the first `cache_length` positions of each row's cache.
+
+    The cache is read where it lies: old and new meet in the softmax, so keys and values are never joined.
+    """
+    batch, length, heads, dim = query_BxLxHxD.shape
+    kv_heads, capacity = cached_keys_BxKxTxD.shape[1:3]
+    query = query_BxLxHxD.reshape(batch, length, kv_heads, heads // kv_heads, dim)
+    old = jnp.einsum("blkgd,bktd->bkglt", query, cached_keys_BxKxTxD, preferred_element_type=jnp.float32) * dim**-0.5
+    old = jnp.where((jnp.arange(capacity) < cache_length_B[:, None])[:, None, None, None], old, _MASKED)
+    new = jnp.einsum("blkgd,bskd->bkgls", query, key_BxLxKxD, preferred_element_type=jnp.float32) * dim**-0.5
+    new = jnp.where(_mask(segment_ids_BxL, True)[:, None, None], new, _MASKED)
+    top = jnp.maximum(old.max(-1, keepdims=True), new.max(-1, keepdims=True))
+    old, new = jnp.exp(old - top), jnp.exp(new - top)
+    total = old.sum(-1, keepdims=True) + new.sum(-1, keepdims=True)
+    dtype = value_BxLxKxD.dtype
+    output = jnp.einsum("bkglt,bktd->bkgld", old.astype(dtype), cached_values_BxKxTxD, preferred_element_type=jnp.float32)
+    output += jnp.einsum("bkgls,bskd->bkgld", new.astype(dtype), value_BxLxKxD, preferred_element_type=jnp.float32)
+    return (output / total).astype(dtype).transpose(0, 3, 1, 2, 4).reshape(query_BxLxHxD.shape)
+
+
+def _backend(query_BxLxHxD: jax.Array) -> str:
+    length, platform = query_BxLxHxD.shape[1], jax.default_backend()
+    if platform == "tpu" and length % 128 == 0:
+        return "splash"
+    if platform == "gpu" and query_BxLxHxD.dtype in (jnp.bfloat16, jnp.float16):
+        return "cudnn"
+    if platform == "cpu" and length >= 2 * _TILE:
+        return "tiled"
+    return "xla"
+
+
+def _mask(segment_ids_BxL: jax.Array, causal: bool) -> jax.Array:
+    same_BxLxL = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
+    return jnp.tril(same_BxLxL) if causal else same_BxLxL
+
+
+def _tiled(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids_BxL: jax.Array, causal: bool) -> jax.Array:
+    """One matrix product per row, key head and tile of queries: XLA's CPU backend is slow at batched ones.
+
+    A causal tile stops at its own last key. Weights are recomputed in the backward pass, which is not slower.
+    """
+    batch, length, heads, dim = query.shape
+    kv_heads = key.shape[2]
+    group = heads // kv_heads
+    tile = _TILE if causal else length
+
+    @jax.checkpoint
+    def one(inputs: tuple[jax.Array, ...]) -> jax.Array:
+        query_GxLxD, key_LxD, value_LxD, segment_ids_L = inputs
+        outputs = []
+        for begin in range(0, length, tile):
+            end = min(begin + tile, length)
+            keys = end if causal else length
+            mask = segment_ids_L[begin:end, None] == segment_ids_L[:keys]
+            if causal:
+                mask &= jnp.arange(begin, end)[:, None] >= jnp.arange(keys)
+            scores = query_GxLxD[:, begin:end].reshape(-1, dim) @ key_LxD[:keys].T
+            scores = scores.reshape(group, end - begin, keys).astype(jnp.float32) * dim**-0.5
+            weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED)).astype(value.dtype)
+            outputs.append((weights.reshape(-1, keys) @ value_LxD[:keys]).reshape(group, end - begin, dim))
+        return jnp.concatenate(outputs, axis=1)
+
+    by_head = (
+        query.reshape(batch, length, kv_heads, group, dim).transpose(0, 2, 3, 1, 4).reshape(-1, group, length, dim),
+        key.transpose(0, 2, 1, 3).reshape(-1, length, dim),
+        value.transpose(0, 2, 1, 3).reshape(-1, length, dim),
+        jnp.repeat(segment_ids_BxL, kv_heads, axis=0),
+    )
+    output = jax.lax.map(one, by_head).reshape(batch, kv_heads, group, length, dim)
+    return output.transpose(0, 3, 1, 2, 4).reshape(query.shape)
+
+
+def _splash(
+    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids_BxL: jax.Array, causal: bool, interpret: bool
+) -> jax.Array:
+    """Splash attention (a Pallas TPU kernel in JAX): only the blocks that the mask allows, heads in lanes of 128."""
+    length, heads, dim = query.shape[1:]
+    if length % 128:
+        raise ValueError(f"splash attention takes lengths in multiples of 128, not {length}; pad the rows or use 'xla'")
+    block = next(size for size in (512, 256, 128) if length % size == 0)
+    sizes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    one_head = (splash_attention.CausalMask if causal else splash_attention.FullMask)((length, length))
+    kernel = splash_attention.make_splash_mha_single_device(
+        splash_attention.MultiHeadMask([one_head] * heads),
+        block_sizes=splash_attention.BlockSizes(**{f"block_{size}": block for size in sizes}),
+        interpret=interpret,
+    )
+
+    def by_head(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -dim % 128))).transpose(0, 2, 1, 3)
+
+    segment_ids = splash_attention.SegmentIds(segment_ids_BxL, segment_ids_BxL)
+    output = jax.vmap(kernel)(by_head(query * dim**-0.5), by_head(key), by_head(value), segment_ids)
+    return output.transpose(0, 2, 1, 3)[..., :dim]

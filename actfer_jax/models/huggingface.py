@@ -1,0 +1,284 @@
+"""Reading and writing Hugging Face model directories.
+
+Format: `config.json`; weights in `model.safetensors`, or in shards with `model.safetensors.index.json` that maps tensor names
+to files; tokenizer and processor files beside them, which pass through untouched.
+"""
+
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.models.qwen3_vl import Qwen3VL
+
+_WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+_STACKS = ("layers", "blocks", "deepstack_merger_list")
+_SHARD_BYTES = 4 * 2**30
+_AXIS_RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor", "vocab": "tensor"}
+
+Index = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """One parameter and where it lies in a checkpoint.
+
+    Attributes:
+      names: tensors of the checkpoint, one per layer of a stack.
+      shape: of each of them there.
+      stacked: whether the parameter has a leading layer axis.
+      kernel: whether it is a matrix product's weight, which is stored the other way round, perhaps as a convolution.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    stacked: bool
+    kernel: bool
+
+    @classmethod
+    def of(cls, path: tuple[str, ...], shape: tuple[int, ...], config: Qwen3VLConfig) -> "_Tensor":
+        stacked = any(part in _STACKS for part in path)
+        layers, shape = (range(shape[0]), shape[1:]) if stacked else (range(1), shape)
+        kernel = path[-1] == "kernel"
+        *parents, leaf = path
+        if leaf in ("kernel", "scale", "bias"):
+            leaf = "bias" if leaf == "bias" else "weight"
+        else:
+            parents, leaf = [*parents, leaf], "weight"
+        if parents[-1] == "patch_embed":
+            parents.append("proj")
+        if parents != ["lm_head"]:
+            parents.insert(0, "model")
+        names = tuple(
+            ".".join(f"{part}.{layer}" if part in _STACKS else part for part in [*parents, leaf]) for layer in layers
+        )
+        if kernel:
+            shape = shape[::-1]
+            if "patch_embed" in parents:
+                vision = config.vision
+                sides = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
+                shape = (shape[0], *sides)
+        return cls(names, shape, stacked, kernel)
+
+    def read(self, files: "_Files", index: Index, dtype: DTypeLike) -> np.ndarray:
+        """The part `index` of the parameter."""
+        if not self.stacked:
+            return self._read(files, self.names[0], index).astype(dtype)
+        return np.stack([self._read(files, name, index[1:]).astype(dtype) for name in self.names[index[0]]])
+
+    def _read(self, files: "_Files", name: str, index: Index) -> np.ndarray:
+        if not self.kernel:
+            return files.read(name, index)
+        if len(self.shape) > 2:
+            return files.read(name, (slice(None),)).reshape(self.shape[0], -1).T[index]
+        return files.read(name, index[::-1]).T
+
+    def split(self, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """The tensors of a checkpoint that make up the parameter."""
+        for name, array in zip(self.names, value if self.stacked else value[None], strict=True):
+            array = array.T if self.kernel else array
+            yield name, np.ascontiguousarray(array.reshape(self.shape))
+
+
+class _Files(ExitStack):
+    """The open weight files of a directory."""
+
+    def __init__(self, directory: Path):
+        super().__init__()
+        self.where: dict[str, tuple[Path, Any]] = {}
+        for path in _weight_files(directory):
+            try:
+                file = self.enter_context(safe_open(path, framework="np"))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{path}: {_INDEX} names this file, but it is not there") from error
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{path}: not a sound safetensors file ({error}); fetch or export it again") from error
+            self.where.update((name, (path, file)) for name in file.keys())
+        self.directory = directory
+
+    def check(self, tensors: list[_Tensor], tied: bool) -> None:
+        """Raises ValueError unless the files hold exactly these tensors in these shapes."""
+        expected = {name: tensor.shape for tensor in tensors for name in tensor.names}
+        if missing := sorted(expected.keys() - self.where.keys()):
+            raise ValueError(f"{self.directory}: {_listed(missing)} missing from the weights; fetch or export them again")
+        unknown = sorted(self.where.keys() - expected.keys() - ({"lm_head.weight"} if tied else set()))
+        if unknown:
+            raise ValueError(f"{self.directory}: {_listed(unknown)} in the weights, but {_CONFIG} has no place for it")
+        for name, shape in expected.items():
+            path, file = self.where[name]
+            found = tuple(file.get_slice(name).get_shape())
+            if found != shape:
+                raise ValueError(f"{path}: tensor {name} has shape {found}, but {_CONFIG} means {shape}")
+
+    def read(self, name: str, index: Index) -> np.ndarray:
+        return self.where[name][1].get_slice(name)[index]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+    return f"tensor {names[0]}{more}"
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / _INDEX
+    if not index.is_file():
+        if not (directory / _WEIGHTS).is_file():
+            raise FileNotFoundError(f"{directory}: holds neither {_WEIGHTS} nor {_INDEX}")
+        return [directory / _WEIGHTS]
+    try:
+        return [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{index}: not an index of safetensors shards ({error!r})") from error
+
+
+def load_pretrained(
+    path: str | Path, *, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None, **options: Any
+) -> Qwen3VL:
+    """Loads a Hugging Face directory of a Qwen3-VL model.
+
+    Args:
+      path: the directory.
+      dtype: of the computation and, unless `param_dtype` is among the options, of the parameters.
+      mesh: divides the parameters over its axes "fsdp" and "tensor"; each process reads only the slices it holds, once.
+      **options: `param_dtype`, `remat`, `unroll` of `Qwen3VL`.
+
+    Raises:
+      FileNotFoundError: the directory or one of its files is not there.
+      ValueError: another architecture, a missing key, or a missing, unknown, misshapen or damaged tensor.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such directory; a Hugging Face model directory is needed")
+    config = Qwen3VLConfig.from_json(directory / _CONFIG)
+    options = {"dtype": dtype, "param_dtype": dtype} | options
+    graph, state = nnx.split(nnx.eval_shape(lambda: Qwen3VL(config, rngs=nnx.Rngs(0), **options)))
+    variables = dict(nnx.to_flat_state(state))
+    tensors = {key: _Tensor.of(key, variable.shape, config) for key, variable in variables.items()}
+    with _Files(directory) as files:
+        files.check(list(tensors.values()), config.tie_word_embeddings)
+        for key, variable in variables.items():
+            variables[key] = variable.replace(_place(tensors[key], files, variable, mesh))
+    model = nnx.merge(graph, nnx.from_flat_state(variables))
+    model.source = str(directory)
+    return model
+
+
+def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable, mesh: Mesh | None) -> jax.Array:
+    """Reads one parameter to where it belongs."""
+    shape, dtype = variable.shape, variable.dtype
+    if mesh is None:
+        return jnp.asarray(tensor.read(files, (slice(None),) * len(shape), dtype))
+    axes = [_AXIS_RULES.get(name) for name in variable.get_metadata("out_sharding")]
+    spec = [axis if axis and size % mesh.shape.get(axis, size + 1) == 0 else None for axis, size in zip(axes, shape)]
+    read: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
+
+    def part(index: Index) -> np.ndarray:
+        key = tuple(piece.indices(size) for piece, size in zip(index, shape))
+        if key not in read:
+            read[key] = tensor.read(files, index, dtype)
+        return read[key]
+
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(*spec)), part)
+
+
+def save_pretrained(model: Qwen3VL, path: str | Path) -> None:
+    """Writes a Hugging Face directory that transformers loads, with the tokenizer and processor files that the model came with.
+
+    The directory appears whole or not at all; an existing one is replaced. With several processes all must call this, and
+    the first one writes.
+
+    Raises:
+      OSError: it could not be written; nothing is left behind.
+    """
+    target = Path(path)
+    writes = jax.process_index() == 0
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        if writes:
+            partial.mkdir(parents=True)
+            _write_companions(model, partial)
+        _write_weights(model, partial, writes)
+        if writes:
+            _replace(target, partial)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{target}: could not be written ({error}); free some space or choose another place") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_companions(model: Qwen3VL, directory: Path) -> None:
+    config, source = model.config.to_json(), None if model.source is None else Path(model.source)
+    if source is not None and source.is_dir():
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model", ".md") and file.name != _INDEX:
+                shutil.copyfile(file, directory / file.name)
+        before = json.loads((source / _CONFIG).read_text())
+        for part in ("text_config", "vision_config"):
+            config[part] = before.get(part, {}) | config[part]
+        config["text_config"].pop("rope_parameters", None)  # said by rope_theta and rope_scaling, which all versions read
+        config = before | config
+    config["dtype"] = np.dtype(model.execution.param_dtype).name
+    (directory / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_weights(model: Qwen3VL, directory: Path, writes: bool) -> None:
+    state = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    size = sum(math.prod(variable.shape) * variable.dtype.itemsize for variable in state.values())
+    where: dict[str, str] = {}
+    shard: dict[str, np.ndarray] = {}
+    files: list[Path] = []
+
+    def flush() -> None:
+        files.append(directory / f"model-{len(files) + 1:05}.safetensors")
+        save_file(shard, files[-1], metadata={"format": "pt"})
+        where.update(dict.fromkeys(shard, files[-1].name))
+        shard.clear()
+
+    for key, variable in state.items():
+        value = variable[...]
+        if not value.is_fully_addressable:
+            value = multihost_utils.process_allgather(value, tiled=True)
+        if not writes:
+            continue
+        shard.update(_Tensor.of(key, variable.shape, model.config).split(np.asarray(value)))
+        if sum(array.nbytes for array in shard.values()) > _SHARD_BYTES:
+            flush()
+    if not writes:
+        return
+    flush()
+    if len(files) == 1:
+        files[0].rename(directory / _WEIGHTS)
+        return
+    names = {file.name: f"model-{index:05}-of-{len(files):05}.safetensors" for index, file in enumerate(files, 1)}
+    for file in files:
+        file.rename(directory / names[file.name])
+    index = {"metadata": {"total_size": size}, "weight_map": {name: names[file] for name, file in sorted(where.items())}}
+    (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _replace(target: Path, new: Path) -> None:
+    """Puts the directory `new` in the place of `target`."""
+    if not target.exists():
+        os.rename(new, target)
+        return
+    old = new.with_suffix(".old")
+    os.rename(target, old)
+    os.rename(new, target)
+    shutil.rmtree(old)

@@ -1,0 +1,143 @@
+"""Host-side preparation of pictures and positions: what Qwen3-VL computes from grids alone, as static-shape arrays.
+
+Patches are in the order of the Hugging Face processor: merge block by merge block, row-major within the block, so that
+each `merge**2` neighbouring patches become one token of the decoder.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from actfer_jax.models.config import Qwen3VLConfig
+
+
+class ImageInputs(NamedTuple):
+    """Pictures as the vision tower takes them. P patches each, leading axes free; unused patches are zero and masked.
+
+    Attributes:
+      patches: float32 [..., P, C], normalised pixel values (C = channels x temporal patch x patch x patch).
+      position_index: int32 [..., P, 4], entries of the learned position table to interpolate between.
+      position_weight: float32 [..., P, 4], their bilinear weights.
+      coordinates: int32 [..., P, 2], row and column of the patch, for the rotary embedding.
+      mask: bool [..., P].
+    """
+
+    patches: Any
+    position_index: Any
+    position_weight: Any
+    coordinates: Any
+    mask: Any
+
+
+def image_inputs(
+    patches: Sequence[np.ndarray], grids: np.ndarray | Sequence[Sequence[int]], capacity: int, config: Qwen3VLConfig
+) -> ImageInputs:
+    """Pads N pictures to a common number of patches.
+
+    Args:
+      patches: N arrays [p_i, C], `pixel_values` of the Hugging Face processor, cut by picture.
+      grids: int [N, 3], `image_grid_thw` of the processor: frames (1), rows and columns of patches.
+      capacity: patches per picture in the result, a multiple of merge**2.
+      config: of the model.
+
+    Raises:
+      ValueError: a picture does not match its grid, does not fit, or the grid is not of one frame of whole merge blocks.
+    """
+    vision = config.vision
+    if capacity % vision.merge_unit:
+        raise ValueError(f"capacity {capacity} is not a multiple of the {vision.merge_unit} patches of a token")
+    grids = np.asarray(grids, np.int64).reshape(-1, 3)
+    if len(patches) != len(grids):
+        raise ValueError(f"{len(patches)} pictures, but {len(grids)} grids")
+    count = len(grids)
+    result = ImageInputs(
+        patches=np.zeros((count, capacity, vision.patch_dim), np.float32),
+        position_index=np.zeros((count, capacity, 4), np.int32),
+        position_weight=np.zeros((count, capacity, 4), np.float32),
+        coordinates=np.zeros((count, capacity, 2), np.int32),
+        mask=np.zeros((count, capacity), bool),
+    )
+    for index, (picture, grid) in enumerate(zip(patches, grids, strict=True)):
+        coordinates = patch_coordinates(grid, vision.spatial_merge_size)
+        used = len(coordinates)
+        if picture.shape != (used, vision.patch_dim):
+            raise ValueError(f"picture {index}: patches {picture.shape}, but grid {grid.tolist()} means {(used, vision.patch_dim)}")
+        if used > capacity:
+            raise ValueError(f"picture {index}: {used} patches do not fit into {capacity}")
+        result.patches[index, :used] = picture
+        result.coordinates[index, :used] = coordinates
+        result.mask[index, :used] = True
+        result.position_index[index, :used], result.position_weight[index, :used] = _interpolation(
+            coordinates, grid[1:], round(vision.num_position_embeddings**0.5)
+        )
+    return result
+
+
+def patch_coordinates(grid: np.ndarray | Sequence[int], merge: int) -> np.ndarray:
+    """Row and column of each patch of one picture, int [rows * columns, 2], in the processor's order."""
+    frames, rows, columns = (int(size) for size in grid)
+    if frames != 1 or rows < merge or columns < merge or rows % merge or columns % merge:
+        raise ValueError(f"grid {[frames, rows, columns]}: one frame and rows and columns in multiples of {merge} are needed")
+    grid_RxCx2 = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1)
+    blocks = grid_RxCx2.reshape(rows // merge, merge, columns // merge, merge, 2)
+    return blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 2)
+
+
+def _interpolation(coordinates_Px2: np.ndarray, size: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The four entries of the side x side table around each patch, and their weights (corners aligned with corners)."""
+    source_Px2 = coordinates_Px2.astype(np.float32) * np.float32(side - 1) / np.maximum(size - 1, 1).astype(np.float32)
+    low = np.floor(source_Px2)
+    fraction = source_Px2 - low
+    taps_Px2x2 = np.minimum(np.stack([low, low + 1], -1), side - 1).astype(np.int32)  # [patch, axis, low or high]
+    weights_Px2x2 = np.stack([1 - fraction, fraction], -1)
+    index = taps_Px2x2[:, 0, :, None] * side + taps_Px2x2[:, 1, None, :]
+    weight = weights_Px2x2[:, 0, :, None] * weights_Px2x2[:, 1, None, :]
+    return index.reshape(-1, 4), weight.reshape(-1, 4)
+
+
+def mrope_positions(
+    token_ids_L: np.ndarray | Sequence[int],
+    grids: np.ndarray | Sequence[Sequence[int]],
+    config: Qwen3VLConfig,
+    start: int = 0,
+) -> tuple[np.ndarray, int]:
+    """Positions in time, height and width of one row of tokens without padding.
+
+    A text token advances all three by one. The tokens of a picture share their time, count rows and columns from there,
+    and the text behind them goes on past the larger of the two (Qwen2-VL, section 2.1; transformers' `get_rope_index`).
+
+    Args:
+      token_ids_L: the tokens; the picture tokens are replaced by the pictures of `grids`, in order.
+      grids: int [N, 3], in patches.
+      config: of the model.
+      start: position of the first token.
+
+    Returns:
+      int32 [L, 3] and the position of the token that comes next.
+
+    Raises:
+      ValueError: pictures and their tokens do not match.
+    """
+    token_ids_L = np.asarray(token_ids_L)
+    merge = config.vision.spatial_merge_size
+    positions = np.empty((len(token_ids_L), 3), np.int32)
+    is_image = token_ids_L == config.image_token_id
+    here, index = start, 0
+    for grid in np.asarray(grids, np.int64).reshape(-1, 3):
+        coordinates = patch_coordinates(grid // [1, merge, merge], 1)
+        ahead = np.flatnonzero(is_image[index:])
+        begin = index + int(ahead[0]) if len(ahead) else len(token_ids_L)
+        end = begin + len(coordinates)
+        if end > len(token_ids_L) or not is_image[begin:end].all():
+            raise ValueError(f"grid {grid.tolist()} needs {len(coordinates)} image tokens in a run, which are not there")
+        positions[index:begin] = (here + np.arange(begin - index))[:, None]
+        here += begin - index
+        positions[begin:end, 0] = here
+        positions[begin:end, 1:] = here + coordinates
+        here += int(max(grid[1:])) // merge
+        index = end
+    if is_image[index:].any():
+        raise ValueError(f"{int(is_image[index:].sum())} image tokens are left over: a picture's grid is missing")
+    positions[index:] = (here + np.arange(len(token_ids_L) - index))[:, None]
+    return positions, here + len(token_ids_L) - index

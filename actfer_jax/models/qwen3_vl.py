@@ -1,0 +1,351 @@
+"""Qwen3-VL (2B, 4B, 8B and smaller) in Flax NNX: vision transformer, DeepStack, decoder with interleaved M-RoPE.
+
+Architecture as in the Qwen3-VL technical report (arXiv 2511.21631) and transformers' `Qwen3VLForConditionalGeneration`.
+The model is made to be split once and trained as a pure pytree:
+
+    graph, parameters = nnx.split(model, nnx.Param)
+
+    @jax.jit
+    def loss_and_gradient(parameters, batch):
+        def loss(parameters):
+            model = nnx.merge(graph, parameters)
+            features = model.encode_images(batch.images)
+            ...
+        return jax.value_and_grad(loss)(parameters)
+
+Shape letters: B rows, L new tokens, D hidden size, N pictures, P patches, K tokens per picture, M picture tokens of a row,
+F DeepStack layers, H heads, T positions of the cache, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from actfer_jax.models.attention import attention, cached_attention
+from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
+from actfer_jax.models.images import ImageInputs
+from actfer_jax.models.layers import Execution, LayerNorm, RMSNorm, inverse_frequencies, linear, rotate, stack, table
+
+
+class ImageFeatures(NamedTuple):
+    """Pictures as the decoder sees them: per picture [N, K, D] and [F, N, K, D], or pooled per row [B, M, D] and [F, B, M, D]."""
+
+    tokens: jax.Array
+    deepstack: jax.Array
+
+
+class KVCache(NamedTuple):
+    """Keys (rotated) and values, [layers, B, kv_heads, T, head_dim] each."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+def init_cache(config: Qwen3VLConfig, batch: int, length: int, dtype: DTypeLike) -> KVCache:
+    """An empty cache for `batch` rows of at most `length` tokens."""
+    text = config.text
+    shape = (text.num_hidden_layers, batch, text.num_key_value_heads, length, text.head_dim)
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def write_cache(cache: KVCache, new: KVCache, start_B: jax.Array, count_B: jax.Array) -> KVCache:
+    """Writes the first `count` of L new positions at position `start` of each row; nothing else changes.
+
+    Positions past the end of the cache are dropped.
+    """
+    batch, _, length = new.keys.shape[1:4]
+    capacity = cache.keys.shape[3]
+    offset = jnp.arange(length)
+    position_BxL = jnp.where(offset < count_B[:, None], start_B[:, None] + offset, capacity)
+    row_Bx1 = jnp.arange(batch)[:, None]
+
+    def write(old: jax.Array, new: jax.Array) -> jax.Array:
+        values = new.transpose(1, 3, 0, 2, 4).astype(old.dtype)  # the indexed axes come first
+        return old.at[:, row_Bx1, :, position_BxL].set(values, mode="drop")
+
+    return KVCache(write(cache.keys, new.keys), write(cache.values, new.values))
+
+
+class VisionAttention(nnx.Module):
+    def __init__(self, config: VisionConfig, execution: Execution, rngs: nnx.Rngs):
+        size = config.hidden_size
+        self.qkv = linear(size, 3 * size, ("embed", "heads"), bias=True, execution=execution, rngs=rngs)
+        self.proj = linear(size, size, ("heads", "embed"), bias=True, execution=execution, rngs=rngs)
+        self.heads, self.backend = config.num_heads, execution.attention
+
+    def __call__(self, x_NxPxD: jax.Array, angles_NxPxF: jax.Array, mask_NxP: jax.Array) -> jax.Array:
+        count, patches, size = x_NxPxD.shape
+        qkv = self.qkv(x_NxPxD).reshape(count, patches, 3, self.heads, size // self.heads)
+        query, key = rotate(qkv[:, :, 0], angles_NxPxF), rotate(qkv[:, :, 1], angles_NxPxF)
+        output = attention(query, key, qkv[:, :, 2], mask_NxP.astype(jnp.int32), causal=False, backend=self.backend)
+        return self.proj(output.reshape(x_NxPxD.shape))
+
+
+class VisionMLP(nnx.Module):
+    def __init__(self, config: VisionConfig, execution: Execution, rngs: nnx.Rngs):
+        size, inner = config.hidden_size, config.intermediate_size
+        self.linear_fc1 = linear(size, inner, ("embed", "mlp"), bias=True, execution=execution, rngs=rngs)
+        self.linear_fc2 = linear(inner, size, ("mlp", "embed"), bias=True, execution=execution, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.linear_fc2(jax.nn.gelu(self.linear_fc1(x), approximate=True))
+
+
+class VisionBlock(nnx.Module):
+    def __init__(self, config: VisionConfig, execution: Execution, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(config.hidden_size, execution)
+        self.norm2 = LayerNorm(config.hidden_size, execution)
+        self.attn = VisionAttention(config, execution, rngs)
+        self.mlp = VisionMLP(config, execution, rngs)
+
+    def __call__(self, x_NxPxD: jax.Array, angles_NxPxF: jax.Array, mask_NxP: jax.Array) -> jax.Array:
+        x_NxPxD = x_NxPxD + self.attn(self.norm1(x_NxPxD), angles_NxPxF, mask_NxP)
+        return x_NxPxD + self.mlp(self.norm2(x_NxPxD))
+
+
+class PatchMerger(nnx.Module):
+    """Merges neighbouring patches into tokens of the decoder, normalising before they are joined or after."""
+
+    def __init__(self, config: VisionConfig, execution: Execution, rngs: nnx.Rngs, *, norm_joined: bool):
+        self.size, self.norm_joined = config.hidden_size * config.merge_unit, norm_joined
+        self.norm = LayerNorm(self.size if norm_joined else config.hidden_size, execution)
+        self.linear_fc1 = linear(self.size, self.size, ("embed", "mlp"), bias=True, execution=execution, rngs=rngs)
+        self.linear_fc2 = linear(
+            self.size, config.out_hidden_size, ("mlp", "embed"), bias=True, execution=execution, rngs=rngs
+        )
+
+    def __call__(self, x_NxPxD: jax.Array) -> jax.Array:
+        joined = (x_NxPxD.shape[0], -1, self.size)
+        x_NxKxD = self.norm(x_NxPxD.reshape(joined)) if self.norm_joined else self.norm(x_NxPxD).reshape(joined)
+        return self.linear_fc2(jax.nn.gelu(self.linear_fc1(x_NxKxD), approximate=False))
+
+
+class VisionTower(nnx.Module):
+    def __init__(self, config: VisionConfig, execution: Execution, rngs: nnx.Rngs):
+        self.config, self.execution = config, execution
+        self.patch_embed = linear(
+            config.patch_dim, config.hidden_size, (None, "embed"), bias=True, execution=execution, rngs=rngs
+        )
+        self.pos_embed = table(
+            config.num_position_embeddings, config.hidden_size, (None, "embed"), execution, rngs
+        )
+        self.blocks = stack(lambda rngs: VisionBlock(config, execution, rngs), config.depth, rngs)
+        self.merger = PatchMerger(config, execution, rngs, norm_joined=False)
+        self.deepstack_merger_list = stack(
+            lambda rngs: PatchMerger(config, execution, rngs, norm_joined=True),
+            len(config.deepstack_visual_indexes),
+            rngs,
+        )
+
+    def __call__(self, images: ImageInputs) -> ImageFeatures:
+        config = self.config
+        position_NxPxD = (self.pos_embed[...][images.position_index] * images.position_weight[..., None]).sum(-2)
+        x_NxPxD = self.patch_embed(images.patches) + position_NxPxD.astype(self.execution.dtype)
+        frequencies = inverse_frequencies(config.head_dim // 2, config.rope_theta)
+        angles_NxPx2xF = images.coordinates[..., None].astype(jnp.float32) * frequencies
+        angles_NxPxF = angles_NxPx2xF.reshape(*angles_NxPx2xF.shape[:2], -1)  # the row's angles first, then the column's
+
+        def run(block: VisionBlock, x_NxPxD: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return block(x_NxPxD, angles_NxPxF, images.mask), None
+
+        # The blocks run in pieces that end where DeepStack takes its features.
+        ends = [index + 1 for index in config.deepstack_visual_indexes]
+        taken = []
+        for begin, end in zip([0, *ends], [*ends, config.depth], strict=True):
+            if begin < end:
+                x_NxPxD, _ = self.execution.scan(run, self.blocks, x_NxPxD, None, begin, end)
+            taken.append(x_NxPxD)
+        tokens_NxKxD = self.merger(taken.pop())
+        merge = nnx.vmap(lambda merger, x_NxPxD: merger(x_NxPxD))
+        return ImageFeatures(tokens_NxKxD, merge(self.deepstack_merger_list, jnp.stack(taken)))
+
+
+class Attention(nnx.Module):
+    def __init__(self, config: TextConfig, execution: Execution, rngs: nnx.Rngs):
+        size, dim, bias = config.hidden_size, config.head_dim, config.attention_bias
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.q_proj = linear(size, heads * dim, ("embed", "heads"), bias=bias, execution=execution, rngs=rngs)
+        self.k_proj = linear(size, kv_heads * dim, ("embed", "kv_heads"), bias=bias, execution=execution, rngs=rngs)
+        self.v_proj = linear(size, kv_heads * dim, ("embed", "kv_heads"), bias=bias, execution=execution, rngs=rngs)
+        self.o_proj = linear(heads * dim, size, ("heads", "embed"), bias=bias, execution=execution, rngs=rngs)
+        self.q_norm = RMSNorm(dim, config.rms_norm_eps, execution)
+        self.k_norm = RMSNorm(dim, config.rms_norm_eps, execution)
+        self.dim, self.backend = dim, execution.attention
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        angles_BxLxF: jax.Array,
+        segment_ids_BxL: jax.Array,
+        cache: KVCache | None,
+        cache_length_B: jax.Array | None,
+    ) -> tuple[jax.Array, KVCache]:
+        heads = (*x_BxLxD.shape[:2], -1, self.dim)
+        query = rotate(self.q_norm(self.q_proj(x_BxLxD).reshape(heads)), angles_BxLxF)
+        key = rotate(self.k_norm(self.k_proj(x_BxLxD).reshape(heads)), angles_BxLxF)
+        value = self.v_proj(x_BxLxD).reshape(heads)
+        if cache is None:
+            output = attention(query, key, value, segment_ids_BxL, causal=True, backend=self.backend)
+        else:
+            output = cached_attention(query, key, value, segment_ids_BxL, cache.keys, cache.values, cache_length_B)
+        new = KVCache(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3))
+        return self.o_proj(output.reshape(*x_BxLxD.shape[:2], -1)), new
+
+
+class MLP(nnx.Module):
+    def __init__(self, config: TextConfig, execution: Execution, rngs: nnx.Rngs):
+        size, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = linear(size, inner, ("embed", "mlp"), bias=False, execution=execution, rngs=rngs)
+        self.up_proj = linear(size, inner, ("embed", "mlp"), bias=False, execution=execution, rngs=rngs)
+        self.down_proj = linear(inner, size, ("mlp", "embed"), bias=False, execution=execution, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nnx.Module):
+    def __init__(self, config: TextConfig, execution: Execution, rngs: nnx.Rngs):
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, execution)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, execution)
+        self.self_attn = Attention(config, execution, rngs)
+        self.mlp = MLP(config, execution, rngs)
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        angles_BxLxF: jax.Array,
+        segment_ids_BxL: jax.Array,
+        cache: KVCache | None,
+        cache_length_B: jax.Array | None,
+    ) -> tuple[jax.Array, KVCache]:
+        attended_BxLxD, new = self.self_attn(
+            self.input_layernorm(x_BxLxD), angles_BxLxF, segment_ids_BxL, cache, cache_length_B
+        )
+        x_BxLxD = x_BxLxD + attended_BxLxD
+        return x_BxLxD + self.mlp(self.post_attention_layernorm(x_BxLxD)), new
+
+
+class Decoder(nnx.Module):
+    def __init__(self, config: TextConfig, execution: Execution, rngs: nnx.Rngs):
+        self.embed_tokens = table(config.vocab_size, config.hidden_size, ("vocab", "embed"), execution, rngs)
+        self.layers = stack(lambda rngs: DecoderLayer(config, execution, rngs), config.num_hidden_layers, rngs)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, execution)
+
+
+class Qwen3VL(nnx.Module):
+    """The whole model.
+
+    Args:
+      config: sizes.
+      dtype: of activations and matrix products; norms, softmax, rotations and logits are float32 in any case.
+      param_dtype: of the parameters.
+      remat: what the backward pass of a layer keeps: "none" (everything), "dots" (matrix products), "full" (its input).
+      unroll: layers per iteration of the scan over layers; None unrolls small stacks on CPU, where that is faster.
+      attention: one of `attention.BACKENDS`.
+      rngs: for the initial values (normal, deviation 0.02).
+    """
+
+    def __init__(
+        self,
+        config: Qwen3VLConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+        unroll: int | None = None,
+        attention: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        execution = Execution(dtype, param_dtype, remat, unroll, attention)
+        self.config, self.execution = config, execution
+        self.source: str | None = None  # the directory it was loaded from, whose tokenizer files go with it
+        self.visual = VisionTower(config.vision, execution, rngs)
+        self.language_model = Decoder(config.text, execution, rngs)
+        if not config.tie_word_embeddings:
+            self.lm_head = table(config.text.vocab_size, config.text.hidden_size, ("vocab", "embed"), execution, rngs)
+
+    def encode_images(self, images: ImageInputs) -> ImageFeatures:
+        """Pictures [N, P, ...] to tokens [N, K, D] and DeepStack features [F, N, K, D], K = P / merge**2.
+
+        Tokens of masked patches mean nothing.
+        """
+        return self.visual(images)
+
+    def embed(
+        self, tokens_BxL: jax.Array, image_index_BxL: jax.Array | None = None, features: ImageFeatures | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The decoder's input: token embeddings, and picture tokens in their places.
+
+        Args:
+          tokens_BxL: token ids.
+          image_index_BxL: -1 at text, or which of the row's picture tokens stands here.
+          features: the pool of each row, tokens [B, M, D] and deepstack [F, B, M, D]; None where all is text.
+
+        Returns:
+          x [B, L, D] and the DeepStack features [F, B, L, D], zero at text; None where all is text.
+        """
+        x_BxLxD = self.language_model.embed_tokens[...][tokens_BxL].astype(self.execution.dtype)
+        if features is None or image_index_BxL is None:
+            return x_BxLxD, None
+        is_image_BxLx1 = (image_index_BxL >= 0)[..., None]
+        index_BxLx1 = jnp.maximum(image_index_BxL, 0)[..., None]
+        x_BxLxD = jnp.where(is_image_BxLx1, jnp.take_along_axis(features.tokens, index_BxLx1, axis=1), x_BxLxD)
+        deepstack_FxBxLxD = jnp.take_along_axis(features.deepstack, index_BxLx1[None], axis=2)
+        return x_BxLxD, jnp.where(is_image_BxLx1, deepstack_FxBxLxD, 0)
+
+    def hidden(
+        self,
+        x_BxLxD: jax.Array,
+        deepstack_FxBxLxD: jax.Array | None,
+        positions_BxLx3: jax.Array,
+        segment_ids_BxL: jax.Array,
+        cache: KVCache | None = None,
+        cache_length_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache]:
+        """Runs the decoder over L new tokens.
+
+        Args:
+          x_BxLxD: from `embed`.
+          deepstack_FxBxLxD: from `embed`; None where no new token is a picture's.
+          positions_BxLx3: M-RoPE positions, from `mrope_positions`.
+          segment_ids_BxL: a token attends to earlier tokens of its own segment; 0 is padding.
+          cache: what the new tokens attend to besides; it is only read.
+          cache_length_B: how many positions of the cache count, per row.
+
+        Returns:
+          The normalised hidden states [B, L, D] and the new tokens' keys and values [layers, B, kv_heads, L, head_dim], for
+          `write_cache`.
+        """
+        angles_BxLxF = _mrope_angles(positions_BxLx3, self.config.text)
+
+        def run(layer: DecoderLayer, x_BxLxD: jax.Array, inputs: tuple[jax.Array, KVCache | None]):
+            index, cache = inputs
+            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxL, cache, cache_length_B)
+            if deepstack_FxBxLxD is not None:
+                last = deepstack_FxBxLxD.shape[0] - 1
+                x_BxLxD += jnp.where(index <= last, deepstack_FxBxLxD[jnp.minimum(index, last)], 0)
+            return x_BxLxD, new
+
+        index = jnp.arange(self.config.text.num_hidden_layers)
+        unroll = None if cache is None else 1  # unrolled, XLA's CPU backend copies the whole cache
+        x_BxLxD, new = self.execution.scan(run, self.language_model.layers, x_BxLxD, (index, cache), unroll=unroll)
+        return self.language_model.norm(x_BxLxD), new
+
+    def unembed(self, hidden: jax.Array) -> jax.Array:
+        """Float32 logits [..., V] of hidden states [..., D]."""
+        table = self.language_model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+        return jnp.matmul(hidden, table[...].astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+
+
+def _mrope_angles(positions_BxLx3: jax.Array, config: TextConfig) -> jax.Array:
+    """Angles [B, L, head_dim / 2]: frequency i turns with height where i mod 3 is 1 and with width where it is 2, as far as
+    their sections reach, and with time elsewhere."""
+    frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
+    axis = np.zeros(len(frequencies), np.int32)
+    for which in (1, 2):
+        axis[which : 3 * config.mrope_section[which] : 3] = which
+    return positions_BxLx3.astype(jnp.float32)[..., axis] * frequencies

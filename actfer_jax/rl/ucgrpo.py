@@ -1,0 +1,380 @@
+"""UC-GRPO: group-relative advantages whose contrast between looking and not looking is calibrated per emotion.
+
+GRPO's centred reward of a rollout splits exactly into what it did within its arm (it inspected the face, or it did
+not) and what its arm did:
+
+    R - mean R = (R - mean R_arm) + d_R (z - mean z)
+
+UC-GRPO keeps the first part and replaces the noisy d_R by a blend with a calibrated utility. With `beta` 0 and `gain` 1
+it is GRPO. `docs/algorithm.md` has the formulas and the names; this is one reading of the ActFER abstract.
+
+Shapes: B queries, G rollouts of each, E emotion classes, N = B * G rows, L tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+STD_MODES: tuple[str, ...] = ("group", "batch", "none")
+CREDIT_MODES: tuple[str, ...] = ("trajectory", "decision")
+
+# Larger rewards saturate (at about 1e36): sums of several, and the inverse of one, stay normal numbers in float32.
+_LARGEST = 2.0**120
+# Squares of less than this vanish in float32: a spread below it is no spread.
+_SMALLEST = 1e-18
+
+
+@dataclass(frozen=True)
+class UCGRPOConfig:
+    """Constants of UC-GRPO. Plain GRPO is `beta=0, gain=1`.
+
+    Attributes:
+      kappa: how many balanced pairs of rollouts a group needs to be trusted as much as its class.
+      kappa_g: the same for a class against the average of all classes.
+      ema_rate: how fast a class forgets, per group of four rollouts that split evenly.
+      beta: share of the calibrated utility in the weight of the decision, once warm.
+      gain: weight of the decision against what follows it.
+      u_max: bound of the calibrated utility, in units of reward.
+      cost: what inspecting costs, in units of reward: the zoom price.
+      n_min: how much contrast a class must have seen before it is used.
+      ramp: steps over which `beta` rises; 0 for at once.
+      std: what the advantage is divided by: the spread of the "group", of the "batch", or nothing ("none").
+      eps: added to that spread.
+      credit: "trajectory" (one advantage for all tokens of a rollout) or "decision" (see `token_advantages`).
+      forced_arm_rate: share of the groups in which some rollouts are told to zoom and some to answer.
+    """
+
+    kappa: float = 2.0
+    kappa_g: float = 20.0
+    ema_rate: float = 0.05
+    beta: float = 0.5
+    gain: float = 2.0
+    u_max: float = 0.5
+    cost: float = 0.03
+    n_min: float = 20.0
+    ramp: int = 50
+    std: str = "group"
+    eps: float = 1e-4
+    credit: str = "trajectory"
+    forced_arm_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("kappa", "kappa_g", "gain", "u_max", "cost", "n_min", "ramp"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{field} must be a number of at least 0, got {value}")
+        for field in ("ema_rate", "beta", "forced_arm_rate"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} must be from 0 to 1, got {getattr(self, field)}")
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise ValueError(f"eps must be above 0, got {self.eps}")
+        if self.std not in STD_MODES:
+            raise ValueError(f"std must be one of {', '.join(STD_MODES)}, got {self.std!r}")
+        if self.credit not in CREDIT_MODES:
+            raise ValueError(f"credit must be one of {', '.join(CREDIT_MODES)}, got {self.credit!r}")
+
+
+class Calibration(NamedTuple):
+    """What is remembered between steps, float32; part of every checkpoint."""
+
+    utility_E: jax.Array
+    """Moving average of the task-reward contrast of each class."""
+    count_E: jax.Array
+    """How much contrast stands behind it: decayed sum of n1 n0 / n."""
+    global_utility: jax.Array
+    """The same over all groups, []."""
+    global_count: jax.Array
+
+
+class Result(NamedTuple):
+    """Advantages and what they are made of, float32; [B, G] or [B]."""
+
+    advantage: jax.Array
+    """[B, G], `within + between`."""
+    within: jax.Array
+    """[B, G], the part from the reward against its own arm; sums to 0 over each arm."""
+    between: jax.Array
+    """[B, G], the part from the arm; sums to 0 over the group, 0 for forced rollouts."""
+    contrast: jax.Array
+    """[B], d: mean task reward of the rollouts that inspected minus that of the others; 0 if an arm is empty."""
+    utility: jax.Array
+    """[B], u: calibrated utility of inspecting, net of its cost."""
+    weight: jax.Array
+    """[B], what multiplies z - mean z in `between`."""
+    reward_contrast: jax.Array
+    """[B], d_R: the contrast of the total reward, GRPO's own weight before the division."""
+    trust: jax.Array
+    """[B], lambda: how far the group's own contrast is trusted, in [0, 1]."""
+    pairs: jax.Array
+    """[B], n_h = n1 n0 / n: how much contrast the group has."""
+    blend: jax.Array
+    """[B], b: share of the utility in the weight."""
+    zoom_rate: jax.Array
+    """[B], share of the valid rollouts that inspected."""
+    rollouts: jax.Array
+    """[B], number of valid rollouts."""
+
+
+def init_calibration(num_classes: int) -> Calibration:
+    """The state before the first step: nothing known about any class."""
+    zero = jnp.zeros((), jnp.float32)
+    return Calibration(jnp.zeros(num_classes, jnp.float32), jnp.zeros(num_classes, jnp.float32), zero, zero)
+
+
+def advantages(
+    reward: jax.typing.ArrayLike,
+    task_reward: jax.typing.ArrayLike,
+    inspected: jax.typing.ArrayLike,
+    emotion: jax.typing.ArrayLike,
+    state: Calibration,
+    *,
+    config: Any,
+    step: jax.typing.ArrayLike,
+    valid: jax.typing.ArrayLike | None = None,
+    forced: jax.typing.ArrayLike | None = None,
+) -> tuple[Result, Calibration]:
+    """Advantages of one global batch, and the calibration after it.
+
+    A pure function of its arrays: pass the groups of all hosts, before any filtering, and every host gets the same
+    result. It works eagerly and under jit (`config` static, `step` an int or traced). Finite input of any size gives
+    finite output; rewards beyond +-1e36 saturate.
+
+    Args:
+      reward: total reward R, [B, G].
+      task_reward: task reward T, [B, G], on which the utility of inspecting is measured.
+      inspected: z, [B, G]: the rollout zoomed into the face.
+      emotion: reference class in 0..E-1, [B]; any other number (-1) is an unlabelled query.
+      state: the calibration before this step.
+      config: an `UCGRPOConfig`, or anything with the fields kappa, kappa_g, ema_rate, beta, gain, u_max, cost, n_min,
+        ramp, std and eps.
+      step: number of the training step, for the ramp.
+      valid: [B, G]; an invalid rollout has advantage 0 and no influence. All are valid by default.
+      forced: [B, G]; the arm of this rollout was assigned by instruction: no part between arms. None by default.
+
+    Raises:
+      ValueError: shapes do not fit each other, or `config.std` is unknown.
+    """
+    if config.std not in STD_MODES:
+        raise ValueError(f"std must be one of {', '.join(STD_MODES)}, got {config.std!r}")
+    reward, task_reward = _float32(reward), _float32(task_reward)
+    shape = reward.shape
+    if len(shape) != 2:
+        raise ValueError(f"reward must have the shape [queries, rollouts], got {list(shape)}")
+    valid = jnp.ones(shape, bool) if valid is None else jnp.asarray(valid).astype(bool)
+    forced = jnp.zeros(shape, bool) if forced is None else jnp.asarray(forced).astype(bool)
+    inspected, emotion = jnp.asarray(inspected).astype(bool), jnp.asarray(emotion)
+    for name, array in {"task_reward": task_reward, "inspected": inspected, "valid": valid, "forced": forced}.items():
+        if array.shape != shape:
+            raise ValueError(f"{name} has the shape {list(array.shape)}, reward {list(shape)}")
+    if emotion.shape != shape[:1]:
+        raise ValueError(f"emotion has the shape {list(emotion.shape)}, reward {list(shape)}")
+
+    looked, direct = valid & inspected, valid & ~inspected
+    n, n1, n0 = (mask.sum(axis=1).astype(jnp.float32) for mask in (valid, looked, direct))
+    both_arms, enough = (n1 > 0) & (n0 > 0), n >= 2
+    pairs, zoom_rate = n1 * n0 / jnp.maximum(n, 1), n1 / jnp.maximum(n, 1)
+
+    # Contrast, shrunk towards its class, which is shrunk towards all classes.
+    task_BxG, task_unit_B = _in_units(task_reward, valid)
+    contrast = jnp.where(both_arms, _mean(task_BxG, looked) - _mean(task_BxG, direct), 0)
+    contrast = _saturate(contrast * task_unit_B)
+    trust = jnp.where(both_arms, _divide(pairs, pairs + config.kappa), 0)
+    expected, count = _class_estimate(state, emotion, config.kappa_g)
+    utility = jnp.clip(trust * contrast + (1 - trust) * expected - config.cost, -config.u_max, config.u_max)
+
+    # From here to the division, everything is in units of the group's largest reward: no square overflows.
+    reward_BxG, unit_B = _in_units(reward, valid)
+    arm_mean_BxG = jnp.where(inspected, _mean(reward_BxG, looked)[:, None], _mean(reward_BxG, direct)[:, None])
+    reward_contrast = jnp.where(both_arms, _mean(reward_BxG, looked) - _mean(reward_BxG, direct), 0)
+    warm = 1.0 if config.ramp == 0 else jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / config.ramp)
+    differs = reward_BxG.max(axis=1) * unit_B >= 1e-6
+    blend = config.beta * warm * jnp.where((count >= config.n_min) & differs, 1.0, 0.0)
+    calibrated = config.gain * blend * utility / unit_B
+    weight = config.gain * (1 - blend) * reward_contrast + calibrated
+
+    free = valid & ~forced
+    free_rate = _mean(inspected.astype(jnp.float32), free)
+    within = jnp.where(valid, reward_BxG - arm_mean_BxG, 0)
+    between = weight[:, None] * jnp.where(free, inspected - free_rate[:, None], 0)
+
+    variance = _mean((reward_BxG - _mean(reward_BxG, valid)[:, None]) ** 2, valid)
+    spread = jnp.sqrt(variance + calibrated**2 * zoom_rate * (1 - zoom_rate))
+    if config.std == "none":
+        factor = unit_B
+    elif config.std == "group":
+        factor = 1 / jnp.maximum(spread + config.eps / unit_B, _SMALLEST)
+    else:
+        factor = 1 / jnp.maximum((_root_mean_square(spread * unit_B, enough) + config.eps) / unit_B, _SMALLEST)
+    factor = jnp.where(enough, factor, 0)
+
+    within, between = _saturate(within * factor[:, None]), _saturate(between * factor[:, None])
+    result = Result(
+        advantage=within + between,
+        within=within,
+        between=between,
+        contrast=contrast,
+        utility=utility,
+        weight=_saturate(weight * factor),
+        reward_contrast=_saturate(reward_contrast * unit_B),
+        trust=trust,
+        pairs=pairs,
+        blend=jnp.broadcast_to(blend, n.shape),
+        zoom_rate=zoom_rate,
+        rollouts=n,
+    )
+    return result, _updated(state, emotion, pairs, contrast, config.ema_rate)
+
+
+def token_advantages(
+    result: Result,
+    decision_end_BxG: jax.typing.ArrayLike | None,
+    loss_mask_NxL: jax.typing.ArrayLike,
+    *,
+    credit: str,
+) -> jax.Array:
+    """Spreads advantages over the tokens of each rollout.
+
+    With "trajectory" every policy token of a rollout carries its advantage. With "decision" the part within the arm is
+    on every policy token, and the part between arms only on those that lead to the decision: for a rollout that
+    inspected, through the end of the call that zoomed into the face; for one that did not, through the first token of
+    `<aus>`. What is written after the decision cannot have caused it.
+
+    Args:
+      result: advantages of B groups of G rollouts.
+      decision_end_BxG: index in 0..L-1 of the last token of the decision, [B, G]; read with "decision" only.
+      loss_mask_NxL: policy tokens; row b * G + g is rollout g of query b.
+      credit: "trajectory" or "decision".
+
+    Returns:
+      float32 [B * G, L], 0 outside the loss mask.
+    """
+    mask = jnp.asarray(loss_mask_NxL).astype(bool)
+    if credit == "trajectory":
+        return jnp.where(mask, result.advantage.reshape(-1, 1), 0)
+    if credit != "decision":
+        raise ValueError(f"credit must be one of {', '.join(CREDIT_MODES)}, got {credit!r}")
+    if decision_end_BxG is None:
+        raise ValueError("credit 'decision' needs the position at which each rollout decided (decision_end_BxG)")
+    deciding = jnp.arange(mask.shape[1]) <= jnp.asarray(decision_end_BxG).reshape(-1, 1)
+    between = jnp.where(deciding, result.between.reshape(-1, 1), 0)
+    return jnp.where(mask, result.within.reshape(-1, 1) + between, 0)
+
+
+def diagnostics(
+    result: Result,
+    state: Calibration,
+    emotion_B: np.typing.ArrayLike,
+    class_names: Sequence[str],
+    *,
+    task_reward_BxG: np.typing.ArrayLike | None = None,
+    assigned_BxG: np.typing.ArrayLike | None = None,
+    valid_BxG: np.typing.ArrayLike | None = None,
+) -> dict[str, float]:
+    """The `uc/*` metrics of a step, from arrays on the host. What a batch cannot tell is left out, never NaN.
+
+    Args:
+      result, state: what `advantages` returned.
+      emotion_B: reference class of each query.
+      class_names: E names, for `uc/ema/class/<name>` and `uc/weight/class/<name>`.
+      task_reward_BxG, assigned_BxG: for `uc/d_randomised`, the task reward and the instruction: 1 told to zoom, -1 told
+        to answer, 0 free. The contrast is by instruction, whether or not it was followed: what was followed is the
+        policy's choice again.
+      valid_BxG: valid rollouts; all by default.
+    """
+    result, average, emotion = jax.device_get(result), np.asarray(state.utility_E), np.asarray(emotion_B)
+    some, both_arms = result.rollouts > 0, result.pairs > 0
+    flips = np.sign(result.weight) * np.sign(result.reward_contrast) < 0
+    measures = {
+        "uc/d": result.contrast[both_arms],
+        "uc/u": result.utility,
+        "uc/lambda": result.trust,
+        "uc/n_h": result.pairs,
+        "uc/frac_all_zoom": (result.zoom_rate == 1)[some],
+        "uc/frac_no_zoom": (result.zoom_rate == 0)[some],
+        "uc/frac_sign_flip": flips[both_arms],
+    }
+    for index, name in enumerate(class_names):
+        measures[f"uc/ema/class/{name}"] = average[index]
+        measures[f"uc/weight/class/{name}"] = result.weight[(emotion == index) & (result.rollouts > 1)]
+    if task_reward_BxG is not None and assigned_BxG is not None:
+        task, assigned = np.asarray(task_reward_BxG, np.float64), np.asarray(assigned_BxG)
+        valid = np.ones(task.shape, bool) if valid_BxG is None else np.asarray(valid_BxG, bool)
+        zoom, answer = (assigned == 1) & valid, (assigned == -1) & valid
+        groups = zoom.any(axis=1) & answer.any(axis=1)
+        measures["uc/d_randomised"] = task[groups].mean(axis=1, where=zoom[groups]) - task[groups].mean(
+            axis=1, where=answer[groups]
+        )
+    return {name: float(np.mean(values, dtype=np.float64)) for name, values in measures.items() if np.size(values)}
+
+
+def _float32(values: jax.typing.ArrayLike) -> jax.Array:
+    return _saturate(jnp.asarray(values, jnp.float32))
+
+
+def _saturate(values: jax.Array) -> jax.Array:
+    return jnp.clip(values, -_LARGEST, _LARGEST)
+
+
+def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """For non-negative numbers; 0 / 0 is 0."""
+    return numerator / jnp.maximum(denominator, _SMALLEST)
+
+
+def _mean(values_BxG: jax.Array, mask_BxG: jax.Array) -> jax.Array:
+    """Mean over the masked rollouts of each group, [B]; 0 where there are none."""
+    return jnp.where(mask_BxG, values_BxG, 0).sum(axis=1) / jnp.maximum(mask_BxG.sum(axis=1), 1)
+
+
+def _root_mean_square(values_B: jax.Array, mask_B: jax.Array) -> jax.Array:
+    values_B = jnp.where(mask_B, values_B, 0)
+    largest = jnp.maximum(values_B.max(initial=0), _SMALLEST)
+    return largest * jnp.sqrt(((values_B / largest) ** 2).sum() / jnp.maximum(mask_B.sum(), 1))
+
+
+def _in_units(values_BxG: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Values above the least of their group, [B, G], in a unit that makes them at most 2, [B].
+
+    The unit is a power of two of at least 1, so that nothing is rounded. Equal values become exactly 0, which no mean
+    can spoil; invalid ones become 0.
+    """
+    values_BxG = jnp.where(valid, values_BxG, 0)
+    _, exponent_B = jnp.frexp(jnp.abs(values_BxG).max(axis=1, initial=1))
+    unit_B = jnp.ldexp(jnp.ones_like(exponent_B, jnp.float32), exponent_B)
+    values_BxG = values_BxG / unit_B[:, None]
+    least_B = jnp.min(values_BxG, axis=1, where=valid, initial=1)
+    return jnp.where(valid, values_BxG - least_B[:, None], 0), unit_B
+
+
+def _class_estimate(state: Calibration, emotion: jax.Array, kappa_g: float) -> tuple[jax.Array, jax.Array]:
+    """The shrunk estimate of each query's class and how much stands behind the class, [B] each."""
+    num_classes = state.utility_E.shape[0]
+    labelled = (emotion >= 0) & (emotion < num_classes)
+    index = jnp.where(labelled, emotion, 0).astype(jnp.int32)
+    count = jnp.where(labelled, state.count_E[index], state.global_count)
+    share = jnp.where(labelled, _divide(count, count + kappa_g), 0)
+    return share * state.utility_E[index] + (1 - share) * state.global_utility, count
+
+
+def _updated(
+    state: Calibration, emotion: jax.Array, pairs: jax.Array, contrast: jax.Array, ema_rate: float
+) -> Calibration:
+    member_ExB = emotion[None, :] == jnp.arange(state.utility_E.shape[0])[:, None]
+    utility_E, count_E = _moved(state.utility_E, state.count_E, member_ExB * pairs, contrast, ema_rate)
+    global_utility, global_count = _moved(state.global_utility, state.global_count, pairs, contrast, ema_rate)
+    return Calibration(utility_E, count_E, global_utility, global_count)
+
+
+def _moved(
+    utility: jax.Array, count: jax.Array, pairs: jax.Array, contrast: jax.Array, ema_rate: float
+) -> tuple[jax.Array, jax.Array]:
+    """Moves averages [...] by the contrasts of groups with weights `pairs` [..., B]; no weight, no change."""
+    total = pairs.sum(axis=-1)
+    new = (_divide(pairs, total[..., None]) * contrast).sum(axis=-1)
+    kept = count * (1 - ema_rate) ** (total / 2)
+    share = _divide(total, kept + total)
+    return (1 - share) * utility + share * new, kept + total

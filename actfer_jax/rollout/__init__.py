@@ -1,0 +1,1 @@
+"""Jitted sampling of multi-turn episodes with tools that return images."""

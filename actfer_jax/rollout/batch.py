@@ -1,0 +1,163 @@
+"""Episodes as arrays: the one layout that supervised training, policy updates and log-probabilities share."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
+from actfer_jax.models.log_probs import token_log_probs
+from actfer_jax.models.qwen3_vl import ImageFeatures, Qwen3VL
+
+Patches = tuple[np.ndarray, tuple[int, int, int]]
+"""One picture as the image processor leaves it: patches [p, C] float32 and the grid (1, rows, columns)."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One episode, compact: no gaps, no padding.
+
+    Attributes:
+      tokens: ids [l].
+      policy: bool [l], true where the policy chose the token.
+      pictures: the pictures in the order of their placeholders; the first is the scene.
+    """
+
+    tokens: list[int]
+    policy: list[bool]
+    pictures: list[Patches]
+
+
+class EpisodeBatch(NamedTuple):
+    """R = Q * G rows padded on the right to L tokens; row r belongs to query r // G, whose scene it shares.
+
+    Attributes:
+      tokens: int32 [R, L].
+      positions: rotary positions int32 [R, L, 3].
+      segment_ids: int32 [R, L]: 1 at tokens, 0 at padding.
+      policy: bool [R, L]: the tokens that the policy chose; nothing else is ever trained on.
+      image_index: int32 [R, L]: -1 at text, else an index into the row's image tokens (scene, then S crops).
+      scenes: [Q, P0, ...]; crops: [R, S, P1, ...].
+    """
+
+    tokens: np.ndarray | jax.Array
+    positions: np.ndarray | jax.Array
+    segment_ids: np.ndarray | jax.Array
+    policy: np.ndarray | jax.Array
+    image_index: np.ndarray | jax.Array
+    scenes: ImageInputs
+    crops: ImageInputs
+
+
+@dataclass(frozen=True)
+class ImageSlots:
+    """Capacities of the pictures of a row, in patches.
+
+    Attributes:
+      scene: patches of the scene.
+      crop: patches of one aligned or zoomed view.
+      crops: views a row can hold beside the scene.
+    """
+
+    scene: int
+    crop: int
+    crops: int
+
+    def token_index(self, image_tokens: list[int], merge: int) -> np.ndarray:
+        """Indices into a row's image tokens of pictures with so many tokens each, int32 [sum(image_tokens)]."""
+        starts = [0] + [self.scene // merge**2 + i * (self.crop // merge**2) for i in range(self.crops)]
+        return np.concatenate(
+            [start + np.arange(count, dtype=np.int32) for start, count in zip(starts, image_tokens, strict=False)]
+        )
+
+
+def crop_inputs(pictures: list[list[Patches]], slots: ImageSlots, config: Qwen3VLConfig) -> ImageInputs:
+    """The crops of each row in its slots [R, S, P1, ...]; empty slots are masked."""
+    shape = (len(pictures), slots.crops)
+    rows = [(row, slot) for row, crops in enumerate(pictures) for slot in range(len(crops))]
+    if rows:
+        patches, grids = zip(*(crop for crops in pictures for crop in crops), strict=True)
+        filled = image_inputs(list(patches), np.array(grids), slots.crop, config)
+    else:
+        filled = empty_inputs(0, slots.crop, config)
+    index = tuple(np.array(rows, np.int32).reshape(-1, 2).T)
+
+    def place(values: np.ndarray) -> np.ndarray:
+        out = np.zeros(shape + values.shape[1:], values.dtype)
+        out[index] = values
+        return out
+
+    return ImageInputs(*(place(np.asarray(values)) for values in filled))
+
+
+def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig) -> ImageInputs:
+    """Masked pictures [count, capacity, ...]."""
+    channels = config.vision.in_channels * config.vision.temporal_patch_size * config.vision.patch_size**2
+    return ImageInputs(
+        patches=np.zeros((count, capacity, channels), np.float32),
+        position_index=np.zeros((count, capacity, 4), np.int32),
+        position_weight=np.zeros((count, capacity, 4), np.float32),
+        coordinates=np.zeros((count, capacity, 2), np.int32),
+        mask=np.zeros((count, capacity), bool),
+    )
+
+
+def make_batch(rows: list[Sequence], group: int, length: int, slots: ImageSlots, config: Qwen3VLConfig) -> EpisodeBatch:
+    """Pads episodes into a batch; rows of one group follow one another and share the scene of the first."""
+    merge = config.vision.spatial_merge_size
+    shape = (len(rows), length)
+    tokens, segment_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    positions, policy = np.zeros((*shape, 3), np.int32), np.zeros(shape, bool)
+    image_index = np.full(shape, -1, np.int32)
+    for r, row in enumerate(rows):
+        count = len(row.tokens)
+        tokens[r, :count] = row.tokens
+        policy[r, :count] = row.policy
+        segment_ids[r, :count] = 1
+        grids = np.array([grid for _, grid in row.pictures])
+        positions[r, :count], _ = mrope_positions(tokens[r, :count], grids, config)
+        placeholders = np.flatnonzero(tokens[r, :count] == config.image_token_id)
+        image_index[r, placeholders] = slots.token_index([int(np.prod(grid)) // merge**2 for grid in grids], merge)
+    scene_patches, scene_grids = zip(*(row.pictures[0] for row in rows[::group]), strict=True)
+    scenes = image_inputs(list(scene_patches), np.array(scene_grids), slots.scene, config)
+    crops = crop_inputs([row.pictures[1:] for row in rows], slots, config)
+    return EpisodeBatch(tokens, positions, segment_ids, policy, image_index, scenes, crops)
+
+
+def encode_pictures(model: Qwen3VL, scenes: ImageInputs, crops: ImageInputs) -> ImageFeatures:
+    """Image tokens of each row, scene first: tokens [R, M, D], deepstack [F, R, M, D]."""
+    rows, slots = crops.mask.shape[:2]
+    group = rows // scenes.mask.shape[0]
+    scene = model.encode_images(scenes)
+    crop = model.encode_images(jax.tree.map(lambda x: x.reshape(rows * slots, *x.shape[2:]), crops))
+
+    def pool(scene_QxKxD: jax.Array, crop_NxKxD: jax.Array) -> jax.Array:
+        dim = scene_QxKxD.shape[-1]
+        return jnp.concatenate([jnp.repeat(scene_QxKxD, group, axis=0), crop_NxKxD.reshape(rows, -1, dim)], axis=1)
+
+    return ImageFeatures(
+        tokens=pool(scene.tokens, crop.tokens),
+        deepstack=jax.vmap(pool)(scene.deepstack, crop.deepstack),
+    )
+
+
+def episode_log_probs(
+    model: Qwen3VL, batch: EpisodeBatch, *, temperature: float, banned_V: jax.Array | None, chunk: int
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each token given those before it, and the entropy there, float32 [R, L]; 0 at the first token."""
+    x, deepstack = model.embed(batch.tokens, batch.image_index, encode_pictures(model, batch.scenes, batch.crops))
+    hidden, _ = model.hidden(x, deepstack, batch.positions, batch.segment_ids)
+    rows, length = batch.tokens.shape
+    log_prob, entropy = token_log_probs(
+        model,
+        hidden[:, :-1].reshape(rows * (length - 1), -1),
+        batch.tokens[:, 1:].reshape(-1),
+        temperature=temperature,
+        banned_V=banned_V,
+        chunk=chunk,
+    )
+    pad = ((0, 0), (1, 0))
+    return tuple(jnp.pad(values.reshape(rows, length - 1), pad) for values in (log_prob, entropy))

@@ -1,0 +1,400 @@
+"""Runs episodes: the loop on the host between the jitted programs and the face tools."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from actfer_jax.agent import prompts
+from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
+from actfer_jax.agent.parser import parse_turn
+from actfer_jax.faces.tools import Toolbox
+from actfer_jax.faces.views import View
+from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.models.images import image_inputs, mrope_positions
+from actfer_jax.models.qwen3_vl import Qwen3VL
+from actfer_jax.rollout.batch import ImageSlots, Patches, Sequence, empty_inputs
+from actfer_jax.rollout.pictures import PictureEncoder
+from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
+
+TOOL_SECONDS = 60.0
+"""How long one tool call may take before the run stops: a backstop against a hang, which never changes an episode."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Capacities and sampling; a run compiles once for them.
+
+    Attributes:
+      prompt_style: "full" or "brief" (agent.prompts).
+      max_turns: assistant turns an episode may take.
+      prompt_tokens: room for the prompt with the scene.
+      turn_tokens: most tokens of a turn; a longer one is cut.
+      reply_tokens: room for a tool reply with its picture.
+      max_length: positions of a row. Where it is too short for every turn, the policy is told earlier to answer.
+      chunk: decoding steps between two looks at which rows have stopped.
+      fill_rows: rows that one slot fill serves.
+      tool_threads: threads that run the face tools.
+      temperature: of sampling while training; evaluation is greedy.
+    """
+
+    prompt_style: str = "full"
+    max_turns: int = 4
+    prompt_tokens: int = 1024
+    turn_tokens: int = 256
+    reply_tokens: int = 320
+    max_length: int = 2048
+    chunk: int = 64
+    fill_rows: int = 16
+    tool_threads: int = 4
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.prompt_style not in prompts.STYLES:
+            raise ValueError(f"prompt_style is {self.prompt_style!r}; choose {' or '.join(prompts.STYLES)}")
+        for name in ("max_turns", "prompt_tokens", "turn_tokens", "reply_tokens", "chunk", "fill_rows", "tool_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; it must not be negative")
+        if self.max_length < self.prompt_tokens + self.turn_tokens:
+            raise ValueError(
+                f"max_length is {self.max_length}; a prompt and one turn need {self.prompt_tokens + self.turn_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class Query:
+    """One picture to read.
+
+    Attributes:
+      index: a number that names the query within its step; it seeds the sampling.
+      dataset, name: where the picture comes from, for the records.
+      image: uint8 [H, W, 3].
+      reference: what is known about it.
+      answer_now: tell the policy to answer at once.
+    """
+
+    index: int
+    dataset: str
+    name: str
+    image: np.ndarray
+    reference: Reference
+    answer_now: bool = False
+
+
+@dataclass
+class Rollout:
+    """One finished episode with its tokens.
+
+    Attributes:
+      episode: turns and replies.
+      views: the scene, then the views that the tools returned.
+      sequence: the same as tokens and pictures, as training takes it.
+      log_probs, raw_log_probs: float32 [l], 0 at tokens that the policy did not choose.
+    """
+
+    query: Query
+    episode: Episode
+    views: list[View]
+    sequence: Sequence
+    log_probs: np.ndarray
+    raw_log_probs: np.ndarray
+
+
+@dataclass
+class _Row:
+    """The host's side of one row.
+
+    `next_position` is the rotary position of the next token; `final` says that the policy was told to answer.
+    """
+
+    query: Query
+    episode: Episode
+    views: list[View]
+    pictures: list[Patches]
+    length: int
+    next_position: int
+    final: bool
+    done: bool = False
+    waiting: bool = False
+    pending: int = 0
+
+
+@dataclass
+class RolloutResult:
+    """The rollouts of each query [Q][G], and seconds spent by phase."""
+
+    rollouts: list[list[Rollout]]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class RolloutEngine:
+    """Samples episodes for up to `queries` pictures at a time, `group` rollouts each.
+
+    The programs compile on first use and never again, whatever the policy does.
+
+    Args:
+      graphdef: the model's structure (`nnx.split`).
+      model_config: its configuration.
+      greedy: take the likeliest token instead of sampling.
+    """
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef[Qwen3VL],
+        model_config: Qwen3VLConfig,
+        config: RolloutConfig,
+        chat: Chat,
+        encoder: PictureEncoder,
+        toolbox: Toolbox,
+        *,
+        queries: int,
+        group: int,
+        greedy: bool = False,
+    ):
+        self.config, self.model_config = config, model_config
+        self.chat, self.encoder, self.toolbox = chat, encoder, toolbox
+        self.queries, self.group = queries, group
+        self.slots = image_slots(config, toolbox, model_config)
+        self.programs = Programs(
+            graphdef,
+            group=group,
+            length=config.max_length,
+            chunk=config.chunk,
+            turn_tokens=config.turn_tokens,
+            turn_end_id=chat.turn_end_id,
+            temperature=0.0 if greedy else config.temperature,
+            banned_V=chat.banned(model_config.text.vocab_size),
+        )
+
+    def run(
+        self,
+        params: nnx.State,
+        queries: list[Query],
+        *,
+        seed: int,
+        step: int,
+        forced: list[list[str]] | None = None,
+        treatment: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> RolloutResult:
+        """Plays every episode to its end.
+
+        Args:
+          params: the model's parameters.
+          queries: at most as many as the engine was made for.
+          seed, step: with a query's index and the rollout's number, all that sampling depends on.
+          forced: the arm that is instructed in each rollout [Q][G]: "", "zoom" or "answer".
+          treatment: what the tools do to zoomed views ("", "blank_crop", "low_res_crop").
+          progress: called with (rows finished, rows) after every chunk.
+        """
+        if not 0 < len(queries) <= self.queries:
+            raise ValueError(f"{len(queries)} queries; this engine takes 1 to {self.queries}")
+        seconds = dict.fromkeys(("prefill", "decode", "tools", "fill", "host"), 0.0)
+        clock = _Clock(seconds)
+        rows = self._open(queries, forced)
+        clock.lap("host")
+        state = self._prefill(params, rows, queries, seed, step)
+        clock.lap("prefill")
+        replies: dict[Future[tuple[Reply, float]], int] = {}
+        with ThreadPoolExecutor(self.config.tool_threads) as pool:
+            while not all(row.done for row in rows):
+                state = self.programs.decode(params, state)
+                tokens, length, active = jax.device_get((state.tokens, state.length, state.active))
+                clock.lap("decode")
+                for index, row in enumerate(rows):
+                    if not (row.done or row.waiting or active[index]):
+                        future = self._end_turn(row, tokens[index, : length[index]], pool, treatment)
+                        if future is not None:
+                            replies[future] = index
+                # Full fills go out while other rows decode; when none decodes there is nothing to wait for but tools.
+                idle = not any(active[index] for index, row in enumerate(rows) if not row.done)
+                if idle and wait(replies, timeout=TOOL_SECONDS).not_done:
+                    raise TimeoutError(f"a face tool has not returned for {TOOL_SECONDS:.0f} s; the run stops")
+                clock.lap("tools")
+                while len(ready := [future for future in replies if future.done()]) >= self.config.fill_rows or (
+                    idle and ready
+                ):
+                    batch = ready[: self.config.fill_rows]
+                    served = [(replies.pop(future), *future.result()) for future in batch]
+                    state = self._fill(params, state, rows, served)
+                clock.lap("fill")
+                if progress is not None:
+                    progress(sum(row.done for row in rows), len(rows))
+        result = self._collect(rows, state)
+        clock.lap("host")
+        return RolloutResult([result[i : i + self.group] for i in range(0, len(result), self.group)], seconds)
+
+    def _open(self, queries: list[Query], forced: list[list[str]] | None) -> list[_Row]:
+        rows = []
+        for q, query in enumerate(queries):
+            scene = self.toolbox.scene(query.image)
+            patches = self.encoder(scene.pixels)
+            for g in range(self.group):
+                episode = Episode(forced=forced[q][g] if forced else "")
+                rows.append(_Row(query, episode, [scene], [patches], 0, 0, final=query.answer_now))
+        return rows
+
+    def _prefill(
+        self, params: nnx.State, rows: list[_Row], queries: list[Query], seed: int, step: int
+    ) -> RowState:
+        capacity = self.config.prompt_tokens
+        tokens = np.zeros((self.queries, capacity), np.int32)
+        positions = np.zeros((self.queries, capacity, 3), np.int32)
+        image_index = np.full((self.queries, capacity), -1, np.int32)
+        count = np.ones(self.queries, np.int32)
+        merge = self.model_config.vision.spatial_merge_size
+        for q, query in enumerate(queries):
+            group = rows[q * self.group : (q + 1) * self.group]
+            grid = group[0].pictures[0][1]
+            prompt = prompts.make_prompt(
+                self.config.prompt_style, query.reference.labels, answer_now=query.answer_now
+            )
+            ids = self.chat.prompt_ids(prompt, self.encoder.tokens(grid))
+            if len(ids) > capacity:
+                raise ValueError(
+                    f"the prompt of {query.name} has {len(ids)} tokens; raise rollout.prompt_tokens (now {capacity})"
+                )
+            count[q] = len(ids)
+            tokens[q, : len(ids)] = ids
+            positions[q, : len(ids)], next_position = mrope_positions(tokens[q, : len(ids)], np.array([grid]), self.model_config)
+            at = np.flatnonzero(tokens[q] == self.model_config.image_token_id)
+            image_index[q, at] = self.slots.token_index([at.size], merge)
+            for row in group:
+                row.length, row.next_position = len(ids), next_position
+        pictures = [rows[q * self.group].pictures[0] for q in range(len(queries))]
+        # Queries short of the engine's number are filled up with the first picture and stay idle.
+        pictures += [pictures[0]] * (self.queries - len(queries))
+        scenes = image_inputs(
+            [patches for patches, _ in pictures], np.array([grid for _, grid in pictures]), self.slots.scene, self.model_config
+        )
+        index = np.array([query.index for query in queries] + [0] * (self.queries - len(queries)), np.uint32)
+        keys = row_keys(seed, step, index, self.group)
+        valid = np.arange(self.queries) < len(queries)
+        return jax.block_until_ready(
+            self.programs.prefill(params, tokens, count, positions, image_index, scenes, valid, keys)
+        )
+
+    def _end_turn(
+        self, row: _Row, tokens: np.ndarray, pool: ThreadPoolExecutor, treatment: str
+    ) -> Future[tuple[Reply, float]] | None:
+        """Reads the turn that a row has just ended; starts its tool, or closes the episode."""
+        sampled = tokens[row.length :].tolist()
+        row.length = len(tokens)
+        row.next_position += len(sampled)
+        row.pending = sampled[-1]
+        text = self.chat.turn_text(sampled)
+        turn = Turn(text, parse_turn(text), truncated=sampled[-1] != self.chat.turn_end_id)
+        row.episode.turns.append(turn)
+        if not turn.parsed.calls:
+            row.done = True
+            return None
+        call = turn.parsed.call
+        if row.final:
+            turn.reply = Reply(prompts.NO_CALLS_LEFT, ok=False, tool=call.name if call else "")
+            row.done = True
+            return None
+        row.waiting = True
+
+        def run_tool() -> tuple[Reply, float]:
+            start = time.perf_counter()
+            reply = self.toolbox.execute(
+                call,
+                turn.parsed.error,
+                image=row.query.image,
+                image_key=row.query.name,
+                views=row.views,
+                treatment=treatment,
+            )
+            return reply, time.perf_counter() - start
+
+        return pool.submit(run_tool)
+
+    def _instruction(self, row: _Row, reply: Reply, room: int) -> str:
+        """What the reply ends with: the assigned arm, or that this is the last turn."""
+        config = self.config
+        last = len(row.episode.turns) + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens
+        aligned = reply.ok and reply.tool == "align_face"
+        if last or (aligned and row.episode.forced == "answer"):
+            row.final = True
+            return " " + prompts.ANSWER_NOW
+        return " " + prompts.ZOOM_FIRST if aligned and row.episode.forced == "zoom" else ""
+
+    def _fill(
+        self, params: nnx.State, state: RowState, rows: list[_Row], served: list[tuple[int, Reply, float]]
+    ) -> RowState:
+        config, size = self.config, self.config.fill_rows
+        capacity = config.reply_tokens + 2
+        tokens = np.zeros((size, capacity), np.int32)
+        positions = np.zeros((size, capacity, 3), np.int32)
+        image_index = np.full((size, capacity), -1, np.int32)
+        count, position = np.ones(size, np.int32), np.zeros(size, np.int32)
+        index = np.full(size, len(state.length), np.int32)
+        pictures = empty_inputs(size, self.slots.crop, self.model_config)
+        for f, (r, reply, seconds) in enumerate(served):
+            row, turn = rows[r], rows[r].episode.turns[-1]
+            turn.reply, turn.seconds = reply, seconds
+            text = reply.text + self._instruction(row, reply, config.max_length - row.length - config.reply_tokens)
+            patches = None if reply.view is None else self.encoder(reply.view.pixels)
+            ids = self.chat.reply_ids(text, None if patches is None else self.encoder.tokens(patches[1]))
+            if len(ids) > config.reply_tokens:
+                raise ValueError(f"the tool reply {text!r} has {len(ids)} tokens; raise rollout.reply_tokens (now {config.reply_tokens})")
+            # A turn that was cut is closed here, by a token that the policy is not trained on.
+            ids = [row.pending] + [self.chat.turn_end_id] * turn.truncated + ids
+            grids = np.zeros((0, 3), np.int64)
+            if patches is not None:
+                row.views.append(reply.view)
+                row.pictures.append(patches)
+                grids = np.array([patches[1]])
+                one = image_inputs([patches[0]], grids, self.slots.crop, self.model_config)
+                for target, source in zip(pictures, one, strict=True):
+                    target[f] = source[0]
+            n = len(ids)
+            index[f], count[f] = r, n
+            tokens[f, :n] = ids
+            positions[f, :n], row.next_position = mrope_positions(tokens[f, :n], grids, self.model_config, start=row.next_position - 1)
+            position[f] = row.next_position - 1
+            at = np.flatnonzero(tokens[f] == self.model_config.image_token_id)
+            image_index[f, at] = np.arange(at.size)
+            row.length += n - 1
+            row.waiting = False
+        fill = Fill(index, tokens, count, positions, position, image_index, pictures)
+        return self.programs.fill(params, state, fill)
+
+    def _collect(self, rows: list[_Row], state: RowState) -> list[Rollout]:
+        tokens, policy, log_probs, raw = jax.device_get(
+            (state.tokens, state.policy, state.log_probs, state.raw_log_probs)
+        )
+        rollouts = []
+        for r, row in enumerate(rows):
+            n = row.length
+            sequence = Sequence(tokens[r, :n].tolist(), policy[r, :n].tolist(), row.pictures)
+            rollouts.append(Rollout(row.query, row.episode, row.views, sequence, log_probs[r, :n], raw[r, :n]))
+        return rollouts
+
+
+def image_slots(config: RolloutConfig, toolbox: Toolbox, model_config: Qwen3VLConfig) -> ImageSlots:
+    """The picture capacities that a rollout's views need."""
+    views, patch = toolbox.view_config, model_config.vision.patch_size
+    return ImageSlots(
+        scene=views.scene_max_pixels // patch**2,
+        crop=max(views.aligned_side**2, views.zoom_max_pixels) // patch**2,
+        crops=max(config.max_turns - 1, 1),
+    )
+
+
+class _Clock:
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] += now - self.last
+        self.last = now

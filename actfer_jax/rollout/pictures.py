@@ -1,0 +1,48 @@
+"""From the pixels of a view to the patches that the vision tower reads, by the checkpoint's own image processor."""
+
+from pathlib import Path
+
+import numpy as np
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from actfer_jax.faces.views import ViewConfig
+from actfer_jax.rollout.batch import Patches
+
+
+class PictureEncoder:
+    """The image processor of a Hugging Face directory, held to the sizes of our views.
+
+    Raises:
+      ValueError: a view could be smaller or larger than the processor's limits, or not a multiple of its patches: the
+        processor would resize it, and the saved picture would no longer give the same patches.
+    """
+
+    def __init__(self, path: str | Path, views: ViewConfig):
+        self.processor = Qwen2VLImageProcessorPil.from_pretrained(path)
+        smallest, largest = self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
+        multiple = self.processor.patch_size * self.processor.merge_size
+        if views.multiple != multiple:
+            raise ValueError(f"views.multiple is {views.multiple}; the image processor in {path} wants {multiple}")
+        limits = {
+            "views.scene_min_pixels": views.scene_min_pixels,
+            "views.scene_max_pixels": views.scene_max_pixels,
+            "views.aligned_side**2": views.aligned_side**2,
+            "views.zoom_min_pixels": views.zoom_min_pixels,
+            "views.zoom_max_pixels": views.zoom_max_pixels,
+        }
+        for name, pixels in limits.items():
+            if not smallest <= pixels <= largest:
+                raise ValueError(f"{name} is {pixels} pixels; the image processor in {path} keeps {smallest} to {largest}")
+
+    def __call__(self, pixels: np.ndarray) -> Patches:
+        """Patches [p, C] float32 and the grid of a picture uint8 [H, W, 3]."""
+        inputs = self.processor(images=[pixels], return_tensors="np")
+        grid = tuple(int(n) for n in inputs["image_grid_thw"][0])
+        expected = (1, pixels.shape[0] // self.processor.patch_size, pixels.shape[1] // self.processor.patch_size)
+        if grid != expected:
+            raise ValueError(f"the image processor resized a {pixels.shape[1]}x{pixels.shape[0]} view to the grid {grid}")
+        return inputs["pixel_values"].astype(np.float32), grid
+
+    def tokens(self, grid: tuple[int, int, int]) -> int:
+        """Image tokens that a grid of patches becomes."""
+        return grid[0] * grid[1] * grid[2] // self.processor.merge_size**2

@@ -1,0 +1,230 @@
+"""The jitted programs of a rollout: prefill a batch of queries, decode a chunk of tokens, fill rows with tool replies.
+
+Shapes never depend on what the policy does. Every row has cursors of its own and no gaps: a row's tokens, its KV cache and its
+rotary positions are those of the same episode run alone. The last token of a row is always *pending*: it is in `tokens`, but its
+keys and values are not in the cache yet. So every program starts from the same state, and only decoding computes logits.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from actfer_jax.models.images import ImageInputs
+from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, write_cache
+
+
+class RowState(NamedTuple):
+    """R rows in flight, T positions each.
+
+    Attributes:
+      tokens: int32 [R, T].
+      policy: bool [R, T], true where the policy sampled the token.
+      log_probs: float32 [R, T], of the distribution that was sampled (temperature and ban applied); 0 elsewhere.
+      raw_log_probs: float32 [R, T], at temperature 1 and without the ban.
+      length: int32 [R], tokens so far.
+      position: int32 [R], rotary position of the pending token (all three axes agree at text).
+      limit: int32 [R], length at which the present turn is cut.
+      active: bool [R], the row is decoding.
+      keys: the row's random key; the draw for position t uses `fold_in(key, t)` and nothing else.
+      cache: [layers, R, kv heads, T, dim].
+    """
+
+    tokens: jax.Array
+    policy: jax.Array
+    log_probs: jax.Array
+    raw_log_probs: jax.Array
+    length: jax.Array
+    position: jax.Array
+    limit: jax.Array
+    active: jax.Array
+    keys: jax.Array
+    cache: KVCache
+
+
+class Fill(NamedTuple):
+    """Replies for F rows; a row index of R or more is padding.
+
+    Attributes:
+      rows: int32 [F].
+      tokens: int32 [F, S]: the row's pending token, then the reply; the last reply token becomes the pending one.
+      count: int32 [F], how many of them there are.
+      positions: int32 [F, S, 3]; position: int32 [F], that of the last token.
+      image_index: int32 [F, S], -1 at text, else the image token within the picture.
+      pictures: [F, P, ...].
+    """
+
+    rows: jax.Array
+    tokens: jax.Array
+    count: jax.Array
+    positions: jax.Array
+    position: jax.Array
+    image_index: jax.Array
+    pictures: ImageInputs
+
+
+def row_keys(seed: int, step: jax.Array, query_Q: jax.Array, group: int) -> jax.Array:
+    """One key a rollout, [Q * G], folded from (seed, step, query, rollout) alone, so that no schedule can change a draw."""
+    # threefry, since rbg keys make batched draws depend on the position in the batch.
+    base = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, 0))
+    query = jnp.repeat(jax.vmap(partial(jax.random.fold_in, base))(query_Q), group)
+    return fold(query, jnp.tile(jnp.arange(group), query_Q.shape[0]))
+
+
+class Programs:
+    """The compiled programs of one model and one set of shapes.
+
+    Args:
+      graphdef: the model's structure (`nnx.split`).
+      group: rollouts a query, G.
+      length: positions a row holds, T.
+      chunk: most tokens a call of `decode` adds.
+      turn_tokens: most tokens of a turn.
+      turn_end_id: the token that ends a turn.
+      temperature: of sampling; 0 takes the likeliest token (log-probabilities are then those of temperature 1).
+      banned_V: ids that are never sampled.
+    """
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef[Qwen3VL],
+        *,
+        group: int,
+        length: int,
+        chunk: int,
+        turn_tokens: int,
+        turn_end_id: int,
+        temperature: float,
+        banned_V: jax.Array,
+    ):
+        self.graphdef = graphdef
+        self.group, self.length, self.chunk = group, length, chunk
+        self.turn_tokens, self.turn_end_id = turn_tokens, turn_end_id
+        self.temperature, self.banned_V = temperature, jnp.asarray(banned_V)
+        self.prefill = jax.jit(self._prefill)
+        self.decode = jax.jit(self._decode, donate_argnums=1)
+        self.fill = jax.jit(self._fill, donate_argnums=1)
+
+    def _prefill(
+        self,
+        params: nnx.State,
+        tokens_QxP: jax.Array,
+        count_Q: jax.Array,
+        positions_QxPx3: jax.Array,
+        image_index_QxP: jax.Array,
+        scenes: ImageInputs,
+        valid_Q: jax.Array,
+        keys: jax.Array,
+    ) -> RowState:
+        """Runs each prompt once and hands its cache to all rollouts of the group; queries that are not valid stay idle."""
+        model = nnx.merge(self.graphdef, params)
+        queries, capacity = tokens_QxP.shape
+        # All but the last token go into the cache; the last is pending.
+        segment_ids = (jnp.arange(capacity) < count_Q[:, None] - 1).astype(jnp.int32)
+        x, deepstack = model.embed(tokens_QxP, image_index_QxP, model.encode_images(scenes))
+        _, new = model.hidden(x, deepstack, positions_QxPx3, segment_ids)
+        cache = init_cache(model.config, queries, self.length, new.keys.dtype)
+        cache = write_cache(cache, new, jnp.zeros_like(count_Q), count_Q - 1)
+
+        def to_rows(values: jax.Array, axis: int = 0) -> jax.Array:
+            return jnp.repeat(values, self.group, axis=axis)
+
+        rows = queries * self.group
+        last = jnp.take_along_axis(positions_QxPx3[:, :, 0], count_Q[:, None] - 1, axis=1)[:, 0]
+        tokens = jnp.zeros((queries, self.length), jnp.int32).at[:, :capacity].set(tokens_QxP)
+        length = to_rows(count_Q)
+        return RowState(
+            tokens=to_rows(tokens),
+            policy=jnp.zeros((rows, self.length), bool),
+            log_probs=jnp.zeros((rows, self.length), jnp.float32),
+            raw_log_probs=jnp.zeros((rows, self.length), jnp.float32),
+            length=length,
+            position=to_rows(last),
+            limit=jnp.minimum(length + self.turn_tokens, self.length),
+            active=to_rows(valid_Q),
+            keys=keys,
+            cache=KVCache(to_rows(cache.keys, 1), to_rows(cache.values, 1)),
+        )
+
+    def _decode(self, params: nnx.State, state: RowState) -> RowState:
+        """Adds up to `chunk` tokens to every active row; stops early once no row is active."""
+        model = nnx.merge(self.graphdef, params)
+        row = jnp.arange(state.length.shape[0])
+
+        def step(carry: tuple[jax.Array, RowState]) -> tuple[jax.Array, RowState]:
+            count, state = carry
+            pending = state.tokens[row, state.length - 1][:, None]
+            positions = jnp.broadcast_to(state.position[:, None, None], (row.size, 1, 3))
+            x, _ = model.embed(pending)
+            hidden, new = model.hidden(
+                x, None, positions, jnp.ones_like(pending), cache=state.cache, cache_length_B=state.length - 1
+            )
+            token, log_prob, raw_log_prob = self._sample(model.unembed(hidden[:, 0]), state.keys, state.length)
+            # An idle row writes out of bounds, which is dropped.
+            at = row, jnp.where(state.active, state.length, self.length)
+            length = state.length + state.active
+            ended = (token == self.turn_end_id) | (length >= state.limit)
+            return count + 1, state._replace(
+                tokens=state.tokens.at[at].set(token, mode="drop"),
+                policy=state.policy.at[at].set(True, mode="drop"),
+                log_probs=state.log_probs.at[at].set(log_prob, mode="drop"),
+                raw_log_probs=state.raw_log_probs.at[at].set(raw_log_prob, mode="drop"),
+                length=length,
+                position=state.position + state.active,
+                active=state.active & ~ended,
+                cache=write_cache(state.cache, new, state.length - 1, state.active.astype(jnp.int32)),
+            )
+
+        def more(carry: tuple[jax.Array, RowState]) -> jax.Array:
+            return (carry[0] < self.chunk) & carry[1].active.any()
+
+        return jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), state))[1]
+
+    def _sample(
+        self, logits_RxV: jax.Array, keys: jax.Array, length_R: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The next token of each row with its log-probability as sampled, and at temperature 1 without the ban."""
+        scaled = jnp.where(self.banned_V, -jnp.inf, logits_RxV / (self.temperature or 1.0))
+        if self.temperature:
+            draw = jax.vmap(lambda key, t: jax.random.gumbel(jax.random.fold_in(key, t), logits_RxV.shape[1:]))
+            token = jnp.argmax(scaled + draw(keys, length_R), axis=-1)
+        else:
+            token = jnp.argmax(scaled, axis=-1)
+
+        def log_prob(logits: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
+
+        return token.astype(jnp.int32), log_prob(scaled), log_prob(logits_RxV)
+
+    def _fill(self, params: nnx.State, state: RowState, fill: Fill) -> RowState:
+        """Appends the replies to their rows, which go on decoding; all other rows are left alone."""
+        model = nnx.merge(self.graphdef, params)
+        rows = jnp.minimum(fill.rows, state.length.shape[0] - 1)
+        start = state.length[rows]
+        size = fill.tokens.shape[1]
+        segment_ids = (jnp.arange(size) < fill.count[:, None] - 1).astype(jnp.int32)
+        features: ImageFeatures = model.encode_images(fill.pictures)
+        x, deepstack = model.embed(fill.tokens, fill.image_index, features)
+        cache = KVCache(state.cache.keys[:, rows], state.cache.values[:, rows])
+        _, new = model.hidden(
+            x, deepstack, fill.positions, segment_ids, cache=cache, cache_length_B=start - 1
+        )
+        cache = write_cache(cache, new, start - 1, fill.count - 1)
+        # tokens[start - 1] is the pending token, which the fill repeats.
+        offset = jnp.where(jnp.arange(size) < fill.count[:, None], start[:, None] - 1 + jnp.arange(size), self.length)
+        at = fill.rows
+        length = start + fill.count - 1
+        return state._replace(
+            tokens=state.tokens.at[at[:, None], offset].set(fill.tokens, mode="drop"),
+            length=state.length.at[at].set(length, mode="drop"),
+            position=state.position.at[at].set(fill.position, mode="drop"),
+            limit=state.limit.at[at].set(jnp.minimum(length + self.turn_tokens, self.length), mode="drop"),
+            active=state.active.at[at].set(True, mode="drop"),
+            cache=KVCache(
+                state.cache.keys.at[:, at].set(cache.keys, mode="drop"),
+                state.cache.values.at[:, at].set(cache.values, mode="drop"),
+            ),
+        )

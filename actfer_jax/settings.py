@@ -1,0 +1,122 @@
+"""The whole configuration of a training run, as dataclasses that check themselves."""
+
+from dataclasses import dataclass, field
+
+from actfer_jax.agent_loader import ModelConfig
+from actfer_jax.data.sources import DataConfig
+from actfer_jax.data.traces import TraceConfig
+from actfer_jax.faces.views import ViewConfig
+from actfer_jax.optimizer import OptimizerConfig
+from actfer_jax.rl.loss import LossConfig
+from actfer_jax.rl.rewards import RewardConfig
+from actfer_jax.rl.ucgrpo import UCGRPOConfig
+from actfer_jax.rollout.engine import RolloutConfig
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What one step takes in, and how the update divides it.
+
+    Attributes:
+      queries: pictures a step; rollouts: episodes of each (1 in supervised training).
+      length: positions a row is padded to in the update.
+      microbatches: slices of whole groups whose gradients are added up.
+      updates: passes over the batch, each one an update.
+      chunk: tokens whose logits exist at one time.
+    """
+
+    queries: int = 32
+    rollouts: int = 8
+    length: int = 2048
+    microbatches: int = 1
+    updates: int = 1
+    chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.queries % self.microbatches:
+            raise ValueError(f"queries ({self.queries}) must be a multiple of microbatches ({self.microbatches})")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Attributes: every, how many steps between two checkpoints; keep, how many of the newest stay."""
+
+    every: int = 20
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is shown while the run goes on.
+
+    Attributes:
+      every: steps between two rows of metrics.
+      episodes_every: steps between two episodes in TensorBoard; 0 for none.
+      records_every: steps between two files of episode records; 0 for none.
+      profile_start, profile_steps: the window that the profiler records; 0 steps for none.
+    """
+
+    every: int = 1
+    episodes_every: int = 10
+    records_every: int = 1
+    profile_start: int = 10
+    profile_steps: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy evaluation before and after training.
+
+    Attributes:
+      data: the held-out samples.
+      controls: what is evaluated beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
+      queries: pictures at a time.
+    """
+
+    data: DataConfig = field(default_factory=lambda: DataConfig(split="test", size=700))
+    controls: tuple[str, ...] = ("no_tools", "blank_crop", "low_res_crop")
+    queries: int = 64
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+      algorithm: "sft" learns from traces, "rl" from rollouts.
+      seed: of everything that is random.
+      steps: how many.
+      evaluation: None for no evaluation.
+    """
+
+    algorithm: str
+    seed: int
+    steps: int
+    model: ModelConfig
+    data: DataConfig
+    views: ViewConfig
+    rollout: RolloutConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    traces: TraceConfig = field(default_factory=TraceConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ucgrpo: UCGRPOConfig = field(default_factory=UCGRPOConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    evaluation: EvaluationConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ("sft", "rl"):
+            raise ValueError(f"algorithm is {self.algorithm!r}; choose sft or rl")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if self.algorithm == "sft" and self.batch.rollouts != 1:
+            raise ValueError(f"batch.rollouts is {self.batch.rollouts}; supervised training takes 1")
+        if self.algorithm == "rl" and self.batch.length < self.rollout.max_length:
+            raise ValueError(
+                f"batch.length is {self.batch.length}; rollouts may have rollout.max_length = {self.rollout.max_length} tokens"
+            )

@@ -1,0 +1,386 @@
+"""Trains a policy, from traces or from rollouts.
+
+    python -m actfer_jax.train --config=configs/ucgrpo.py:demo --workdir=runs/ucgrpo
+
+The run goes on by itself if the workdir holds a checkpoint. The workdir gets `metrics.jsonl` and TensorBoard files,
+`manifest.json`, `episodes/`, `checkpoints/`, `evaluation.json`, and at the end `policy/`: a Hugging Face directory.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from absl import flags
+from flax import nnx
+from ml_collections import config_flags
+
+from actfer_jax import cli, facs
+from actfer_jax.agent.policy_card import PolicyCard
+from actfer_jax.agent.prompts import prompts_hash
+from actfer_jax.agent_loader import Agent, load_agent
+from actfer_jax.checkpoints import Checkpoints
+from actfer_jax.config import read_config
+from actfer_jax.data.sources import Sample, Source, batches, open_source, order
+from actfer_jax.data.traces import TraceMaker
+from actfer_jax.episode_picture import episode_picture
+from actfer_jax.episode_records import to_record
+from actfer_jax.evaluation.controls import evaluate_policy
+from actfer_jax.evaluation.metrics import summarise
+from actfer_jax.evaluation.progress import ProgressLine
+from actfer_jax.evaluation.tables import controls_table
+from actfer_jax.files import write_atomically
+from actfer_jax.metrics import Alarms, MetricWriter, Progress, ResourceMeter, check_workdir, write_manifest
+from actfer_jax.models import save_pretrained
+from actfer_jax.optimizer import make_optimizer
+from actfer_jax.records import EpisodeWriter
+from actfer_jax.rl import rewards, ucgrpo
+from actfer_jax.rollout.batch import Sequence, make_batch
+from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
+from actfer_jax.settings import TrainConfig
+from actfer_jax.train_step import (
+    PolicyBatch,
+    TrainState,
+    init_train_state,
+    make_log_probs,
+    make_policy_update,
+    make_sft_update,
+)
+from actfer_jax.training_metrics import rollout_metrics
+
+log = logging.getLogger(__name__)
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; a run that is there is continued.", required=True)
+
+DATA_THREADS = 2
+
+
+class RunState(NamedTuple):
+    """Everything that a step changes, and so what a checkpoint holds."""
+
+    train: TrainState
+    calibration: ucgrpo.Calibration
+
+
+class StepOutput(NamedTuple):
+    """What a step leaves behind: the state, its metrics, and in reinforcement learning the episodes."""
+
+    state: RunState
+    metrics: dict[str, Any]
+    rollouts: list[list[Rollout]]
+    scores: list[list[dict[str, float]]]
+    advantages: np.ndarray
+
+
+StepFunction = Callable[[RunState, int], StepOutput]
+
+
+def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigDict) -> None:
+    """Runs the whole training of a config in a workdir."""
+    check_workdir(workdir, raw_config)
+    write_manifest(workdir, raw_config, prompts_hash())
+    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed)
+    source = open_source(config.data)
+    log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
+    optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
+    initial = RunState(init_train_state(agent.params, optimizer), ucgrpo.init_calibration(len(facs.EMOTIONS)))
+    with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
+        restored = checkpoints.restore_latest(initial)
+        start, state = (restored[0], restored[1]) if restored else (0, initial)
+        if restored:
+            log.info("continuing after step %d of %d", start, config.steps)
+        records = EpisodeWriter(workdir)
+        records.drop_after(start)
+        _evaluate("before", config, agent, agent.params, workdir)
+        make_step = _sft_steps if config.algorithm == "sft" else _rl_steps
+        step_function = make_step(config, agent, source, optimizer, start)
+        progress, alarms, meter = Progress(config.steps, start), Alarms(), ResourceMeter()
+        with MetricWriter(workdir, start if restored else None) as writer:
+            writer.write_hparams(raw_config)
+            for step in range(start + 1, config.steps + 1):
+                _profile(config, step - start, workdir)
+                began = time.perf_counter()
+                state, metrics, *episodes = step_function(state, step)
+                metrics |= {"perf/step_s": time.perf_counter() - began, **meter.metrics()}
+                if step % config.logging.every == 0 or step == config.steps:
+                    writer.write(step, metrics)
+                    shown = ("sft/loss", "reward/total", "reward/emotion", "zoom_rate/subtle", "zoom_rate/plain", "policy/entropy")
+                    progress.update(step, {name: float(metrics[name]) for name in shown if name in metrics})
+                    for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
+                        log.warning("step %d: %s", step, alarm)
+                _show_episodes(config, step, episodes, writer, records)
+                if step % config.checkpoint.every == 0 or step == config.steps:
+                    checkpoints.save(step, state, {"seed": config.seed, "samples": step * config.batch.queries})
+        params = state.train.params
+    _save_policy(config, agent, params, source, workdir / "policy")
+    _evaluate("after", config, agent, params, workdir)
+
+
+def _sft_steps(
+    config: TrainConfig, agent: Agent, source: Source, optimizer: optax.GradientTransformation, start: int
+) -> StepFunction:
+    """Supervised steps: traces are written while the device works."""
+    maker = TraceMaker(
+        config.traces,
+        agent.chat,
+        agent.encoder,
+        agent.toolbox,
+        style=config.rollout.prompt_style,
+        max_turns=config.rollout.max_turns,
+    )
+    traces = order(source, config.seed).seed(config.seed + 1).random_map(maker)
+    rows: Iterator[list[Sequence]] = batches(traces, config.batch.queries, start, DATA_THREADS, ahead=2)
+    update = make_sft_update(
+        agent.graphdef, optimizer, microbatches=config.batch.microbatches, chunk=config.batch.chunk
+    )
+    slots = image_slots(config.rollout, agent.toolbox, agent.model_config)
+
+    def step_function(state: RunState, step: int) -> StepOutput:
+        began = time.perf_counter()
+        batch = make_batch(next(rows), 1, config.batch.length, slots, agent.model_config)
+        waited = time.perf_counter() - began
+        train_state, metrics = update(state.train, batch)
+        metrics = jax.device_get(metrics) | {"perf/data_s": waited, "perf/pad_frac": 1 - batch.segment_ids.mean()}
+        return StepOutput(RunState(train_state, state.calibration), metrics, [], [], np.zeros(0))
+
+    return step_function
+
+
+def _rl_steps(
+    config: TrainConfig, agent: Agent, source: Source, optimizer: optax.GradientTransformation, start: int
+) -> StepFunction:
+    """Steps of reinforcement learning: roll out, score, weigh, update."""
+    size = config.batch
+    engine = agent.engine(queries=size.queries, group=size.rollouts)
+    samples: Iterator[list[Sample]] = batches(order(source, config.seed), size.queries, start, DATA_THREADS, ahead=2)
+    shared: dict[str, Any] = {
+        "temperature": config.rollout.temperature,
+        "banned_V": engine.programs.banned_V,
+        "microbatches": size.microbatches,
+        "chunk": size.chunk,
+    }
+    update = make_policy_update(agent.graphdef, optimizer, config.loss, **shared)
+    log_probs = make_log_probs(agent.graphdef, **shared)
+    # The reference must outlive the donated training parameters.
+    reference = jax.tree.map(lambda x: x.copy(), agent.params) if config.loss.kl else None
+
+    def step_function(state: RunState, step: int) -> StepOutput:
+        began = time.perf_counter()
+        queries = [
+            Query(row, sample.dataset, sample.name, sample.image, sample.reference)
+            for row, sample in enumerate(next(samples))
+        ]
+        forced = _assign_arms(config, step)
+        waited = time.perf_counter() - began
+        result = engine.run(state.train.params, queries, seed=config.seed, step=step, forced=forced)
+        scores = [[rewards.score(r.episode, r.query.reference, config.reward) for r in group] for group in result.rollouts]
+        arrays = _group_arrays(result.rollouts, scores)
+        advantage, calibration = ucgrpo.advantages(
+            arrays["total"],
+            arrays["task"],
+            arrays["inspected"],
+            arrays["emotion"],
+            state.calibration,
+            config=config.ucgrpo,
+            step=step,
+            forced=np.array([[bool(arm) for arm in group] for group in forced]),
+        )
+        began = time.perf_counter()
+        flat = [rollout for group in result.rollouts for rollout in group]
+        episodes = make_batch([r.sequence for r in flat], size.rollouts, size.length, engine.slots, agent.model_config)
+        sampled = _pad([r.log_probs for r in flat], size.length)
+        ends = np.array([_decision_end(agent, r) for r in flat]).reshape(arrays["total"].shape)
+        batch = PolicyBatch(
+            episodes,
+            sampled,
+            log_probs(state.train.params, episodes) if config.loss.importance_cap else sampled,
+            ucgrpo.token_advantages(advantage, ends, episodes.policy, credit=config.ucgrpo.credit),
+            None if reference is None else log_probs(reference, episodes),
+        )
+        packed = time.perf_counter() - began
+        began = time.perf_counter()
+        train_state, update_metrics = update(state.train, batch)
+        # The gap between sampler and trainer means something before the first update only.
+        mismatch = {name: value for name, value in update_metrics.items() if name.startswith("mismatch/")}
+        for _ in range(size.updates - 1):
+            train_state, update_metrics = update(train_state, batch)
+        metrics = jax.device_get(update_metrics | mismatch)
+        trained = time.perf_counter() - began
+        metrics |= rollout_metrics(result.rollouts, scores)
+        metrics |= ucgrpo.diagnostics(
+            advantage,
+            calibration,
+            arrays["emotion"],
+            facs.EMOTIONS,
+            task_reward_BxG=arrays["task"],
+            assigned_BxG=np.array([[{"zoom": 1, "answer": -1, "": 0}[arm] for arm in group] for group in forced]),
+        )
+        metrics |= {f"adv/{part}": float(np.abs(getattr(advantage, part)).mean()) for part in ("within", "between")}
+        metrics["adv/std"] = float(np.std(advantage.advantage))
+        metrics |= _timings(result, flat, waited, packed, trained) | {"perf/pad_frac": 1 - episodes.segment_ids.mean()}
+        return StepOutput(
+            RunState(train_state, calibration), metrics, result.rollouts, scores, np.asarray(advantage.advantage)
+        )
+
+    return step_function
+
+
+def _assign_arms(config: TrainConfig, step: int) -> list[list[str]]:
+    """The instructed arm of each rollout: in a share of the groups, two rollouts are told to zoom and two to answer."""
+    rng = np.random.default_rng((config.seed, step))
+    arms = [[""] * config.batch.rollouts for _ in range(config.batch.queries)]
+    for group in arms:
+        if rng.random() < config.ucgrpo.forced_arm_rate:
+            group[:4] = ["zoom", "zoom", "answer", "answer"]
+    return arms
+
+
+def _group_arrays(rollouts: list[list[Rollout]], scores: list[list[dict[str, float]]]) -> dict[str, np.ndarray]:
+    """Rewards and arms [B, G], and each query's class in `facs.EMOTIONS` [B] (-1: unknown)."""
+    labels = [facs.normalise_emotion(group[0].query.reference.emotion or "") for group in rollouts]
+    return {
+        "total": np.array([[score["total"] for score in group] for group in scores], np.float32),
+        "task": np.array([[score["task"] for score in group] for group in scores], np.float32),
+        "inspected": np.array([[rollout.episode.inspected for rollout in group] for group in rollouts]),
+        "emotion": np.array([facs.EMOTIONS.index(label) if label in facs.EMOTIONS else -1 for label in labels], np.int32),
+    }
+
+
+def _decision_end(agent: Agent, rollout: Rollout) -> int:
+    """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or the first
+    token of the answer's action units (the last token, where there is neither)."""
+    policy = np.array(rollout.sequence.policy)
+    starts = np.flatnonzero(policy & ~np.roll(policy, 1))
+    ends = np.flatnonzero(policy & ~np.roll(policy, -1))
+    for turn, end in zip(rollout.episode.turns, ends, strict=True):
+        if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
+            return int(end)
+    for index in range(starts[-1], ends[-1]):
+        if "<aus" in agent.chat.turn_text(rollout.sequence.tokens[starts[-1] : index + 1]):
+            return index
+    return int(ends[-1])
+
+
+def _pad(rows: list[np.ndarray], length: int) -> np.ndarray:
+    padded = np.zeros((len(rows), length), np.float32)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded
+
+
+def _timings(
+    result: RolloutResult, rollouts: list[Rollout], waited: float, packed: float, trained: float
+) -> dict[str, float]:
+    seconds = result.seconds
+    rollout = sum(seconds.values())
+    tokens = sum(sum(r.sequence.policy) for r in rollouts)
+    return {
+        "perf/data_s": waited,
+        "perf/rollout_s": rollout,
+        "perf/prefill_s": seconds["prefill"],
+        "perf/decode_s": seconds["decode"],
+        "perf/tools_s": seconds["tools"],
+        "perf/fill_s": seconds["fill"],
+        "perf/host_s": seconds["host"] + packed,
+        "perf/train_s": trained,
+        "perf/tokens_per_s": tokens / rollout,
+    }
+
+
+def _show_episodes(config: TrainConfig, step: int, episodes: list[Any], writer: MetricWriter, records: EpisodeWriter) -> None:
+    """Writes the records of a step, and now and then shows an episode in TensorBoard."""
+    rollouts, scores, advantages = episodes
+    if not rollouts:
+        return
+    if config.logging.records_every and step % config.logging.records_every == 0:
+        records.write(
+            step,
+            (
+                to_record(
+                    rollout,
+                    id=f"{step}-{q}-{g}",
+                    reward=scores[q][g],
+                    advantage=float(advantages[q, g]),
+                    trained_on=(config.data.name,),
+                )
+                for q, group in enumerate(rollouts)
+                for g, rollout in enumerate(group)
+            ),
+        )
+    if config.logging.episodes_every and step % config.logging.episodes_every == 0:
+        rollout = rollouts[0][0]
+        writer.write_images(step, {"episode": episode_picture(rollout)})
+        turns = "\n\n".join(
+            f"```\n{turn.text}\n```\n{'' if turn.reply is None else turn.reply.text}" for turn in rollout.episode.turns
+        )
+        truth = rollout.query.reference
+        writer.write_texts(step, {"episode": f"{turns}\n\ntruth: {truth.emotion}, {facs.format_aus(truth.aus or ())}"})
+
+
+def _evaluate(when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: Path) -> None:
+    """Evaluates greedily into `evaluation.json`, unless that was done before this run was interrupted; prints the table."""
+    if config.evaluation is None:
+        return
+    path = workdir / "evaluation.json"
+    runs = json.loads(path.read_text()) if path.exists() else {}
+    if when not in runs:
+        samples = open_source(config.evaluation.data)
+        engine = agent.engine(queries=config.evaluation.queries, group=1, greedy=True)
+        outcomes = evaluate_policy(
+            engine,
+            params,
+            samples,
+            controls=config.evaluation.controls,
+            seed=config.seed,
+            progress=ProgressLine(f"episodes evaluated {when} training"),
+        )
+        runs[when] = {control: summarise(results) for control, results in outcomes.items()}
+        write_atomically(path, json.dumps(runs, indent=1) + "\n")
+    if when == "after":
+        print(controls_table(runs), flush=True)
+
+
+def _save_policy(config: TrainConfig, agent: Agent, params: nnx.State, source: Source, directory: Path) -> None:
+    """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on."""
+    model = nnx.merge(agent.graphdef, params)
+    model.source = str(config.model.directory)
+    save_pretrained(model, directory)
+    card = PolicyCard(
+        labels=source[0].reference.labels,
+        trained_on=(config.data.name,),
+        views=vars(config.views),
+        rollout=vars(config.rollout),
+    )
+    card.save(directory)
+    log.info("the policy is in %s", directory)
+
+
+def _profile(config: TrainConfig, steps_done: int, workdir: Path) -> None:
+    """Starts and stops the profiler at the ends of its window."""
+    logging_config = config.logging
+    if logging_config.profile_steps and steps_done == logging_config.profile_start:
+        jax.profiler.start_trace(workdir / "profile")
+    elif logging_config.profile_steps and steps_done == logging_config.profile_start + logging_config.profile_steps:
+        jax.profiler.stop_trace()
+
+
+def _count(params: nnx.State) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = read_config(_CONFIG.value, TrainConfig, "config")
+    train(config, Path(_WORKDIR.value), _CONFIG.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    cli.run(main)

@@ -1,0 +1,21 @@
+"""Evaluation on held-out rendered faces, 100 of each emotion.
+
+python -m actfer_jax.evaluate --config=configs/eval/synth_faces.py --checkpoint=demo --out=evaluation
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.data = ConfigDict()
+    config.data.name = "synth_faces"
+    config.data.split = "test"
+    config.data.size = 700
+    config.data.directory = "~/.cache/actfer_jax/data"
+    # Beside the policy as it is: told to answer at once; zoomed views greyed; zoomed views without their finer pixels.
+    config.controls = ("no_tools", "blank_crop", "low_res_crop")
+    config.queries = 64  # pictures at a time
+    config.seed = 0  # of the bootstrap intervals
+    config.dtype = "float32"
+    return config

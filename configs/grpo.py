@@ -1,0 +1,15 @@
+"""GRPO: the config of UC-GRPO with the contrast between looking and not looking left as it is.
+
+    python -m actfer_jax.train --config=configs/grpo.py:demo --workdir=runs/grpo
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ucgrpo
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = ucgrpo.get_config(variant)
+    config.ucgrpo.beta = 0.0
+    config.ucgrpo.gain = 1.0
+    return config

@@ -1,0 +1,46 @@
+"""Supervised cold start: traces that teach how to look.
+
+Qwen3-VL-4B on a pod:
+
+    python -m actfer_jax.train --config=configs/sft.py --config.model.path=DIR --workdir=DIR
+
+The small model from nothing (over an hour on two CPU cores); what it wrote to `policy/` is the checkpoint of the package:
+
+    python -m actfer_jax.train --config=configs/sft.py:demo --workdir=runs/sft
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ucgrpo
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = ucgrpo.get_config(variant)
+    config.algorithm = "sft"
+    config.steps = 2000
+    for section in ("reward", "ucgrpo", "loss"):
+        del config[section]
+
+    config.traces = ConfigDict()
+    config.traces.no_zoom = 0.3
+    config.traces.answer_now = 0.05
+    config.traces.instructed_answer = 0.05
+    config.traces.two_zooms = 0.3
+    config.traces.instructed_zoom = 0.1
+
+    config.batch.queries = 64
+    config.batch.rollouts = 1
+    config.optimizer.learning_rate = 1e-5
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 50
+
+    if variant == "demo":
+        config.steps = 1000
+        config.model.initialise = "random"
+        config.data.size = 12_000
+        config.batch.length = 192
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.weight_decay = 0.01
+        config.checkpoint.every = 100
+        config.logging.every = 10
+    return config

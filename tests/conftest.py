@@ -1,0 +1,35 @@
+"""What several test files share: the small policy of the package and rendered pictures."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.policy_card import PolicyCard
+from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
+from actfer_jax.data import synth_faces
+from actfer_jax.faces.views import ViewConfig
+from actfer_jax.models import demo_checkpoint
+from actfer_jax.rollout.engine import Query, RolloutConfig
+
+
+@pytest.fixture(scope="session")
+def agent() -> Agent:
+    """The shipped policy in float32."""
+    card = PolicyCard.load(demo_checkpoint())
+    model = ModelConfig(path="demo", dtype="float32", remat="none")
+    return load_agent(model, ViewConfig(**card.views), RolloutConfig(**card.rollout))
+
+
+@pytest.fixture(scope="session")
+def queries() -> list[Query]:
+    """Eight rendered faces that no training run draws on."""
+    queries = []
+    for index in range(8):
+        spec = synth_faces.face_of("validation", index)
+        reference = Reference(labels=synth_faces.DEMO_EMOTIONS, emotion=spec.emotion, aus=frozenset(spec.aus))
+        queries.append(Query(index, "synth_faces", f"validation/{index}", synth_faces.render(spec).image, reference))
+    return queries

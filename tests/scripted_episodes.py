@@ -1,0 +1,68 @@
+"""Episodes of a scripted policy: what it writes is given, the face tools are real, and no model is needed."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from actfer_jax.agent import prompts
+from actfer_jax.agent.episode import Episode, Reply, Turn
+from actfer_jax.agent.parser import parse_turn
+from actfer_jax.faces.tools import Toolbox
+from actfer_jax.rollout.batch import Sequence as TokenSequence
+from actfer_jax.rollout.engine import Query, Rollout, RolloutResult
+
+Script = Callable[[Query, str], Sequence[str]]
+"""The turns that a policy writes about a query under a treatment."""
+
+
+def call(name: str, think: str = "", **arguments: str) -> str:
+    given = ", ".join(f'"{key}": "{value}"' for key, value in arguments.items())
+    return f'<think>{think}</think>\n<tool_call>\n{{"name": "{name}", "arguments": {{{given}}}}}\n</tool_call>'
+
+
+def answer(emotion: str, aus: str = "none", think: str = "") -> str:
+    return f"<think>{think}</think>\n<aus>{aus}</aus>\n<answer>{emotion}</answer>"
+
+
+def play(query: Query, texts: Sequence[str], toolbox: Toolbox, *, max_turns: int = 4, treatment: str = "") -> Rollout:
+    """Plays the turns until one does not call, or none are left."""
+    episode, views = Episode(), [toolbox.scene(query.image)]
+    for number, text in enumerate(texts, start=1):
+        turn = Turn(text, parse_turn(text), seconds=0.01)
+        episode.turns.append(turn)
+        if not turn.parsed.calls:
+            break
+        if number == max_turns:
+            name = turn.parsed.call.name if turn.parsed.call else ""
+            turn.reply = Reply(prompts.NO_CALLS_LEFT, ok=False, tool=name)
+            break
+        turn.reply = toolbox.execute(
+            turn.parsed.call,
+            turn.parsed.error,
+            image=query.image,
+            image_key=query.name,
+            views=views,
+            treatment=treatment,
+        )
+        if turn.reply.view is not None:
+            views.append(turn.reply.view)
+    tokens = list(range(5 + len(episode.turns)))
+    policy = [index >= 5 for index in tokens]
+    log_probs = -np.arange(len(tokens), dtype=np.float32) / 3 * policy
+    return Rollout(query, episode, views, TokenSequence(tokens, policy, []), log_probs, log_probs * 2)
+
+
+class ScriptedEngine:
+    """What evaluation and analysis use of a `RolloutEngine`."""
+
+    def __init__(self, toolbox: Toolbox, script: Script, queries: int = 1):
+        self.toolbox, self.script, self.queries = toolbox, script, queries
+        self.batches: list[int] = []
+
+    def run(self, params: object, queries: list[Query], *, seed: int, step: int, treatment: str = "") -> RolloutResult:
+        del params, seed, step
+        assert 0 < len(queries) <= self.queries
+        self.batches.append(len(queries))
+        return RolloutResult(
+            [[play(query, self.script(query, treatment), self.toolbox, treatment=treatment)] for query in queries]
+        )

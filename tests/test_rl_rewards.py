@@ -1,0 +1,226 @@
+"""Rewards: the levels by hand-computed examples, and attempts to earn reward without the work."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actfer_jax import facs
+from actfer_jax.agent.episode import Episode, Reference, Reply
+from actfer_jax.rl import rewards
+
+CONFIG = rewards.RewardConfig()
+LABELS = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry", "Neutral")
+FEAR = Reference(LABELS, "Fear", frozenset({1, 2, 4, 5, 20, 26}))
+ZOOM = '<think>Look.</think><tool_call>{"name": "zoom", "arguments": {"region": "mouth"}}</tool_call>'
+
+
+def answer(label: str, aus: str = "AU1 AU2 AU4 AU5 AU20 AU26", think: str = "Brows up.") -> str:
+    return f"<think>{think}</think>\n<aus>{aus}</aus>\n<answer>{label}</answer>"
+
+
+def score(*texts: str, reference: Reference = FEAR, config: rewards.RewardConfig = CONFIG, replies: tuple = ()):
+    return rewards.score(Episode.from_texts(*texts, replies=replies), reference, config)
+
+
+def zoom_reply(*, inspects: bool = True, ok: bool = True) -> Reply:
+    return Reply("mouth of face 0", ok=ok, tool="zoom", region="mouth", inspects=inspects)
+
+
+def test_a_perfect_answer_earns_every_part():
+    parts = score(answer("fear"))
+    assert parts == pytest.approx(
+        {"format": 1, "tool": 1, "au": 1, "region": 1, "emotion": 1, "task": 0.85, "total": 1.0}
+    )
+
+
+def test_levels_by_hand():
+    # AU1 and AU9 of {1, 4, 12}: 1 hit, F1 = 2/5. Brows {1} of {1, 4}: 2/3; nose {9} of {}: 0; mouth {} of {12}: 0.
+    parts = score(answer("sad", "AU1 AU9"), reference=Reference(LABELS, "Sad", frozenset({1, 4, 12})))
+    assert parts["au"] == pytest.approx(0.4)
+    assert parts["region"] == pytest.approx(2 / 9)
+    assert parts["task"] == pytest.approx(0.3 * 0.4 + 0.15 * 2 / 9 + 0.4)
+    assert parts["total"] == pytest.approx(0.1 + 0.05 + parts["task"])
+
+
+def test_labels_are_compared_across_spellings():
+    assert score(answer(" ANGER "), reference=Reference(LABELS, "angry"))["emotion"] == 1
+    assert score(answer("happiness"), reference=Reference(LABELS, "joy"))["emotion"] == 1
+    assert score(answer("sad"), reference=Reference(LABELS, "angry"))["emotion"] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        answer("fear or surprise"),
+        answer("fear, surprise"),
+        answer("Fear Surprise Disgust Happy Sad Angry Neutral"),
+        answer(""),
+        answer("  "),
+        answer("contempt"),  # an emotion, but no label of this data set
+        answer("miedo"),
+        answer("恐惧"),
+        answer("<b>fear</b>"),
+        answer("fear") + "<answer>surprise</answer>",
+        answer("fear") + answer("surprise"),
+        answer("fear") + " I am sure.",
+        "Fear! " + answer("fear"),
+        f"<think>{answer('fear')}</think>",
+        "<think>It is <answer>fear</answer></think><aus>AU1</aus><answer>surprise</answer>",
+        "<think>No AUs.</think><answer>fear</answer>",
+        "<aus>AU1</aus><answer>fear</answer>",
+        answer("fear", aus="brows raised"),
+        answer("fear", aus="AU999"),
+        answer("fear", aus="all"),
+        ZOOM + answer("fear"),
+        "fear",
+        "",
+    ],
+)
+def test_malformed_or_hedged_answers_earn_no_task_reward(text):
+    parts = score(text)
+    assert parts["format"] == 0
+    assert parts["task"] == 0
+    assert parts["total"] <= CONFIG.w_tool
+
+
+def test_an_answer_in_the_wrong_place_earns_nothing():
+    for texts in ((answer("fear"), answer("fear")), (answer("fear"), ZOOM), ("nonsense", answer("fear"))):
+        assert score(*texts)["task"] == 0
+
+
+def test_naming_every_action_unit_pays_less_than_naming_the_right_ones():
+    spam = score(answer("fear", facs.format_aus(facs.AU_NAMES)))
+    honest = score(answer("fear", "AU1 AU2"))
+    assert spam["au"] == pytest.approx(2 * 6 / (6 + len(facs.AU_NAMES)))
+    assert spam["total"] < honest["total"]
+
+
+def test_a_repeated_action_unit_counts_once():
+    assert score(answer("fear", "AU1 AU1, AU01 AU001"))["au"] == score(answer("fear", "AU1"))["au"]
+
+
+def test_action_units_in_the_thought_do_not_count():
+    assert score(answer("fear", "none", think="AU1 AU2 AU4 AU5 AU20 AU26"))["au"] == 0
+
+
+def test_huge_output_is_scored():
+    filler = "brows " * 200_000
+    assert score(answer("fear", think=filler))["total"] == pytest.approx(1.0)
+    assert score(answer("fear" * 200_000))["format"] == 0
+    assert score(answer("fear", aus="AU1 " * 200_000))["au"] == pytest.approx(2 / 7)
+    assert score("<think>" * 200_000)["total"] == pytest.approx(CONFIG.w_tool)
+    nested = "[" * 200_000
+    assert score(f"<think>x</think><tool_call>{nested}</tool_call>", answer("fear"))["tool"] == 0
+
+
+def test_zooms_cost_their_price_and_the_background_is_no_inspection():
+    direct = score(answer("fear"))["total"]
+    background = Episode.from_texts(ZOOM, ZOOM, answer("fear"), replies=(zoom_reply(inspects=False),) * 2)
+    assert rewards.score(background, FEAR, CONFIG)["total"] == pytest.approx(direct - 2 * CONFIG.zoom_price)
+    assert not background.inspected
+    assert rewards.score(background, FEAR, CONFIG)["task"] == pytest.approx(0.85)
+    assert Episode.from_texts(ZOOM, answer("fear"), replies=(zoom_reply(),)).inspected
+
+
+def test_failed_calls_lower_the_tool_level_only():
+    broken = "<think>Look.</think><tool_call>{not json}</tool_call>"
+    parts = score(broken, ZOOM, answer("fear"), replies=(Reply("not valid JSON", ok=False), zoom_reply()))
+    assert parts["tool"] == 0.5
+    assert parts["format"] == 1
+    assert parts["total"] == pytest.approx(0.1 + 0.05 * 0.5 + 0.85 - 0.03)
+    refused = score(ZOOM, answer("fear"), replies=(zoom_reply(ok=False),))
+    assert refused["total"] == pytest.approx(0.1 + 0.85)  # no zoom was executed, so none is paid
+
+
+def test_a_truncated_turn_counts_as_what_it_says():
+    episode = Episode.from_texts(answer("fear"))
+    episode.turns[-1].truncated = True
+    assert rewards.score(episode, FEAR, CONFIG)["total"] == pytest.approx(1.0)
+    cut = Episode.from_texts("<think>The brows are ra")
+    cut.turns[-1].truncated = True
+    assert rewards.score(cut, FEAR, CONFIG) == pytest.approx(
+        {"format": 0, "tool": 1, "au": 0, "region": 0, "emotion": 0, "task": 0, "total": 0.05}
+    )
+
+
+@pytest.mark.parametrize("name", ["actfer", "facial_r1", "unifer"])
+def test_no_episode_scores_zero(name):
+    config = rewards.RewardConfig(name=name)
+    for episode in (None, Episode()):
+        assert set(rewards.score(episode, FEAR, config).values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        (Reference(LABELS, "fear"), 0.85),  # no AUs: the emotion carries everything
+        (Reference(LABELS, "fear", frozenset(), known_aus=frozenset()), 0.85),  # nothing annotated is no AUs
+        (Reference(LABELS, None, frozenset({1, 2, 4, 5, 20, 26})), 0.85),
+        (Reference(LABELS, "sad", frozenset({1, 2, 4, 5, 20, 26})), 0.45),
+        (Reference(LABELS, "sad"), 0.0),
+        (Reference(LABELS, None), 0.0),
+    ],
+)
+def test_a_level_without_a_reference_hands_its_weight_to_the_others(reference, expected):
+    assert score(answer("fear"), reference=reference)["task"] == pytest.approx(expected)
+
+
+def test_only_known_action_units_are_compared():
+    reference = Reference(LABELS, "fear", frozenset({1, 2, 9}), known_aus=frozenset({1, 2, 25}))
+    assert score(answer("fear", "AU1 AU2 AU20"), reference=reference)["au"] == 1
+    assert score(answer("fear", "AU1 AU2 AU25"), reference=reference)["au"] == pytest.approx(0.8)
+
+
+def test_no_action_units_are_an_answer_too():
+    neutral = Reference(LABELS, "neutral", frozenset())
+    assert score(answer("neutral", "none"), reference=neutral)["total"] == pytest.approx(1.0)
+    wrong = score(answer("neutral", "AU12"), reference=neutral)
+    assert (wrong["au"], wrong["region"]) == (0, 0)
+
+
+aus = st.frozensets(st.sampled_from(sorted(facs.AU_NAMES)))
+
+
+@given(predicted=aus, true=aus, known=st.none() | aus, emotion=st.none() | st.sampled_from(LABELS))
+def test_the_task_reward_stays_within_its_weights_and_is_greatest_for_the_truth(predicted, true, known, emotion):
+    reference = Reference(LABELS, emotion, true, known)
+    parts = score(answer("fear", facs.format_aus(predicted)), reference=reference)
+    best = score(answer(emotion or "fear", facs.format_aus(true)), reference=reference)
+    assert all(0 <= parts[level] <= 1 for level in rewards.LEVELS)
+    assert 0 <= parts["task"] <= best["task"] + 1e-9
+    assert best["task"] == pytest.approx(0.0 if emotion is None and known == frozenset() else 0.85)
+
+
+def test_facial_r1_reads_the_action_units_in_the_thoughts():
+    config = rewards.RewardConfig(name="facial_r1", zoom_price=0.0)
+    # Named: {1, 4, 99} against six: F1 = 2 * 2 / 9.
+    parts = score(answer("fear", "none", think="au1 and AU04, AU99."), config=config)
+    assert parts["task"] == pytest.approx(2 * 4 / 9 - 1 + 1)
+    assert parts["total"] == pytest.approx(parts["task"] + 1)
+    assert score(answer("sad", think="A face."), config=config)["total"] == pytest.approx(-1 + 0 + 1)
+    unlabelled = Reference(LABELS, None, frozenset())
+    assert score(answer("sad", think="AU1"), reference=unlabelled, config=config)["total"] == pytest.approx(0.5 + 1)
+
+
+def test_facial_r1_adds_up_the_thoughts_of_all_turns():
+    config = rewards.RewardConfig(name="facial_r1")
+    zoom = ZOOM.replace("Look.", "AU1 AU2 AU4")
+    parts = score(zoom, answer("fear", think="AU5 AU20 AU26"), config=config)
+    assert parts["total"] == pytest.approx(3 - config.zoom_price)
+
+
+def test_unifer_wants_the_label_as_the_data_set_spells_it():
+    config = rewards.RewardConfig(name="unifer")
+    assert score(answer("FEAR", "none"), config=config)["total"] == pytest.approx(2.0)
+    assert score(answer("afraid"), config=config)["total"] == pytest.approx(1.0)
+    assert score("fear", config=config)["total"] == 0
+    assert score(answer("fear"), reference=Reference(LABELS), config=config)["total"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", "grpo"), ("w_au", -0.1), ("w_emotion", float("nan")), ("zoom_price", float("inf"))],
+)
+def test_bad_constants_are_named(field, value):
+    with pytest.raises(ValueError, match=f"^{field} "):
+        rewards.RewardConfig(**{field: value})

@@ -1,0 +1,258 @@
+"""Rollouts against things that share none of their machinery: the trainer, other schedules, a plain loop, PyTorch."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from actfer_jax.agent import prompts
+from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.episode import Episode
+from actfer_jax.agent.parser import parse_turn
+from actfer_jax.agent_loader import Agent
+from actfer_jax.models import demo_checkpoint, logits, save_pretrained
+from actfer_jax.rollout.batch import episode_log_probs, make_batch
+from actfer_jax.rollout.engine import Query, RolloutConfig, RolloutEngine, RolloutResult
+
+GROUP = 3
+SEED = 5
+
+
+def make_engine(agent: Agent, *, queries: int, group: int = GROUP, greedy: bool = False, **changes: int) -> RolloutEngine:
+    return dataclasses.replace(agent, rollout=dataclasses.replace(agent.rollout, **changes)).engine(
+        queries=queries, group=group, greedy=greedy
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(agent) -> RolloutEngine:
+    return make_engine(agent, queries=4)
+
+
+@pytest.fixture(scope="module")
+def result(agent, engine, queries) -> RolloutResult:
+    return engine.run(agent.params, queries[:4], seed=SEED, step=1)
+
+
+def tokens_of(result: RolloutResult) -> list[list[list[int]]]:
+    return [[rollout.sequence.tokens for rollout in group] for group in result.rollouts]
+
+
+def test_episodes_are_what_they_are_meant_to_be(agent, result):
+    """Several turns with pictures, and the ids are the whole conversation by the template, byte for byte."""
+    flat = [rollout for group in result.rollouts for rollout in group]
+    assert max(len(rollout.episode.turns) for rollout in flat) >= 3
+    assert any(len(rollout.views) >= 3 for rollout in flat)
+    render = agent.chat.tokenizer.apply_chat_template
+    for rollout in flat:
+        prompt = prompts.make_prompt(agent.rollout.prompt_style, rollout.query.reference.labels)
+        messages = agent.chat.opening(prompt)
+        for turn in rollout.episode.turns:
+            messages.append({"role": "assistant", "content": turn.text})
+        text = agent.chat.tokenizer.decode(rollout.sequence.tokens)
+        for turn in rollout.episode.turns:
+            assert turn.text + ("" if turn.truncated else "<|im_end|>") in text
+        # One placeholder a picture token, in the order of the views.
+        patches = sum(grid[0] * grid[1] * grid[2] for _, grid in rollout.sequence.pictures)
+        assert rollout.sequence.tokens.count(agent.chat.image_pad_id) == patches // 4
+        assert render(messages[:-1] or messages, tokenize=False).startswith("<|im_start|>")
+
+
+def test_only_sampled_tokens_are_trained_on(agent, result):
+    for group in result.rollouts:
+        for rollout in group:
+            policy = np.array(rollout.sequence.policy)
+            written = [token for token, chosen in zip(rollout.sequence.tokens, policy, strict=True) if chosen]
+            turns = "".join(turn.text + ("" if turn.truncated else "<|im_end|>") for turn in rollout.episode.turns)
+            assert agent.chat.tokenizer.decode(written) == turns
+            assert (rollout.log_probs[~policy] == 0).all() and (rollout.log_probs[policy] < 0).any()
+
+
+def test_the_sampler_and_the_trainer_agree(agent, engine, result):
+    """Log-probabilities of one full forward pass over the finished episodes, against those of cached decoding."""
+    flat = [rollout for group in result.rollouts for rollout in group]
+    batch = make_batch([r.sequence for r in flat], GROUP, agent.rollout.max_length, engine.slots, agent.model_config)
+
+    @jax.jit
+    def log_probs(params, batch, banned):
+        model = nnx.merge(agent.graphdef, params)
+        return episode_log_probs(model, batch, temperature=agent.rollout.temperature, banned_V=banned, chunk=256)[0]
+
+    banned = engine.programs.banned_V
+    sampled, raw = (np.asarray(log_probs(agent.params, batch, mask)) for mask in (banned, jnp.zeros_like(banned)))
+    for row, rollout in enumerate(flat):
+        policy = np.array(rollout.sequence.policy)
+        np.testing.assert_allclose(sampled[row, : policy.size][policy], rollout.log_probs[policy], atol=1e-4)
+        np.testing.assert_allclose(raw[row, : policy.size][policy], rollout.raw_log_probs[policy], atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"chunk": 5, "fill_rows": 2}, {"chunk": 32, "fill_rows": 12, "tool_threads": 1}])
+def test_the_schedule_does_not_change_the_tokens(agent, queries, result, changes):
+    other = make_engine(agent, queries=4, **changes).run(agent.params, queries[:4], seed=SEED, step=1)
+    assert tokens_of(other) == tokens_of(result)
+
+
+def test_company_does_not_change_the_tokens(agent, queries, result):
+    """The same queries in another order, in a larger batch, among others."""
+    mixed = [queries[7], queries[2], queries[5], queries[0], queries[3], queries[1]]
+    other = make_engine(agent, queries=8).run(agent.params, mixed, seed=SEED, step=1)
+    expected = tokens_of(result)
+    for query, tokens in zip(mixed, tokens_of(other), strict=True):
+        if query.index < 4:
+            assert tokens == expected[query.index]
+
+
+def test_a_step_or_a_seed_of_its_own_gives_other_episodes(agent, engine, queries, result):
+    assert tokens_of(engine.run(agent.params, queries[:4], seed=SEED, step=2)) != tokens_of(result)
+    assert tokens_of(engine.run(agent.params, queries[:4], seed=SEED + 1, step=1)) != tokens_of(result)
+    assert tokens_of(engine.run(agent.params, queries[:4], seed=SEED, step=1)) == tokens_of(result)
+
+
+def test_nothing_compiles_after_the_first_step(agent, engine, queries, result):
+    """Fifty steps of different pictures, arms and batch fills, with a policy whose behaviour is made to vary."""
+    compiled = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for step in range(50):
+            count = 1 + step % 4
+            forced = [[("", "zoom", "answer")[(step + g) % 3] for g in range(GROUP)] for _ in range(count)]
+            batch = [queries[(step + i) % 8] for i in range(count)]
+            # Noise on the parameters makes malformed, truncated and endless episodes too.
+            noise = 0.02 * (step % 5)
+            key = jax.random.key(step)
+            params = jax.tree.map(lambda x, n=noise, k=key: np.asarray(x) + n * np.std(np.asarray(x)), agent.params)
+            before = len(compiled)
+            engine.run(params, batch, seed=step, step=step, forced=forced)
+            assert step == 0 or len(compiled) == before, f"step {step} compiled a program"
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int) -> list[int]:
+    """One episode, one token at a time: every token by a forward pass over everything so far, without a cache, a batch or a slot."""
+    config, chat = agent.rollout, agent.chat
+    model = nnx.merge(agent.graphdef, agent.params)
+    key = jax.random.key(SEED, impl="threefry2x32")
+    for number in (step, query.index, rollout):
+        key = jax.random.fold_in(key, number)
+    views = [agent.toolbox.scene(query.image)]
+    pictures = [agent.encoder(views[0].pixels)]
+    prompt = prompts.make_prompt(config.prompt_style, query.reference.labels)
+    tokens = chat.prompt_ids(prompt, agent.encoder.tokens(pictures[0][1]))
+    banned = chat.banned(agent.model_config.text.vocab_size)
+    final, turns = False, 0
+    while True:
+        start = len(tokens)
+        while True:
+            ids = np.zeros((1, config.max_length), np.int32)
+            ids[0, : len(tokens)] = tokens
+            mask = (np.arange(config.max_length) < len(tokens))[None].astype(np.int32)
+            pixels = np.concatenate([patches for patches, _ in pictures])
+            grids = np.array([grid for _, grid in pictures])
+            row = np.asarray(logits(model, ids, mask, pixels, grids))[0, len(tokens) - 1]
+            gumbel = np.asarray(jax.random.gumbel(jax.random.fold_in(key, len(tokens)), row.shape))
+            tokens.append(int(np.argmax(np.where(banned, -np.inf, row / config.temperature) + gumbel)))
+            if tokens[-1] == chat.turn_end_id or len(tokens) - start == config.turn_tokens:
+                break
+        turns += 1
+        turn = parse_turn(chat.turn_text(tokens[start:]))
+        if not turn.calls or final:
+            return tokens
+        reply = agent.toolbox.execute(
+            turn.call, turn.error, image=query.image, image_key=query.name, views=views
+        )
+        room = config.max_length - len(tokens) - config.reply_tokens
+        final = turns + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens
+        if tokens[-1] != chat.turn_end_id:
+            tokens.append(chat.turn_end_id)
+        picture_tokens = None
+        if reply.view is not None:
+            views.append(reply.view)
+            pictures.append(agent.encoder(reply.view.pixels))
+            picture_tokens = agent.encoder.tokens(pictures[-1][1])
+        tokens += chat.reply_ids(reply.text + (" " + prompts.ANSWER_NOW if final else ""), picture_tokens)
+
+
+@pytest.mark.parametrize(("query", "rollout"), [(0, 0), (2, 1)])
+def test_a_plain_loop_plays_the_same_episodes(agent, queries, result, query, rollout):
+    assert plain_episode(agent, queries[query], rollout, step=1) == tokens_of(result)[query][rollout]
+
+
+def test_instructed_arms_are_told_in_the_reply_with_the_aligned_face(agent, engine, queries):
+    forced = [["zoom", "answer", ""]] * 4
+    played = engine.run(agent.params, queries[:4], seed=SEED, step=3, forced=forced)
+    seen = {arm: 0 for arm in ("zoom", "answer", "")}
+    for group in played.rollouts:
+        for rollout, arm in zip(group, ("zoom", "answer", ""), strict=True):
+            assert rollout.episode.forced == arm
+            text = agent.chat.tokenizer.decode(rollout.sequence.tokens)
+            aligned = [turn for turn in rollout.episode.turns if turn.reply and turn.reply.ok and turn.reply.tool == "align_face"]
+            if aligned:
+                told = text.split(aligned[0].reply.text, 1)[1].split("<|vision_start|>", 1)[0].strip()
+                assert told == {"zoom": prompts.ZOOM_FIRST, "answer": prompts.ANSWER_NOW, "": ""}[arm]
+                seen[arm] += 1
+                if arm == "answer":
+                    assert not rollout.episode.inspected
+    assert all(seen.values())
+
+
+def test_an_episode_always_has_room_for_an_answer(agent, queries):
+    """With the shortest rows allowed, no turn is cut for want of room."""
+    config: RolloutConfig = agent.rollout
+    shortest = config.prompt_tokens + 2 * config.turn_tokens + config.reply_tokens
+    tight = make_engine(agent, queries=4, max_length=shortest)
+    for group in tight.run(agent.params, queries[:4], seed=SEED, step=1).rollouts:
+        for rollout in group:
+            assert len(rollout.sequence.tokens) <= shortest
+            spans = np.diff(np.flatnonzero(np.diff(np.array([0, *rollout.sequence.policy, 0]))))[::2]
+            for turn, span in zip(rollout.episode.turns, spans, strict=True):
+                assert turn.truncated == (span == config.turn_tokens and not turn.text.endswith("<|im_end|>")) or span < config.turn_tokens
+
+
+def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):
+    greedy = make_engine(agent, queries=4, group=1, greedy=True)
+    first, second = (greedy.run(agent.params, queries[:4], seed=seed, step=seed) for seed in (1, 2))
+    assert tokens_of(first) == tokens_of(second)
+
+
+def test_pytorch_computes_the_same_log_probabilities_from_saved_pictures(agent, result, tmp_path):
+    """From the exported checkpoint, PNG files and token ids alone, with transformers' model and image processor."""
+    torch = pytest.importorskip("torch")
+    from PIL import Image
+    from transformers import Qwen3VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    model = nnx.merge(agent.graphdef, agent.params)
+    model.source = demo_checkpoint()
+    save_pretrained(model, tmp_path / "export")
+    processor = Qwen2VLImageProcessorPil.from_pretrained(tmp_path / "export")
+    network = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path / "export", dtype=torch.float32).eval()
+    for group in result.rollouts:
+        rollout = max(group, key=lambda rollout: len(rollout.views))
+        pictures = []
+        for index, view in enumerate(rollout.views):
+            path = tmp_path / f"{index}.png"
+            Image.fromarray(view.pixels).save(path)
+            pictures.append(Image.open(path))
+        inputs = processor(images=pictures, return_tensors="pt")
+        ids = torch.tensor([rollout.sequence.tokens])
+        with torch.no_grad():
+            output = network(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=(ids == agent.chat.image_pad_id).int(),
+                **inputs,
+            )
+        log_probs = torch.log_softmax(output.logits[0].float(), -1).numpy()
+        policy = np.flatnonzero(rollout.sequence.policy)
+        expected = log_probs[policy - 1, np.array(rollout.sequence.tokens)[policy]]
+        np.testing.assert_allclose(rollout.raw_log_probs[policy], expected, atol=1e-3)

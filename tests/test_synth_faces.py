@@ -1,0 +1,175 @@
+"""The rendered world: what it shows, how plainly, and whether the real detector sees it."""
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actfer_jax import facs
+from actfer_jax.data.synth_faces import (
+    AMBIGUOUS_PAIRS,
+    DEMO_EMOTIONS,
+    FaceSpec,
+    emotion_from_aus,
+    face_of,
+    letter,
+    render,
+    sample_face,
+)
+from actfer_jax.data.synth_faces.geometry import Shape, expressive_landmarks
+from actfer_jax.faces.detector import FaceDetector
+
+DECIDED_BY_ZOOM = [emotion for pair in AMBIGUOUS_PAIRS for emotion in pair]
+
+
+def _pixels_hash(seed: int) -> str:
+    return hashlib.sha256(render(sample_face(seed)).image.tobytes()).hexdigest()
+
+
+def _frontal(spec: FaceSpec) -> FaceSpec:
+    return replace(spec, pose=replace(spec.pose, angle=0.0))
+
+
+def test_true_aus_name_the_emotion() -> None:
+    specs = [sample_face((1, i), emotion=emotion) for emotion in facs.EMOTIONS for i in range(500)]
+    wrong = [spec for spec in specs if emotion_from_aus(spec.aus) != spec.emotion]
+    assert len(wrong) <= 0.01 * len(specs)
+
+
+@pytest.mark.parametrize("emotion", facs.EMOTIONS)
+def test_prototypes_name_their_emotion(emotion: str) -> None:
+    core, optional = facs.PROTOTYPES[emotion]
+    assert emotion_from_aus(core) == emotion
+    assert emotion_from_aus(core | optional) == emotion
+
+
+def test_subtle_as_often_as_the_emotion_says() -> None:
+    for emotion in DEMO_EMOTIONS:
+        share = np.mean([sample_face((2, i), emotion=emotion).subtle for i in range(1000)])
+        assert share == pytest.approx(0.85 if emotion in DECIDED_BY_ZOOM else 0.1, abs=0.04)
+
+
+@pytest.mark.parametrize("emotion", facs.EMOTIONS)
+def test_deciding_region_holds_a_fine_au_or_hides_none(emotion: str) -> None:
+    for i in range(50):
+        spec = sample_face((3, i), emotion=emotion, subtle=True)
+        in_region = facs.REGION_AUS[spec.deciding_region] & spec.fine
+        assert bool(in_region) == (emotion not in ("surprise", "anger"))
+        plain = sample_face((3, i), emotion=emotion, subtle=False)
+        assert plain.deciding_region == "" and not plain.fine
+        assert spec.fine <= spec.aus.keys() and not spec.pores & spec.aus.keys()
+
+
+@pytest.mark.parametrize("pair", AMBIGUOUS_PAIRS)
+def test_subtle_pair_shares_all_that_moves(pair: tuple[str, str]) -> None:
+    for i in range(30):
+        visible = []
+        for emotion in pair:
+            spec = sample_face((4, i), emotion=emotion, subtle=True)
+            visible.append({au: strength for au, strength in spec.aus.items() if au not in spec.fine})
+        # The draws before the first difference are shared, so the same seed gives the same visible AUs but for
+        # the distractor, which comes last.
+        first, second = ({au: s for au, s in aus.items() if au != 14} for aus in visible)
+        assert first == second
+
+
+def test_same_face_in_another_process() -> None:
+    code = "import sys; sys.path.insert(0, 'tests'); from test_synth_faces import _pixels_hash; print(_pixels_hash(11))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == _pixels_hash(11)
+    assert _pixels_hash(11) != _pixels_hash(12)
+
+
+def test_seven_emotions_take_turns_and_splits_differ() -> None:
+    assert Counter(face_of("test", i).emotion for i in range(70)) == dict.fromkeys(DEMO_EMOTIONS, 10)
+    seeds = {face_of(split, i).texture_seed for split in ("train", "validation", "test") for i in range(50)}
+    assert len(seeds) == 150
+
+
+def test_unknown_emotion_is_refused() -> None:
+    with pytest.raises(ValueError, match="'joyful' is not one of neutral"):
+        sample_face(0, emotion="joyful")
+
+
+def test_letters() -> None:
+    assert [letter(x) for x in (0.01, 0.2, 0.21, 0.5, 0.8, 0.81, 1.0)] == ["A", "A", "B", "C", "D", "E", "E"]
+
+
+@pytest.mark.parametrize(
+    ("au", "landmark", "axis", "sign"),
+    [
+        *[(1, 21, 1, -1), (1, 22, 1, -1), (2, 17, 1, -1), (2, 26, 1, -1), (4, 21, 1, 1), (4, 21, 0, 1), (5, 37, 1, -1)],
+        *[(7, 41, 1, -1), (9, 31, 1, -1), (10, 51, 1, -1), (12, 48, 1, -1), (12, 48, 0, -1), (12, 54, 0, 1)],
+        *[(15, 54, 1, 1), (16, 57, 1, 1), (17, 57, 1, -1), (18, 54, 0, -1), (20, 54, 0, 1), (25, 66, 1, 1)],
+        *[(26, 8, 1, 1), (27, 8, 1, 1), (43, 37, 1, 1)],
+    ],
+)
+def test_action_units_move_the_face_as_facs_says(au: int, landmark: int, axis: int, sign: int) -> None:
+    places = [expressive_landmarks(Shape(), {au: strength})[landmark, axis] * sign for strength in (0.0, 0.2, 0.6, 1.0)]
+    assert places == sorted(places) and places[-1] > places[0] + 0.02
+
+
+def test_one_sided_contempt_moves_one_corner() -> None:
+    rest = expressive_landmarks(Shape(), {})
+    moved = expressive_landmarks(Shape(), {12: 1.0, 14: 1.0}, side="left")
+    shift = np.linalg.norm(moved - rest, axis=1)
+    assert shift[48] > 5 * shift[54]
+
+
+def _block_mean(image: np.ndarray, block: int) -> np.ndarray:
+    height, width = (side // block * block for side in image.shape[:2])
+    blocks = image[:height, :width].astype(float).reshape(height // block, block, width // block, block, 3)
+    return blocks.mean(axis=(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("emotion", "au", "region"), [("fear", 4, "brows"), ("disgust", 9, "nose"), ("anger", 23, "mouth")]
+)
+def test_fine_lines_vanish_in_a_coarse_view(emotion: str, au: int, region: str) -> None:
+    spec = _frontal(sample_face((5, au), emotion=emotion, subtle=True))
+    spec = replace(spec, appearance=replace(spec.appearance, glasses=0))
+    without = replace(
+        spec, fine=spec.fine - {au}, aus={k: v for k, v in spec.aus.items() if k != au}, pores=frozenset()
+    )
+    spec = replace(spec, pores=frozenset())
+    with_lines, no_lines = render(spec), render(without)
+    np.testing.assert_array_equal(with_lines.landmarks, no_lines.landmarks)
+    points = with_lines.landmarks[list(facs.REGION_LANDMARKS[region])]
+    room = 0.1 * spec.pose.height
+    (left, top), (right, bottom) = (points.min(axis=0) - room).astype(int), (points.max(axis=0) + room).astype(int)
+    pixels = [picture.image[top:bottom, left:right].astype(float) for picture in (with_lines, no_lines)]
+    skin = np.median(pixels[1])
+    fine = np.abs(pixels[0] - pixels[1]) / skin
+    # The aligned view of a face so high has pixels this wide.
+    coarse = np.abs(
+        _block_mean(pixels[0], round(spec.pose.height / 60)) - _block_mean(pixels[1], round(spec.pose.height / 60))
+    )
+    assert np.percentile(fine, 99.5) > 0.09
+    assert np.percentile(coarse / skin, 99.5) < 0.035
+
+
+def test_real_detector_finds_the_faces_where_they_are() -> None:
+    detector = FaceDetector()
+    errors = []
+    for i in range(40):
+        picture = render(sample_face((6, i)))
+        assert picture.image.shape == (512, 512, 3) and picture.image.dtype == np.uint8
+        for face in detector.detect(picture.image)[:1]:
+            eyes = np.linalg.norm(picture.landmarks[45] - picture.landmarks[36])
+            errors.append(np.linalg.norm(face.landmarks - picture.landmarks, axis=1).mean() / eyes)
+    found = [error for error in errors if error < 0.15]
+    assert len(found) >= 38
+    assert np.mean(found) < 0.07
+
+
+def test_faces_stay_inside_scenes_of_any_size() -> None:
+    for i in range(12):
+        size = (64, 256, 512, 1024)[i % 4]
+        picture = render(sample_face((7, i)), size)
+        left, top, right, bottom = picture.face_box
+        assert picture.image.shape == (size, size, 3)
+        assert 0 <= left < right <= size and 0 <= top < bottom <= size

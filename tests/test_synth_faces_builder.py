@@ -1,0 +1,60 @@
+"""Rendered faces on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actfer_jax.data.synth_faces import DEMO_EMOTIONS, builder, face_of, level, load, render
+
+
+def test_built_faces_are_the_rendered_ones(tmp_path: Path) -> None:
+    source = load("validation", 14, tmp_path, size=128, jobs=1)
+    assert len(source) == 14
+    for i in (0, 6, 13):
+        item, spec = source[i], face_of("validation", i)
+        picture = render(spec, 128)
+        np.testing.assert_array_equal(item["image"], picture.image)
+        np.testing.assert_allclose(item["landmarks"], picture.landmarks, atol=1e-4)
+        assert item["emotion"] == spec.emotion == DEMO_EMOTIONS[i % 7]
+        assert item["aus"] == {au: level(strength) for au, strength in spec.aus.items()}
+        assert (item["fine"], item["subtle"], item["deciding_region"]) == (spec.fine, spec.subtle, spec.deciding_region)
+    assert len({source[i]["seed"] for i in range(14)}) == 14
+    with pytest.raises(IndexError):
+        source[14]
+
+
+def test_parts_continue_each_other_and_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "PART", 4)
+    first = load("test", 8, tmp_path, size=64, jobs=1)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.array_record*")}
+    assert len(times) == 2
+    longer = load("test", 10, tmp_path, size=64, jobs=1)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    for i in range(8):
+        np.testing.assert_array_equal(first[i]["image"], longer[i]["image"])
+    assert [longer[i]["seed"][1] for i in range(10)] == list(range(10))
+
+
+def test_a_build_that_failed_leaves_nothing_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_at_three(task: tuple[str, int, int]) -> dict:
+        if task[1] == 3:
+            raise OSError("no space left")
+        return encode(task)
+
+    encode = builder.encode_face
+    monkeypatch.setattr(builder, "encode_face", fail_at_three)
+    with pytest.raises(OSError, match="no space left"):
+        load("train", 5, tmp_path, size=64, jobs=1)
+    assert not list(tmp_path.rglob("dataset_info.json"))
+    monkeypatch.setattr(builder, "encode_face", encode)
+    assert len(load("train", 5, tmp_path, size=64, jobs=1)) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("dev", 7), "'dev' is not one of train"), (("train", 0), "at least one face")],
+)
+def test_bad_arguments_are_named(tmp_path: Path, arguments: tuple[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(*arguments, tmp_path)
