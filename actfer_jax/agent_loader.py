@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from actfer_jax.agent.chat import Chat
+from actfer_jax.config import ConfigError
 from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
@@ -82,8 +83,15 @@ def load_agent(model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, *,
       seed: of the initial weights where `model.initialise` is "random".
 
     Raises:
-      ValueError: the parts do not fit together; the message says which.
+      ConfigError: something is missing, damaged, or does not fit the rest; the message says what.
     """
+    try:
+        return _load_agent(model, views, rollout, seed)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"model {model.path!r} cannot be used: {error}") from error
+
+
+def _load_agent(model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, seed: int) -> Agent:
     directory = model.directory
     dtype, param_dtype = jnp.dtype(model.dtype), jnp.dtype(model.param_dtype)
     if model.initialise == "random":

@@ -11,6 +11,7 @@ from PIL import Image
 from actfer_jax import facs
 from actfer_jax.agent.episode import Episode, Turn
 from actfer_jax.agent.parser import ToolCall
+from actfer_jax.cli import printable
 from actfer_jax.faces.detector import Face
 from actfer_jax.faces.views import View
 from actfer_jax.rollout.engine import Rollout
@@ -161,11 +162,6 @@ def why_no_answer(episode: Episode) -> str:
 def call_text(call: ToolCall) -> str:
     """A call as one would write it in Python: ``zoom(region='mouth')``."""
     return f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
-
-
-def printable(text: str) -> str:
-    """The text without characters that could move a terminal's cursor, reorder a line or fail to be written."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def _text(text: str) -> str:

@@ -6,7 +6,6 @@ Prints each episode turn by turn and writes to the output directory `episodes.js
 model saw) and `index.html`, one page that shows it all and needs nothing else.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,21 +13,15 @@ from pathlib import Path
 
 from absl import app, flags
 
-from actfer_jax import analysis_page, facs
+from actfer_jax import analysis_page, cli, facs
 from actfer_jax.agent.episode import Episode, Reference
-from actfer_jax.analysis_page import call_text, printable, why_no_answer
-from actfer_jax.config import ConfigError
+from actfer_jax.analysis_page import call_text, why_no_answer
+from actfer_jax.cli import printable
 from actfer_jax.episode_records import to_record
 from actfer_jax.evaluation.command import load_policy, open_output
 from actfer_jax.faces.images import ImageError, load_image
 from actfer_jax.files import write_atomically
 from actfer_jax.rollout.engine import Query
-
-log = logging.getLogger(__name__)
-
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Hugging Face directory with actfer.json, or demo.")
-_OUT = flags.DEFINE_string("out", None, "Directory to write; it may exist.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the model's weights and activations.")
 
 RENDERED_ONLY = (
     "This model was trained on rendered faces only. Its readings of photographs show how the agent works; "
@@ -72,12 +65,12 @@ def analyze(paths: Sequence[str], checkpoint: str, out: Path, dtype: str) -> int
             continue
         query = Query(index, "pictures", path, image, Reference(labels=card.labels))
         rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
-        faces = agent.toolbox.faces(query.name, image)
+        faces = agent.toolbox.faces(query.key, image)
         print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)
         name = f"picture-{index}"
         records.append(to_record(rollout, id=name, reward=None, advantage=None, trained_on=card.trained_on))
         sections.append(analysis_page.section(path, image, rollout, faces))
-    writer.write(0, records).rename(out / "episodes.jsonl")
+    writer.write(0, records).replace(out / "episodes.jsonl")
     (out / "episodes").rmdir()
     page = analysis_page.page(sections, checkpoint=checkpoint, note=note, unread=unread)
     write_atomically(out / "index.html", page)
@@ -115,15 +108,14 @@ def _indented(start: str, text: str) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("give at least one picture")
-    try:
-        unread = analyze(argv[1:], _CHECKPOINT.value, Path(_OUT.value), _DTYPE.value)
-    except (ConfigError, OSError) as error:
-        log.debug("", exc_info=True)
-        sys.exit(f"error: {printable(str(error))}")
+    given = flags.FLAGS
+    unread = analyze(argv[1:], given.checkpoint, Path(given.out), given.dtype)
     if unread:
         sys.exit(f"error: {unread} of {len(argv) - 1} pictures could not be read")
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["checkpoint", "out"])
-    app.run(main)
+    flags.DEFINE_string("checkpoint", None, "Hugging Face directory with actfer.json, or demo.", required=True)
+    flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the model's weights and activations.")
+    cli.run(main, arguments=True)

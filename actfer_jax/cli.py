@@ -6,20 +6,29 @@ from collections.abc import Callable
 
 from absl import app
 
-from actfer_jax.agent.chat import ChatError
 from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import ConfigError
+from actfer_jax.data.sources import DataError
 from actfer_jax.metrics import WorkdirError
 
-USER_ERRORS = (ConfigError, WorkdirError, CheckpointError, ChatError, OSError)
+USER_ERRORS = (ConfigError, DataError, WorkdirError, CheckpointError, OSError)
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], *, arguments: bool = False) -> None:
     """Parses the flags, sets up the log and runs a command.
 
     Exits with status 1 and one line on standard error where the person who started it can put it right.
+
+    Args:
+      main: gets the program's name and, with `arguments`, what stands on the command line beside the flags.
+      arguments: whether anything may stand there.
     """
-    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
+    app.run(lambda argv: _guarded(main, argv, arguments), flags_parser=_parse_flags)
+
+
+def printable(text: str) -> str:
+    """The text without characters that could move a terminal's cursor, reorder a line or fail to be written."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -33,8 +42,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"error: {error}")
 
 
-def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    if len(argv) > 1:
+def _guarded(main: Callable[[list[str]], None], argv: list[str], arguments: bool) -> None:
+    if len(argv) > 1 and not arguments:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     # Our own words at the level of information; of the libraries' only the warnings.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
@@ -44,4 +53,4 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         main(argv)
     except USER_ERRORS as error:
         logging.debug("", exc_info=True)
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")

@@ -28,10 +28,6 @@ from actfer_jax.files import write_atomically
 from actfer_jax.rl.rewards import RewardConfig, score
 from actfer_jax.rollout.engine import Rollout
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "What to evaluate on.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Hugging Face directory with actfer.json, or demo.")
-_OUT = flags.DEFINE_string("out", "evaluation", "Directory to write; it may exist.")
-
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -55,6 +51,8 @@ class EvaluateConfig:
         check_controls(self.controls)
         if self.queries < 1:
             raise ValueError(f"queries is {self.queries}; it must be at least 1")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
 
 
 def evaluate(config: EvaluateConfig, checkpoint: str, out: Path) -> dict[str, Summary]:
@@ -101,21 +99,24 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: Path) -> dict[str, Su
     summaries = {control: summarise(played, seed=config.seed) for control, played in outcomes.items()}
     results = {"checkpoint": checkpoint, "trained_on": card.trained_on, "config": asdict(config), "results": summaries}
     write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    plots.confusion_figure(summaries[NORMAL]).savefig(out / "confusion.png")
-    plots.aus_figure(summaries).savefig(out / "aus.png")
-    plots.zoom_figure(summaries[NORMAL]).savefig(out / "zoom.png")
+    write_atomically(out / "confusion.png", plots.png(plots.confusion_figure(summaries[NORMAL])))
+    write_atomically(out / "aus.png", plots.png(plots.aus_figure(summaries)))
+    write_atomically(out / "zoom.png", plots.png(plots.zoom_figure(summaries[NORMAL])))
     return summaries
 
 
 def main(argv: list[str]) -> None:
     del argv
-    config = read_config(_CONFIG.value, EvaluateConfig, "config")
-    summaries = evaluate(config, _CHECKPOINT.value, Path(_OUT.value))
+    given = flags.FLAGS
+    summaries = evaluate(read_config(given.config, EvaluateConfig, "config"), given.checkpoint, Path(given.out))
     print(controls_table({"": summaries}))
     print()
     print(classes_table(summaries[NORMAL]))
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "checkpoint"])
+    config_flags.DEFINE_config_file("config", None, "What to evaluate on.")
+    flags.DEFINE_string("checkpoint", None, "Hugging Face directory with actfer.json, or demo.", required=True)
+    flags.DEFINE_string("out", "evaluation", "Directory to write; it may exist.")
+    flags.mark_flag_as_required("config")
     cli.run(main)

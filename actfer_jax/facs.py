@@ -104,7 +104,7 @@ _AU = re.compile(r"AU0*(\d{1,3})")
 
 
 def normalise_emotion(label: str) -> str:
-    """The canonical name of an emotion label: ``" Angry"`` becomes ``"anger"``; an unknown label is only lower-cased."""
+    """The canonical name of a label: ``" Angry"`` becomes ``"anger"``; an unknown label is only lower-cased."""
     word = label.strip().lower()
     return EMOTION_ALIASES.get(word, word)
 

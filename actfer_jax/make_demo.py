@@ -2,9 +2,10 @@
 
     python -m actfer_jax.make_demo --out=actfer_jax/models/demo
 
-It holds config.json, a byte-pair tokenizer with the special-token strings of Qwen, a chat template of the same shape, and a
-preprocessor_config.json with small size limits; training adds the weights. The vocabulary is learned from the words of the
-traces, so that a tool call is a handful of tokens.
+It holds config.json, a byte-pair tokenizer with the special-token strings of Qwen, a chat template of the same shape,
+and a
+preprocessor_config.json with small size limits; training adds the weights. The vocabulary is learned from the words of
+the traces, so that a tool call is a handful of tokens.
 """
 
 import json
@@ -20,8 +21,6 @@ from actfer_jax.agent import prompts
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.data.traces import call_text
 from actfer_jax.faces.tools import TOOL_SCHEMAS
-
-_OUT = flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -45,7 +44,9 @@ CHAT_TEMPLATE = """\
 {%- endmacro -%}
 {%- if tools or (messages and messages[0].role == 'system') -%}
 <|im_start|>system
-{% if messages[0].role == 'system' %}{{ render(messages[0].content) }}{% if tools %}{{ '\\n\\n' }}{% endif %}{% endif -%}
+{% if messages[0].role == 'system' -%}
+{{ render(messages[0].content) }}{% if tools %}{{ '\\n\\n' }}{% endif %}
+{%- endif -%}
 {%- if tools -%}
 # Tools
 {%- for tool in tools %}{{ '\\n' + (tool | tojson) }}{% endfor -%}
@@ -93,7 +94,12 @@ CONFIG = {
         "hidden_act": "silu",
         "max_position_embeddings": 4096,
         "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [6, 5, 5],
+            "mrope_interleaved": True,
+        },
     },
     "vision_config": {
         "model_type": "qwen3_vl",
@@ -131,7 +137,9 @@ def corpus() -> Iterator[str]:
         yield from [f"{region} of face {i}, {size}" for i in range(3) for size in ("96x64", "64x96", "64x64")] * 3
         yield from [call_text(ToolCall("zoom", {"region": region}))] * 10
     yield from [call_text(ToolCall("align_face", {})), call_text(ToolCall("detect_faces", {}))] * 10
-    yield from [f"{word} {text}" for text in (prompts.ANSWER_NOW, prompts.ZOOM_FIRST) for word in ("face.", "96x64")] * 10
+    yield from [
+        f"{word} {text}" for text in (prompts.ANSWER_NOW, prompts.ZOOM_FIRST) for word in ("face.", "96x64")
+    ] * 10
     yield from ["Find the face.", prompts.NO_CALLS_LEFT] * 10
     yield from [prompts.make_prompt("brief", facs.EMOTIONS).request] * 10
     yield from ["face 0 aligned, 64x64", "face 1 aligned, 64x64", "no face found"] * 10
@@ -189,8 +197,9 @@ def write_demo(out: Path) -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    write_demo(Path(_OUT.value))
+    write_demo(Path(flags.FLAGS.out))
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
     app.run(main)

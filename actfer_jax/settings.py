@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from actfer_jax.agent_loader import ModelConfig
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.data.traces import TraceConfig
+from actfer_jax.evaluation.controls import check_controls
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.optimizer import OptimizerConfig
 from actfer_jax.rl.loss import LossConfig
@@ -80,6 +81,11 @@ class EvaluationConfig:
     controls: tuple[str, ...] = ("no_tools", "blank_crop", "low_res_crop")
     queries: int = 64
 
+    def __post_init__(self) -> None:
+        check_controls(self.controls)
+        if self.queries < 1:
+            raise ValueError(f"queries is {self.queries}; it must be at least 1")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -118,5 +124,6 @@ class TrainConfig:
             raise ValueError(f"batch.rollouts is {self.batch.rollouts}; supervised training takes 1")
         if self.algorithm == "rl" and self.batch.length < self.rollout.max_length:
             raise ValueError(
-                f"batch.length is {self.batch.length}; rollouts may have rollout.max_length = {self.rollout.max_length} tokens"
+                f"batch.length is {self.batch.length}; rollouts may have up to rollout.max_length tokens, "
+                f"which is {self.rollout.max_length}"
             )

@@ -56,9 +56,6 @@ from actfer_jax.training_metrics import rollout_metrics
 
 log = logging.getLogger(__name__)
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; a run that is there is continued.", required=True)
-
 DATA_THREADS = 2
 
 
@@ -111,7 +108,14 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
                 metrics |= {"perf/step_s": time.perf_counter() - began, **meter.metrics()}
                 if step % config.logging.every == 0 or step == config.steps:
                     writer.write(step, metrics)
-                    shown = ("sft/loss", "reward/total", "reward/emotion", "zoom_rate/subtle", "zoom_rate/plain", "policy/entropy")
+                    shown = (
+                        "sft/loss",
+                        "reward/total",
+                        "reward/emotion",
+                        "zoom_rate/subtle",
+                        "zoom_rate/plain",
+                        "policy/entropy",
+                    )
                     progress.update(step, {name: float(metrics[name]) for name in shown if name in metrics})
                     for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
                         log.warning("step %d: %s", step, alarm)
@@ -180,7 +184,9 @@ def _rl_steps(
         forced = _assign_arms(config, step)
         waited = time.perf_counter() - began
         result = engine.run(state.train.params, queries, seed=config.seed, step=step, forced=forced)
-        scores = [[rewards.score(r.episode, r.query.reference, config.reward) for r in group] for group in result.rollouts]
+        scores = [
+            [rewards.score(r.episode, r.query.reference, config.reward) for r in group] for group in result.rollouts
+        ]
         arrays = _group_arrays(result.rollouts, scores)
         advantage, calibration = ucgrpo.advantages(
             arrays["total"],
@@ -249,13 +255,15 @@ def _group_arrays(rollouts: list[list[Rollout]], scores: list[list[dict[str, flo
         "total": np.array([[score["total"] for score in group] for group in scores], np.float32),
         "task": np.array([[score["task"] for score in group] for group in scores], np.float32),
         "inspected": np.array([[rollout.episode.inspected for rollout in group] for group in rollouts]),
-        "emotion": np.array([facs.EMOTIONS.index(label) if label in facs.EMOTIONS else -1 for label in labels], np.int32),
+        "emotion": np.array(
+            [facs.EMOTIONS.index(label) if label in facs.EMOTIONS else -1 for label in labels], np.int32
+        ),
     }
 
 
 def _decision_end(agent: Agent, rollout: Rollout) -> int:
-    """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or the first
-    token of the answer's action units (the last token, where there is neither)."""
+    """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or
+    the first token of the answer's action units (the last token, where there is neither)."""
     policy = np.array(rollout.sequence.policy)
     starts = np.flatnonzero(policy & ~np.roll(policy, 1))
     ends = np.flatnonzero(policy & ~np.roll(policy, -1))
@@ -294,7 +302,9 @@ def _timings(
     }
 
 
-def _show_episodes(config: TrainConfig, step: int, episodes: list[Any], writer: MetricWriter, records: EpisodeWriter) -> None:
+def _show_episodes(
+    config: TrainConfig, step: int, episodes: list[Any], writer: MetricWriter, records: EpisodeWriter
+) -> None:
     """Writes the records of a step, and now and then shows an episode in TensorBoard."""
     rollouts, scores, advantages = episodes
     if not rollouts:
@@ -325,7 +335,7 @@ def _show_episodes(config: TrainConfig, step: int, episodes: list[Any], writer: 
 
 
 def _evaluate(when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: Path) -> None:
-    """Evaluates greedily into `evaluation.json`, unless that was done before this run was interrupted; prints the table."""
+    """Evaluates greedily into `evaluation.json`, unless an earlier start did; prints the table at the end."""
     if config.evaluation is None:
         return
     path = workdir / "evaluation.json"
@@ -377,10 +387,12 @@ def _count(params: nnx.State) -> int:
 
 def main(argv: list[str]) -> None:
     del argv
-    config = read_config(_CONFIG.value, TrainConfig, "config")
-    train(config, Path(_WORKDIR.value), _CONFIG.value)
+    given = flags.FLAGS
+    train(read_config(given.config, TrainConfig, "config"), Path(given.workdir), given.config)
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
+    flags.DEFINE_string("workdir", None, "Directory of the run; a run that is there is continued.", required=True)
     flags.mark_flag_as_required("config")
     cli.run(main)

@@ -36,15 +36,13 @@ def init_train_state(params: nnx.State, optimizer: optax.GradientTransformation)
 def apply_gradients(
     state: TrainState, grads: nnx.State, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, jax.Array]:
-    """The state after one update and the gradient's global norm; a gradient that is not finite changes nothing but `skipped`."""
+    """The state after one update, and the gradient's norm; one that is not finite changes nothing but `skipped`."""
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
-    return TrainState(
-        keep(params, state.params), keep(opt_state, state.opt_state), state.skipped + ~finite
-    ), norm
+    return TrainState(keep(params, state.params), keep(opt_state, state.opt_state), state.skipped + ~finite), norm
 
 
 def accumulate(
@@ -52,8 +50,8 @@ def accumulate(
 ) -> tuple[nnx.State, Metrics]:
     """Gradient and metrics of a loss over slices of the batch, one slice at a time.
 
-    The loss must already be divided by quantities of the whole batch, so that the slices add up. Metrics add up too, but for
-    those named `..._max`, of which the largest is taken.
+    The loss must already be divided by quantities of the whole batch, so that the slices add up. Metrics add up too,
+    but for those named `..._max`, of which the largest is taken.
     """
     grad = jax.grad(loss, has_aux=True)
     if microbatches == 1:
@@ -131,7 +129,8 @@ def make_log_probs(
         model = nnx.merge(graphdef, params)
         pieces = split_batch(batch, microbatches)
         values = jax.lax.map(
-            lambda piece: episode_log_probs(model, piece, temperature=temperature, banned_V=banned_V, chunk=chunk)[0], pieces
+            lambda piece: episode_log_probs(model, piece, temperature=temperature, banned_V=banned_V, chunk=chunk)[0],
+            pieces,
         )
         return values.reshape(batch.tokens.shape)
 

@@ -1,6 +1,6 @@
 """GRPO: the config of UC-GRPO with the contrast between looking and not looking left as it is.
 
-    python -m actfer_jax.train --config=configs/grpo.py:demo --workdir=runs/grpo
+python -m actfer_jax.train --config=configs/grpo.py:demo --workdir=runs/grpo
 """
 
 from ml_collections import ConfigDict

@@ -1,15 +1,18 @@
 """Episodes of a scripted policy: what it writes is given, the face tools are real, and no model is needed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from actfer_jax.agent import prompts
 from actfer_jax.agent.episode import Episode, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
+from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.tools import Toolbox
+from actfer_jax.faces.views import ViewConfig
 from actfer_jax.rollout.batch import Sequence as TokenSequence
-from actfer_jax.rollout.engine import Query, Rollout, RolloutResult
+from actfer_jax.rollout.engine import Query, Rollout, RolloutConfig, RolloutResult
 
 Script = Callable[[Query, str], Sequence[str]]
 """The turns that a policy writes about a query under a treatment."""
@@ -66,3 +69,23 @@ class ScriptedEngine:
         return RolloutResult(
             [[play(query, self.script(query, treatment), self.toolbox, treatment=treatment)] for query in queries]
         )
+
+
+@dataclass(frozen=True)
+class ScriptedAgent:
+    """What evaluation and analysis use of an `Agent`."""
+
+    toolbox: Toolbox
+    script: Script
+    rollout: RolloutConfig = RolloutConfig()
+    params: None = None
+
+    def engine(self, *, queries: int, group: int, greedy: bool) -> ScriptedEngine:
+        assert group == 1 and greedy
+        return ScriptedEngine(self.toolbox, self.script, queries)
+
+
+def small_toolbox() -> Toolbox:
+    """The face tools with the small views of the demo."""
+    sizes = {"scene_min_pixels": 2048, "scene_max_pixels": 9216, "zoom_min_pixels": 2048, "zoom_max_pixels": 6144}
+    return Toolbox(FaceDetector(), ViewConfig(aligned_side=64, **sizes))

@@ -75,7 +75,8 @@ def test_refuses_what_is_not_a_turn(text):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<tool_call>", "</tool_call>", "<aus>", "</aus>", "<answer>", "</answer>", "AU1", "{}", "x", " ", "\n"]), max_size=14).map("".join))  # fmt: skip
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<tool_call>", "</tool_call>", "<aus>", "</aus>", "<answer>",
+"</answer>", "AU1", "{}", "x", " ", "\n"]), max_size=14).map("".join))  # fmt: skip
 def test_a_well_formed_turn_has_one_of_each_part(text):
     turn = parse_turn(text)
     if turn.well_formed:
@@ -110,7 +111,11 @@ def test_pieces_put_end_to_end_are_the_template_byte_for_byte(chat):
     turns = [
         ("<think>Find the face.</think>\n" + call_text(ToolCall("align_face", {})), "face 0 aligned, 64x64", True),
         ("<think>odd  spaces </think>\n<tool_call>nonsense</tool_call>", "the tool call is not valid JSON", False),
-        ("<think>ünïcode 表情</think>\n" + call_text(ToolCall("zoom", {"region": "mouth"})), "mouth of face 0, 96x64", True),
+        (
+            "<think>ünïcode 表情</think>\n" + call_text(ToolCall("zoom", {"region": "mouth"})),
+            "mouth of face 0, 96x64",
+            True,
+        ),
         (ANSWER, None, False),
     ]
     ids = chat.prompt_ids(prompt, 9)
@@ -128,8 +133,14 @@ def test_pieces_put_end_to_end_are_the_template_byte_for_byte(chat):
 
 def test_the_template_writes_calls_as_the_traces_do(chat):
     call = {"type": "function", "function": {"name": "zoom", "arguments": {"region": "nose"}}}
-    structured = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>x</think>", "tool_calls": [call]}]
-    plain = [structured[0], {"role": "assistant", "content": "<think>x</think>\n" + call_text(ToolCall("zoom", {"region": "nose"}))}]
+    structured = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "<think>x</think>", "tool_calls": [call]},
+    ]
+    plain = [
+        structured[0],
+        {"role": "assistant", "content": "<think>x</think>\n" + call_text(ToolCall("zoom", {"region": "nose"}))},
+    ]
     render = chat.tokenizer.apply_chat_template
     assert render(structured, tokenize=False) == render(plain, tokenize=False)
 
@@ -167,6 +178,8 @@ def test_a_tokenizer_without_the_tokens_is_refused(chat, tmp_path):
 
 def test_a_template_that_drops_the_image_of_a_reply_is_refused(chat, tmp_path):
     chat.tokenizer.save_pretrained(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}<|im_start|>{{ m.role }}\n@@assistant@@<|im_end|>{% endfor %}")
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n@@assistant@@<|im_end|>{% endfor %}"
+    )
     with pytest.raises(ChatError, match="tool reply"):
         Chat.from_pretrained(tmp_path)

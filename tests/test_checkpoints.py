@@ -1,6 +1,7 @@
 """Checkpoints: bit-identical, and never a wrong one, whatever is killed, damaged or full."""
 
 import contextlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -10,6 +11,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -145,14 +147,25 @@ def test_a_file_where_the_directory_should_be(tmp_path):
         Checkpoints(tmp_path / "ckpt", keep=1)
 
 
-def save_forever(directory, reports) -> None:
-    """Resumes, checks what it resumed from, and saves step after step until it is killed; reports completed steps."""
+def save_forever(directory, reports, operations: int | None) -> None:
+    """Resumes, checks what it resumed from, and saves step after step until it is killed; reports completed steps.
+
+    With `operations` it kills itself before that many-th time that it makes, opens, renames or removes a file there.
+    """
+    left = itertools.count(operations or -1, -1)
+    changes = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+
+    def kill_in_time(event, arguments):
+        if event in changes and str(arguments[0]).startswith(str(directory)) and next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     with Checkpoints(directory, keep=1) as checkpoints:
         restored = checkpoints.restore_latest(make_state(0))
         step = -1
         if restored is not None:
             step, state, extra = restored
             assert bits(state) == bits(make_state(step)) and extra == make_extra(step)
+        sys.addaudithook(kill_in_time)
         while True:
             step += 1
             checkpoints.save(step, make_state(step), make_extra(step))
@@ -164,22 +177,23 @@ def save_forever(directory, reports) -> None:
 def test_killed_at_any_instant(tmp_path):
     chance = random.Random(0)
     complete = step = -1
-    for _ in range(10):
+    for operations in (None, *chance.sample(range(20, 140), 8), None, None):
         reports, child_end = processes.Pipe(duplex=False)
-        process = start(save_forever, tmp_path, child_end)
+        process = start(save_forever, tmp_path, child_end, operations)
         child_end.close()
-        complete = reports.recv()
-        process.join(timeout=chance.uniform(0, 0.15))
-        assert process.is_alive()
-        os.kill(process.pid, signal.SIGKILL)
+        if operations is None:
+            complete = reports.recv()
+            process.join(timeout=chance.uniform(0, 0.15))
+            os.kill(process.pid, signal.SIGKILL)
         process.join()
+        assert process.exitcode == -signal.SIGKILL
         with contextlib.suppress(EOFError):
             while True:
                 complete = reports.recv()
-        # What was reported complete is not lost, and the run that resumes is ahead of the one before.
+        # What was reported complete is not lost, and no step is taken for damaged because it was half deleted.
         step = assert_restores(tmp_path, at_least=max(complete, step), keep=1)
-    assert not (tmp_path / "damaged").exists()
-    assert step >= 10
+        assert not (tmp_path / "damaged").exists()
+    assert step > 3
 
 
 def data_files(step_directory: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import random
+import resource
 import signal
 
 import numpy as np
@@ -133,6 +135,21 @@ def test_a_directory_without_records_has_none(tmp_path):
     assert shards(tmp_path) == []
 
 
+def test_no_room_leaves_what_was_there(tmp_path):
+    writer = EpisodeWriter(tmp_path)
+    writer.write(1, [(make_record("whole"), [])])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    try:
+        for step in (1, 2):
+            with pytest.raises(OSError, match=f"step-0000000{step}-host0.jsonl"):
+                writer.write(step, [(make_record(str(row)), []) for row in range(20)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record["id"] for record in read_episodes(tmp_path)] == ["whole"]
+    assert os.listdir(tmp_path / "episodes") == ["step-00000001-host0.jsonl"]
+
+
 def write_forever(workdir, reports) -> None:
     writer = EpisodeWriter(workdir)
     for step in range(1_000_000):
@@ -141,15 +158,19 @@ def write_forever(workdir, reports) -> None:
 
 
 def test_killed_while_writing_every_shard_is_whole(tmp_path):
-    reports, child_end = processes.Pipe(duplex=False)
-    process = processes.Process(target=write_forever, args=(tmp_path, child_end))
-    process.start()
-    for _ in range(30):
-        reports.recv()
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    for path in shards(tmp_path):
-        assert len(path.read_text().splitlines()) == 20
-    for record in read_episodes(tmp_path):
-        for name in record["images"]:
-            Image.open(tmp_path / name).load()
+    chance = random.Random(0)
+    for _ in range(4):
+        reports, child_end = processes.Pipe(duplex=False)
+        process = processes.Process(target=write_forever, args=(tmp_path, child_end))
+        process.start()
+        for _ in range(8):
+            reports.recv()
+        process.join(timeout=chance.uniform(0, 0.02))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert len(shards(tmp_path)) == 7
+        for path in shards(tmp_path):
+            assert len(path.read_text().splitlines()) == 20
+        for record in read_episodes(tmp_path):
+            for name in record["images"]:
+                Image.open(tmp_path / name).load()

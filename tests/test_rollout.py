@@ -1,7 +1,6 @@
 """Rollouts against things that share none of their machinery: the trainer, other schedules, a plain loop, PyTorch."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,6 @@ import pytest
 from flax import nnx
 
 from actfer_jax.agent import prompts
-from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.episode import Episode
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.agent_loader import Agent
 from actfer_jax.models import demo_checkpoint, logits, save_pretrained
@@ -22,7 +19,9 @@ GROUP = 3
 SEED = 5
 
 
-def make_engine(agent: Agent, *, queries: int, group: int = GROUP, greedy: bool = False, **changes: int) -> RolloutEngine:
+def make_engine(
+    agent: Agent, *, queries: int, group: int = GROUP, greedy: bool = False, **changes: int
+) -> RolloutEngine:
     return dataclasses.replace(agent, rollout=dataclasses.replace(agent.rollout, **changes)).engine(
         queries=queries, group=group, greedy=greedy
     )
@@ -138,7 +137,7 @@ def test_nothing_compiles_after_the_first_step(agent, engine, queries, result):
 
 
 def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int) -> list[int]:
-    """One episode, one token at a time: every token by a forward pass over everything so far, without a cache, a batch or a slot."""
+    """One episode, each token by a forward pass over everything so far: no cache, no batch, no slots."""
     config, chat = agent.rollout, agent.chat
     model = nnx.merge(agent.graphdef, agent.params)
     key = jax.random.key(SEED, impl="threefry2x32")
@@ -167,9 +166,7 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int) -> lis
         turn = parse_turn(chat.turn_text(tokens[start:]))
         if not turn.calls or final:
             return tokens
-        reply = agent.toolbox.execute(
-            turn.call, turn.error, image=query.image, image_key=query.name, views=views
-        )
+        reply = agent.toolbox.execute(turn.call, turn.error, image=query.image, image_key=query.key, views=views)
         room = config.max_length - len(tokens) - config.reply_tokens
         final = turns + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens
         if tokens[-1] != chat.turn_end_id:
@@ -190,12 +187,16 @@ def test_a_plain_loop_plays_the_same_episodes(agent, queries, result, query, rol
 def test_instructed_arms_are_told_in_the_reply_with_the_aligned_face(agent, engine, queries):
     forced = [["zoom", "answer", ""]] * 4
     played = engine.run(agent.params, queries[:4], seed=SEED, step=3, forced=forced)
-    seen = {arm: 0 for arm in ("zoom", "answer", "")}
+    seen = dict.fromkeys(("zoom", "answer", ""), 0)
     for group in played.rollouts:
         for rollout, arm in zip(group, ("zoom", "answer", ""), strict=True):
             assert rollout.episode.forced == arm
             text = agent.chat.tokenizer.decode(rollout.sequence.tokens)
-            aligned = [turn for turn in rollout.episode.turns if turn.reply and turn.reply.ok and turn.reply.tool == "align_face"]
+            aligned = [
+                turn
+                for turn in rollout.episode.turns
+                if turn.reply and turn.reply.ok and turn.reply.tool == "align_face"
+            ]
             if aligned:
                 told = text.split(aligned[0].reply.text, 1)[1].split("<|vision_start|>", 1)[0].strip()
                 assert told == {"zoom": prompts.ZOOM_FIRST, "answer": prompts.ANSWER_NOW, "": ""}[arm]
@@ -215,7 +216,10 @@ def test_an_episode_always_has_room_for_an_answer(agent, queries):
             assert len(rollout.sequence.tokens) <= shortest
             spans = np.diff(np.flatnonzero(np.diff(np.array([0, *rollout.sequence.policy, 0]))))[::2]
             for turn, span in zip(rollout.episode.turns, spans, strict=True):
-                assert turn.truncated == (span == config.turn_tokens and not turn.text.endswith("<|im_end|>")) or span < config.turn_tokens
+                assert (
+                    turn.truncated == (span == config.turn_tokens and not turn.text.endswith("<|im_end|>"))
+                    or span < config.turn_tokens
+                )
 
 
 def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):

@@ -1,7 +1,7 @@
 """Between conversations and token ids, by the checkpoint's own chat template.
 
-Token-in, token-out: only the prompt and the tool replies are ever encoded. What the policy sampled is kept as the ids that it
-sampled, so the ids of an episode are prompt, turn, reply, turn, ... put end to end.
+Token-in, token-out: only the prompt and the tool replies are ever encoded. What the policy sampled is kept as the ids
+that it sampled, so the ids of an episode are prompt, turn, reply, turn, ... put end to end.
 """
 
 from pathlib import Path
@@ -26,7 +26,8 @@ class Chat:
     """Encodes prompts and tool replies, decodes turns.
 
     Args:
-      tokenizer: a Hugging Face tokenizer with Qwen's special tokens and a chat template that knows tool replies with images.
+      tokenizer: a Hugging Face tokenizer with Qwen's special tokens and a chat template that knows tool replies with
+        images.
       name: where it came from, for messages.
 
     Raises:
@@ -38,9 +39,13 @@ class Chat:
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in _NEEDED if token not in vocabulary]
         if missing:
-            raise ChatError(f"{name}: the tokenizer lacks {', '.join(missing)}; use the tokenizer of a Qwen3-VL checkpoint")
+            raise ChatError(
+                f"{name}: the tokenizer lacks {', '.join(missing)}; use the tokenizer of a Qwen3-VL checkpoint"
+            )
         if not tokenizer.chat_template:
-            raise ChatError(f"{name}: the tokenizer has no chat template; add chat_template.jinja of a Qwen3-VL checkpoint")
+            raise ChatError(
+                f"{name}: the tokenizer has no chat template; add chat_template.jinja of a Qwen3-VL checkpoint"
+            )
         self.turn_end_id: int = vocabulary[TURN_END]
         self.image_pad_id: int = vocabulary[IMAGE_PAD]
         text = {"type": "text", "text": _SENTINEL}
@@ -71,7 +76,8 @@ class Chat:
     def reply_ids(self, text: str, image_tokens: int | None) -> list[int]:
         """Ids between the end token of an assistant turn and the start of the next turn's text: the tool reply.
 
-        Angle brackets become round ones, so that no word of the policy's that a tool repeats turns into a special token.
+        Angle brackets become round ones, so that no word of the policy's that a tool repeats turns into a special
+        token.
         """
         template = self._text_reply if image_tokens is None else self._image_reply
         text = text.replace("<", "(").replace(">", ")")
@@ -79,7 +85,7 @@ class Chat:
 
     def turn_text(self, ids: list[int]) -> str:
         """What the policy wrote, without the end-of-turn token."""
-        return self.tokenizer.decode([id for id in ids if id != self.turn_end_id], skip_special_tokens=False)
+        return str(self.tokenizer.decode([id for id in ids if id != self.turn_end_id], skip_special_tokens=False))
 
     @staticmethod
     def opening(prompt: Prompt) -> list[dict[str, Any]]:
@@ -90,14 +96,14 @@ class Chat:
     def _after_turn(self, content: list[dict[str, Any]]) -> str:
         """What the template puts between the end token of an assistant turn and the start of the next turn's text."""
         turn = "@@assistant@@"
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": "user", "content": "@@request@@"},
             {"role": "assistant", "content": turn},
             {"role": "tool", "content": content},
         ]
         return self._render(messages, None).split(turn + TURN_END, 1)[1]
 
-    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+    def _render(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:
         text = self.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
         assert isinstance(text, str)
         return text

@@ -79,7 +79,7 @@ class Episode:
 
     @classmethod
     def from_texts(cls, *texts: str, replies: tuple[Reply, ...] = ()) -> "Episode":
-        """An episode from what the policy wrote, turn by turn; calls without a reply given are taken to have executed."""
+        """An episode from what the policy wrote, turn by turn; calls without a reply are taken to have executed."""
         episode = cls()
         for index, text in enumerate(texts):
             parsed = parse_turn(text)

@@ -1,7 +1,7 @@
 """Every text that the policy is given, apart from what the tools reply.
 
-Two styles: `full` tells an instruction-following model the task, the format and the tools (through the tool section of the
-checkpoint's own chat template); `brief` is for a small model that learns them all from its training traces.
+Two styles: `full` tells an instruction-following model the task, the format and the tools (through the tool section of
+the checkpoint's own chat template); `brief` is for a small model that learns them all from its training traces.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ NO_CALLS_LEFT = "No calls are left."
 STYLES = ("full", "brief")
 
 _FULL_SYSTEM = (
-    "You are an expert in the Facial Action Coding System. You are shown a picture and name the emotion of a face in it, on the "
-    "evidence of its action units (AUs).\n"
-    "You may look closer: find faces, align a face, and zoom in on a region (brows, eyes, nose, cheeks, mouth, chin) or a box. "
-    "Boxes are [left, top, right, bottom] in whole numbers from 0 to 1000 relative to the view they are given in. Look where the "
-    "evidence is unclear, and no more than that.\n"
-    "Every turn starts with your reasoning in <think></think>. Then either make exactly one tool call, or finish with the action "
-    "units that are present and one emotion, for example:\n"
+    "You are an expert in the Facial Action Coding System. You are shown a picture and name the emotion of a face in "
+    "it, on the evidence of its action units (AUs).\n"
+    "You may look closer: find faces, align a face, and zoom in on a region (brows, eyes, nose, cheeks, mouth, chin) "
+    "or a box. Boxes are [left, top, right, bottom] in whole numbers from 0 to 1000 relative to the view they are "
+    "given in. Look where the evidence is unclear, and no more than that.\n"
+    "Every turn starts with your reasoning in <think></think>. Then either make exactly one tool call, or finish with "
+    "the action units that are present and one emotion, for example:\n"
     "<think>The brows are raised and the jaw has dropped.</think>\n"
     "<aus>AU1 AU2 AU5 AU26</aus>\n"
     "<answer>surprise</answer>\n"

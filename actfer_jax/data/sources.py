@@ -12,6 +12,10 @@ from actfer_jax.agent.episode import Reference
 from actfer_jax.data import synth_faces
 
 
+class DataError(ValueError):
+    """A data set, or one sample of it, that cannot be used; the message names it."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One picture with what is known about it.
@@ -63,8 +67,8 @@ class DataConfig:
 def order(source: Source, seed: int) -> grain.MapDataset[Sample]:
     """An endless sequence of samples: element i is the same for a given seed, however many hosts or workers read it.
 
-    Every pass over the source is shuffled anew, and element `step * batch + row` belongs to that row of that step, so one
-    integer resumes it.
+    Every pass over the source is shuffled anew, and element `step * batch + row` belongs to that row of that step, so
+    one integer resumes it.
     """
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
 

@@ -1,8 +1,11 @@
 """Supervised traces: what a looker that knows the truth writes, with the views that the real tools return.
 
-A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions drawn
-uniformly, whatever the picture shows, names after each view the action units seen in it, and answers. What only a zoom can
-resolve is never named before its region was zoomed into; the answer is always the truth, so without the right zoom it is a guess.
+A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions
+drawn
+uniformly, whatever the picture shows, names after each view the action units seen in it, and answers. What only a zoom
+can
+resolve is never named before its region was zoomed into; the answer is always the truth, so without the right zoom it
+is a guess.
 """
 
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from actfer_jax import facs
 from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.parser import ToolCall
-from actfer_jax.data.sources import Sample
+from actfer_jax.data.sources import DataError, Sample
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.rollout.batch import Sequence
 from actfer_jax.rollout.pictures import PictureEncoder
@@ -104,7 +107,10 @@ class TraceMaker:
         """The assistant's turns, with the call that each one makes."""
         reference = sample.reference
         if reference.aus is None or reference.emotion is None:
-            raise ValueError(f"{sample.dataset}/{sample.name} has no AUs or no emotion; traces are written from both")
+            missing = "action units" if reference.aus is None else "emotion"
+            raise DataError(
+                f"{sample.dataset}/{sample.name} has no {missing}; traces are written from both: leave the sample out"
+            )
         fine = reference.extra.get("fine", frozenset())
         seen = facs.format_aus(reference.aus - fine)
         thoughts, calls = [seen], []
@@ -114,7 +120,9 @@ class TraceMaker:
         for region in plan.regions:
             thoughts.append(f"{region}: {facs.format_aus(reference.aus & facs.REGION_AUS[region])}")
             calls.append(ToolCall("zoom", {"region": region}))
-        turns = [(f"<think>{think}</think>\n{call_text(call)}", call) for think, call in zip(thoughts, calls, strict=False)]
+        turns = [
+            (f"<think>{think}</think>\n{call_text(call)}", call) for think, call in zip(thoughts, calls, strict=False)
+        ]
         answer = f"<aus>{facs.format_aus(reference.aus)}</aus>\n<answer>{reference.emotion}</answer>"
         return [*turns, (f"<think>{thoughts[-1]}</think>\n{answer}", None)]
 
@@ -135,7 +143,9 @@ class TraceMaker:
             policy += [True] * len(turn)
             if call is None:
                 return Sequence(tokens, policy, pictures)
-            reply = self.toolbox.execute(call, "", image=sample.image, image_key=sample.name, views=views)
+            reply = self.toolbox.execute(
+                call, "", image=sample.image, image_key=(sample.dataset, sample.name), views=views
+            )
             told = plan.instruction if call.name == "align_face" and reply.ok else ""
             if index + 2 == self.max_turns:
                 told = prompts.ANSWER_NOW

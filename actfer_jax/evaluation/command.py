@@ -14,8 +14,10 @@ def open_output(directory: Path) -> EpisodeWriter:
     """Makes a directory for results, without the episodes of an earlier call.
 
     Raises:
-      ConfigError: it cannot be made or written.
+      ConfigError: it cannot be made or written, or holds a training run, whose episodes must stay.
     """
+    if (directory / "manifest.json").exists():
+        raise ConfigError(f"{directory} holds a training run; choose another directory with --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         writer = EpisodeWriter(directory)
@@ -36,13 +38,12 @@ def load_policy(checkpoint: str, dtype: str) -> tuple[Agent, PolicyCard]:
     Raises:
       ConfigError: something is missing or does not fit; the message says what.
     """
+    model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none")
     try:
-        model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none")
         card = PolicyCard.load(model.directory)
-        try:
-            views, rollout = ViewConfig(**card.views), RolloutConfig(**card.rollout)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{model.directory / FILE_NAME}: {error}; export the checkpoint again") from error
-        return load_agent(model, views, rollout), card
-    except (ValueError, OSError) as error:
+        views, rollout = ViewConfig(**card.views), RolloutConfig(**card.rollout)
+    except TypeError as error:
+        raise ConfigError(f"{model.directory / FILE_NAME}: {error}; export the checkpoint again") from error
+    except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"checkpoint {checkpoint!r} cannot be used: {error}") from error
+    return load_agent(model, views, rollout), card

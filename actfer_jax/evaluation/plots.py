@@ -1,5 +1,6 @@
 """Summaries as figures."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,13 @@ def zoom_figure(summary: Summary) -> Figure:
     by_region.set_ylabel("zooms per episode")
     by_region.set_title("Where it zooms", loc="left")
     return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the contents of a PNG file."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -23,14 +23,18 @@ class ProgressLine:
         self._unit = unit
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._start = self._shown = clock()
+        self._start = (0, clock())
+        self._warm = False
+        self._shown = self._start[1]
 
     def __call__(self, done: int, total: int) -> None:
         """Shows that `done` of `total` are done; it is over when they all are."""
         now = self._clock()
-        elapsed = max(now - self._start, 1e-9)
-        rate = done / elapsed
+        rate = (done - self._start[0]) / max(now - self._start[1], 1e-9)
         left = (total - done) / rate if rate else float("inf")
+        if not self._warm:
+            # The first stretch compiles and loads: later rates are without it.
+            self._start, self._warm = (done, now), True
         line = f"{done}/{total} {self._unit} | {rate:.1f} a second | {duration(left)} left"
         if self._stream.isatty():
             self._stream.write(f"\r{line:<78}" + ("\n" if done == total else ""))

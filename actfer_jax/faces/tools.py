@@ -35,7 +35,7 @@ from actfer_jax.faces.views import (
 TREATMENTS = ("", "blank_crop", "low_res_crop")
 LISTED_FACES = 4
 
-_CACHED_IMAGES = 4096
+_CACHED_IMAGES = 65_536
 _MIN_BOX_SIDE = 4.0  # Original pixels: less than that shows nothing.
 _MIN_SHARE_INSIDE = 0.5
 _MAX_SHARE_OF_FACE = 0.9

@@ -38,7 +38,7 @@ def demo_checkpoint() -> str:
     directory = Path(__file__).parent / "demo"
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
-            f"{directory}: the demo model is not there; make it with "
-            "`python -m actfer_jax.train --config=configs/sft.py:demo --workdir=DIR` and copy DIR's export to that place"
+            f"{directory}: the demo model is not there; `python -m actfer_jax.make_demo --out={directory}` writes all "
+            "but its weights, which `python -m actfer_jax.train --config=configs/sft.py:demo` trains"
         )
     return str(directory)

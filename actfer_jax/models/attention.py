@@ -1,5 +1,7 @@
 """Attention over segments behind one function, and attention to a cache that is only read."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
@@ -26,8 +28,8 @@ def attention(
       query_BxLxHxD, key_BxLxKxD, value_BxLxKxD: rotated, unscaled.
       segment_ids_BxL: int.
       causal: whether a token attends to earlier ones and itself only.
-      backend: "xla"; "tiled" (plain matrix products, for CPU); "cudnn" (16-bit types only); "splash" (TPU, lengths in multiples
-        of 128), or "splash_interpret" (the same anywhere, slowly); "auto" picks by platform, length and type.
+      backend: "xla"; "tiled" (plain matrix products, for CPU); "cudnn" (16-bit types only); "splash" (TPU, lengths in
+        multiples of 128), or "splash_interpret" (the same anywhere, slowly); "auto" picks by platform, length and type.
 
     Returns:
       [B, L, H, D].
@@ -41,7 +43,11 @@ def attention(
         return _splash(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, causal, interpret)
     mask_BxLxL = _mask(segment_ids_BxL, causal)
     return jax.nn.dot_product_attention(
-        query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, mask=mask_BxLxL[:, None], implementation=backend
+        query_BxLxHxD,
+        key_BxLxKxD,
+        value_BxLxKxD,
+        mask=mask_BxLxL[:, None],
+        implementation="cudnn" if backend == "cudnn" else "xla",
     )
 
 
@@ -54,7 +60,7 @@ def cached_attention(
     cached_values_BxKxTxD: jax.Array,
     cache_length_B: jax.Array,
 ) -> jax.Array:
-    """Causal attention to new tokens of the same segment, and to the first `cache_length` positions of each row's cache.
+    """Causal attention to new tokens of the same segment, and to the first `cache_length` positions of a row's cache.
 
     The cache is read where it lies: old and new meet in the softmax, so keys and values are never joined.
     """
@@ -62,15 +68,17 @@ def cached_attention(
     kv_heads, capacity = cached_keys_BxKxTxD.shape[1:3]
     query = query_BxLxHxD.reshape(batch, length, kv_heads, heads // kv_heads, dim)
     old = jnp.einsum("blkgd,bktd->bkglt", query, cached_keys_BxKxTxD, preferred_element_type=jnp.float32) * dim**-0.5
-    old = jnp.where((jnp.arange(capacity) < cache_length_B[:, None])[:, None, None, None], old, _MASKED)
+    filled_BxT = jnp.arange(capacity) < cache_length_B[:, None]
+    old = jnp.where(filled_BxT[:, None, None, None], old, _MASKED)
     new = jnp.einsum("blkgd,bskd->bkgls", query, key_BxLxKxD, preferred_element_type=jnp.float32) * dim**-0.5
     new = jnp.where(_mask(segment_ids_BxL, True)[:, None, None], new, _MASKED)
     top = jnp.maximum(old.max(-1, keepdims=True), new.max(-1, keepdims=True))
     old, new = jnp.exp(old - top), jnp.exp(new - top)
     total = old.sum(-1, keepdims=True) + new.sum(-1, keepdims=True)
     dtype = value_BxLxKxD.dtype
-    output = jnp.einsum("bkglt,bktd->bkgld", old.astype(dtype), cached_values_BxKxTxD, preferred_element_type=jnp.float32)
-    output += jnp.einsum("bkgls,bskd->bkgld", new.astype(dtype), value_BxLxKxD, preferred_element_type=jnp.float32)
+    old, new = old.astype(dtype), new.astype(dtype)
+    output = jnp.einsum("bkglt,bktd->bkgld", old, cached_values_BxKxTxD, preferred_element_type=jnp.float32)
+    output += jnp.einsum("bkgls,bskd->bkgld", new, value_BxLxKxD, preferred_element_type=jnp.float32)
     return (output / total).astype(dtype).transpose(0, 3, 1, 2, 4).reshape(query_BxLxHxD.shape)
 
 
@@ -134,11 +142,14 @@ def _splash(
     if length % 128:
         raise ValueError(f"splash attention takes lengths in multiples of 128, not {length}; pad the rows or use 'xla'")
     block = next(size for size in (512, 256, 128) if length % size == 0)
-    sizes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes: dict[str, Any] = {
+        f"block_{size}": block
+        for size in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    }
     one_head = (splash_attention.CausalMask if causal else splash_attention.FullMask)((length, length))
     kernel = splash_attention.make_splash_mha_single_device(
         splash_attention.MultiHeadMask([one_head] * heads),
-        block_sizes=splash_attention.BlockSizes(**{f"block_{size}": block for size in sizes}),
+        block_sizes=splash_attention.BlockSizes(**sizes),
         interpret=interpret,
     )
 

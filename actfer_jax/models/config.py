@@ -11,8 +11,11 @@ _MODEL_TYPE = "qwen3_vl"
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision transformer. `num_position_embeddings` is the size of a square table; `deepstack_visual_indexes` are the
-    layers after which features are handed to the first decoder layers."""
+    """The vision transformer.
+
+    `num_position_embeddings` is the size of a square table; `deepstack_visual_indexes` are the layers after which
+    features are handed to the first decoder layers.
+    """
 
     depth: int
     hidden_size: int
@@ -44,7 +47,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The decoder. `mrope_section` holds how many of the `head_dim / 2` frequencies turn with time, height and width."""
+    """The decoder. `mrope_section`: how many of the `head_dim / 2` frequencies turn with time, height and width."""
 
     vocab_size: int
     hidden_size: int
@@ -82,7 +85,7 @@ class Qwen3VLConfig:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; a Hugging Face model directory with its config.json is needed")
+            raise FileNotFoundError(f"{path}: no such file; give a Hugging Face model directory with its config.json")
         try:
             data = json.loads(path.read_text())
         except ValueError as error:
@@ -148,7 +151,7 @@ class _Reader:
     def text(self, data: Mapping[str, Any]) -> TextConfig:
         where = "text_config"
         self.expect(data, "hidden_act", "silu", where)
-        # Checkpoints of transformers 4 have rope_scaling and rope_theta side by side, those of 5 one dictionary of both.
+        # transformers 4 writes rope_scaling and rope_theta side by side, 5 one dictionary of both.
         rope = {"rope_theta": data.get("rope_theta")} | (data.get("rope_parameters") or data.get("rope_scaling") or {})
         rope = {key: value for key, value in rope.items() if value is not None}
         self.expect(rope, "rope_type", "default", f"{where}.rope_parameters")
@@ -178,9 +181,8 @@ class _Reader:
             deepstack_visual_indexes=self.get(data, "deepstack_visual_indexes", tuple, where),
             rope_theta=self.get(rope, "rope_theta", float, where),
         )
-        indexes = config.deepstack_visual_indexes
-        if not indexes or list(indexes) != sorted({index for index in indexes if 0 <= index < config.depth}):
-            raise ValueError(
-                f"{self.path}: {where}.deepstack_visual_indexes = {list(indexes)} are not increasing layers of {config.depth}"
-            )
+        indexes = list(config.deepstack_visual_indexes)
+        if not indexes or indexes != sorted({index for index in indexes if 0 <= index < config.depth}):
+            name = f"{where}.deepstack_visual_indexes"
+            raise ValueError(f"{self.path}: {name} = {indexes} are not increasing layers of {config.depth}")
         return config

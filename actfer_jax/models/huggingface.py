@@ -1,7 +1,7 @@
 """Reading and writing Hugging Face model directories.
 
-Format: `config.json`; weights in `model.safetensors`, or in shards with `model.safetensors.index.json` that maps tensor names
-to files; tokenizer and processor files beside them, which pass through untouched.
+Format: `config.json`; weights in `model.safetensors`, or in shards with a `model.safetensors.index.json` that maps
+names of tensors to files; tokenizer and processor files beside them, which pass through untouched.
 """
 
 import json
@@ -53,7 +53,7 @@ class _Tensor:
     kernel: bool
 
     @classmethod
-    def of(cls, path: tuple[str, ...], shape: tuple[int, ...], config: Qwen3VLConfig) -> "_Tensor":
+    def of(cls, path: tuple[Any, ...], shape: tuple[int, ...], config: Qwen3VLConfig) -> "_Tensor":
         stacked = any(part in _STACKS for part in path)
         layers, shape = (range(shape[0]), shape[1:]) if stacked else (range(1), shape)
         kernel = path[-1] == "kernel"
@@ -116,8 +116,9 @@ class _Files(ExitStack):
     def check(self, tensors: list[_Tensor], tied: bool) -> None:
         """Raises ValueError unless the files hold exactly these tensors in these shapes."""
         expected = {name: tensor.shape for tensor in tensors for name in tensor.names}
-        if missing := sorted(expected.keys() - self.where.keys()):
-            raise ValueError(f"{self.directory}: {_listed(missing)} missing from the weights; fetch or export them again")
+        missing = sorted(expected.keys() - self.where.keys())
+        if missing:
+            raise ValueError(f"{self.directory}: {_listed(missing)} missing from the weights; fetch them again")
         unknown = sorted(self.where.keys() - expected.keys() - ({"lm_head.weight"} if tied else set()))
         if unknown:
             raise ValueError(f"{self.directory}: {_listed(unknown)} in the weights, but {_CONFIG} has no place for it")
@@ -185,24 +186,25 @@ def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable, mesh: Mesh | 
     shape, dtype = variable.shape, variable.dtype
     if mesh is None:
         return jnp.asarray(tensor.read(files, (slice(None),) * len(shape), dtype))
-    axes = [_AXIS_RULES.get(name) for name in variable.get_metadata("out_sharding")]
-    spec = [axis if axis and size % mesh.shape.get(axis, size + 1) == 0 else None for axis, size in zip(axes, shape)]
-    read: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
+    spec = [
+        axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(map(_AXIS_RULES.get, variable.get_metadata("out_sharding")), shape, strict=True)
+    ]
+    read: dict[str, np.ndarray] = {}  # several devices may hold the same slice
 
-    def part(index: Index) -> np.ndarray:
-        key = tuple(piece.indices(size) for piece, size in zip(index, shape))
-        if key not in read:
-            read[key] = tensor.read(files, index, dtype)
-        return read[key]
+    def part(index: Index | None) -> np.ndarray:
+        if str(index) not in read:
+            read[str(index)] = tensor.read(files, index or (), dtype)
+        return read[str(index)]
 
     return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(*spec)), part)
 
 
 def save_pretrained(model: Qwen3VL, path: str | Path) -> None:
-    """Writes a Hugging Face directory that transformers loads, with the tokenizer and processor files that the model came with.
+    """Writes a Hugging Face directory that transformers loads, with the tokenizer and processor files of the source.
 
-    The directory appears whole or not at all; an existing one is replaced. With several processes all must call this, and
-    the first one writes.
+    The directory appears whole or not at all; an existing one is replaced. With several processes all must call this,
+    and the first one writes.
 
     Raises:
       OSError: it could not be written; nothing is left behind.
@@ -232,7 +234,7 @@ def _write_companions(model: Qwen3VL, directory: Path) -> None:
         before = json.loads((source / _CONFIG).read_text())
         for part in ("text_config", "vision_config"):
             config[part] = before.get(part, {}) | config[part]
-        config["text_config"].pop("rope_parameters", None)  # said by rope_theta and rope_scaling, which all versions read
+        config["text_config"].pop("rope_parameters", None)  # rope_theta and rope_scaling say it to every version
         config = before | config
     config["dtype"] = np.dtype(model.execution.param_dtype).name
     (directory / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -269,7 +271,8 @@ def _write_weights(model: Qwen3VL, directory: Path, writes: bool) -> None:
     names = {file.name: f"model-{index:05}-of-{len(files):05}.safetensors" for index, file in enumerate(files, 1)}
     for file in files:
         file.rename(directory / names[file.name])
-    index = {"metadata": {"total_size": size}, "weight_map": {name: names[file] for name, file in sorted(where.items())}}
+    weight_map = {name: names[file] for name, file in sorted(where.items())}
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 

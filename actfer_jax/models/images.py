@@ -42,7 +42,7 @@ def image_inputs(
       config: of the model.
 
     Raises:
-      ValueError: a picture does not match its grid, does not fit, or the grid is not of one frame of whole merge blocks.
+      ValueError: a picture does not match its grid, does not fit, or its grid is not one frame of whole merge blocks.
     """
     vision = config.vision
     if capacity % vision.merge_unit:
@@ -61,8 +61,9 @@ def image_inputs(
     for index, (picture, grid) in enumerate(zip(patches, grids, strict=True)):
         coordinates = patch_coordinates(grid, vision.spatial_merge_size)
         used = len(coordinates)
-        if picture.shape != (used, vision.patch_dim):
-            raise ValueError(f"picture {index}: patches {picture.shape}, but grid {grid.tolist()} means {(used, vision.patch_dim)}")
+        shape = (used, vision.patch_dim)
+        if picture.shape != shape:
+            raise ValueError(f"picture {index}: patches {picture.shape}, but grid {grid.tolist()} means {shape}")
         if used > capacity:
             raise ValueError(f"picture {index}: {used} patches do not fit into {capacity}")
         result.patches[index, :used] = picture
@@ -78,7 +79,9 @@ def patch_coordinates(grid: np.ndarray | Sequence[int], merge: int) -> np.ndarra
     """Row and column of each patch of one picture, int [rows * columns, 2], in the processor's order."""
     frames, rows, columns = (int(size) for size in grid)
     if frames != 1 or rows < merge or columns < merge or rows % merge or columns % merge:
-        raise ValueError(f"grid {[frames, rows, columns]}: one frame and rows and columns in multiples of {merge} are needed")
+        raise ValueError(
+            f"grid {[frames, rows, columns]}: one frame, rows and columns in multiples of {merge} are needed"
+        )
     grid_RxCx2 = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1)
     blocks = grid_RxCx2.reshape(rows // merge, merge, columns // merge, merge, 2)
     return blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 2)
@@ -125,12 +128,12 @@ def mrope_positions(
     is_image = token_ids_L == config.image_token_id
     here, index = start, 0
     for grid in np.asarray(grids, np.int64).reshape(-1, 3):
-        coordinates = patch_coordinates(grid // [1, merge, merge], 1)
+        coordinates = patch_coordinates(grid, merge)[:: merge**2] // merge  # each merge block is one token
         ahead = np.flatnonzero(is_image[index:])
         begin = index + int(ahead[0]) if len(ahead) else len(token_ids_L)
         end = begin + len(coordinates)
         if end > len(token_ids_L) or not is_image[begin:end].all():
-            raise ValueError(f"grid {grid.tolist()} needs {len(coordinates)} image tokens in a run, which are not there")
+            raise ValueError(f"grid {grid.tolist()} needs a run of {len(coordinates)} image tokens, which is not there")
         positions[index:begin] = (here + np.arange(begin - index))[:, None]
         here += begin - index
         positions[begin:end, 0] = here

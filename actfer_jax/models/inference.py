@@ -89,4 +89,5 @@ def _logits(
 def _shared(features: jax.Array, batch: int) -> jax.Array:
     """[..., N, K, D] to the pool [..., B, N K, D] that all rows share."""
     *leading, count, tokens, size = features.shape
-    return jnp.broadcast_to(features.reshape(*leading, 1, count * tokens, size), (*leading, batch, count * tokens, size))
+    features = features.reshape(*leading, 1, count * tokens, size)
+    return jnp.broadcast_to(features, (*leading, batch, count * tokens, size))

@@ -19,8 +19,8 @@ def token_log_probs(
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target and entropy of its distribution, in nats, float32 [N] each.
 
-    The distribution is softmax(logits / temperature) over the tokens that are not banned. Logits exist for `chunk` tokens at
-    a time, in the forward and, recomputed, in the backward pass.
+    The distribution is softmax(logits / temperature) over the tokens that are not banned. Logits exist for `chunk`
+    tokens at a time, in the forward and, recomputed, in the backward pass.
 
     Args:
       model: whose output embedding is applied.

@@ -13,11 +13,11 @@ The model is made to be split once and trained as a pure pytree:
             ...
         return jax.value_and_grad(loss)(parameters)
 
-Shape letters: B rows, L new tokens, D hidden size, N pictures, P patches, K tokens per picture, M picture tokens of a row,
-F DeepStack layers, H heads, T positions of the cache, V vocabulary.
+Shape letters: B rows, L new tokens, D hidden size, N pictures, P patches, K tokens per picture, M picture tokens of a
+row, F DeepStack layers (of angles: frequencies), H heads, T positions of the cache, V vocabulary.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from actfer_jax.models.layers import Execution, LayerNorm, RMSNorm, inverse_freq
 
 
 class ImageFeatures(NamedTuple):
-    """Pictures as the decoder sees them: per picture [N, K, D] and [F, N, K, D], or pooled per row [B, M, D] and [F, B, M, D]."""
+    """Pictures as the decoder sees them: [N, K, D] and [F, N, K, D], or pooled by row [B, M, D] and [F, B, M, D]."""
 
     tokens: jax.Array
     deepstack: jax.Array
@@ -130,9 +130,7 @@ class VisionTower(nnx.Module):
         self.patch_embed = linear(
             config.patch_dim, config.hidden_size, (None, "embed"), bias=True, execution=execution, rngs=rngs
         )
-        self.pos_embed = table(
-            config.num_position_embeddings, config.hidden_size, (None, "embed"), execution, rngs
-        )
+        self.pos_embed = table(config.num_position_embeddings, config.hidden_size, (None, "embed"), execution, rngs)
         self.blocks = stack(lambda rngs: VisionBlock(config, execution, rngs), config.depth, rngs)
         self.merger = PatchMerger(config, execution, rngs, norm_joined=False)
         self.deepstack_merger_list = stack(
@@ -147,7 +145,9 @@ class VisionTower(nnx.Module):
         x_NxPxD = self.patch_embed(images.patches) + position_NxPxD.astype(self.execution.dtype)
         frequencies = inverse_frequencies(config.head_dim // 2, config.rope_theta)
         angles_NxPx2xF = images.coordinates[..., None].astype(jnp.float32) * frequencies
-        angles_NxPxF = angles_NxPx2xF.reshape(*angles_NxPx2xF.shape[:2], -1)  # the row's angles first, then the column's
+        angles_NxPxF = angles_NxPx2xF.reshape(
+            *angles_NxPx2xF.shape[:2], -1
+        )  # the row's angles first, then the column's
 
         def run(block: VisionBlock, x_NxPxD: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(x_NxPxD, angles_NxPxF, images.mask), None
@@ -188,7 +188,7 @@ class Attention(nnx.Module):
         query = rotate(self.q_norm(self.q_proj(x_BxLxD).reshape(heads)), angles_BxLxF)
         key = rotate(self.k_norm(self.k_proj(x_BxLxD).reshape(heads)), angles_BxLxF)
         value = self.v_proj(x_BxLxD).reshape(heads)
-        if cache is None:
+        if cache is None or cache_length_B is None:
             output = attention(query, key, value, segment_ids_BxL, causal=True, backend=self.backend)
         else:
             output = cached_attention(query, key, value, segment_ids_BxL, cache.keys, cache.values, cache_length_B)
@@ -317,12 +317,14 @@ class Qwen3VL(nnx.Module):
           cache_length_B: how many positions of the cache count, per row.
 
         Returns:
-          The normalised hidden states [B, L, D] and the new tokens' keys and values [layers, B, kv_heads, L, head_dim], for
-          `write_cache`.
+          The normalised hidden states [B, L, D] and the new tokens' keys and values [layers, B, kv_heads, L, head_dim],
+          for `write_cache`.
         """
+        if (cache is None) != (cache_length_B is None):
+            raise ValueError("a cache and its lengths go together")
         angles_BxLxF = _mrope_angles(positions_BxLx3, self.config.text)
 
-        def run(layer: DecoderLayer, x_BxLxD: jax.Array, inputs: tuple[jax.Array, KVCache | None]):
+        def run(layer: DecoderLayer, x_BxLxD: jax.Array, inputs: tuple[jax.Array, KVCache | None]) -> Any:
             index, cache = inputs
             x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxL, cache, cache_length_B)
             if deepstack_FxBxLxD is not None:
@@ -342,8 +344,11 @@ class Qwen3VL(nnx.Module):
 
 
 def _mrope_angles(positions_BxLx3: jax.Array, config: TextConfig) -> jax.Array:
-    """Angles [B, L, head_dim / 2]: frequency i turns with height where i mod 3 is 1 and with width where it is 2, as far as
-    their sections reach, and with time elsewhere."""
+    """Angles [B, L, head_dim / 2] of interleaved M-RoPE.
+
+    Frequency i turns with height where i mod 3 is 1 and with width where it is 2, as far as their sections reach, and
+    with time elsewhere.
+    """
     frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
     axis = np.zeros(len(frequencies), np.int32)
     for which in (1, 2):

@@ -1,7 +1,7 @@
 """Episodes as arrays: the one layout that supervised training, policy updates and log-probabilities share."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +43,11 @@ class EpisodeBatch(NamedTuple):
       scenes: [Q, P0, ...]; crops: [R, S, P1, ...].
     """
 
-    tokens: np.ndarray | jax.Array
-    positions: np.ndarray | jax.Array
-    segment_ids: np.ndarray | jax.Array
-    policy: np.ndarray | jax.Array
-    image_index: np.ndarray | jax.Array
+    tokens: Any
+    positions: Any
+    segment_ids: Any
+    policy: Any
+    image_index: Any
     scenes: ImageInputs
     crops: ImageInputs
 
@@ -147,7 +147,7 @@ def encode_pictures(model: Qwen3VL, scenes: ImageInputs, crops: ImageInputs) -> 
 def episode_log_probs(
     model: Qwen3VL, batch: EpisodeBatch, *, temperature: float, banned_V: jax.Array | None, chunk: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of each token given those before it, and the entropy there, float32 [R, L]; 0 at the first token."""
+    """Log-probability of each token after those before it, and the entropy there, float32 [R, L]; 0 at the first."""
     x, deepstack = model.embed(batch.tokens, batch.image_index, encode_pictures(model, batch.scenes, batch.crops))
     hidden, _ = model.hidden(x, deepstack, batch.positions, batch.segment_ids)
     rows, length = batch.tokens.shape
@@ -160,4 +160,4 @@ def episode_log_probs(
         chunk=chunk,
     )
     pad = ((0, 0), (1, 0))
-    return tuple(jnp.pad(values.reshape(rows, length - 1), pad) for values in (log_prob, entropy))
+    return jnp.pad(log_prob.reshape(rows, -1), pad), jnp.pad(entropy.reshape(rows, -1), pad)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
+from actfer_jax.config import ConfigError
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import View
 from actfer_jax.models.config import Qwen3VLConfig
@@ -63,10 +63,9 @@ class RolloutConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; it must not be negative")
-        if self.max_length < self.prompt_tokens + self.turn_tokens:
-            raise ValueError(
-                f"max_length is {self.max_length}; a prompt and one turn need {self.prompt_tokens + self.turn_tokens}"
-            )
+        least = self.prompt_tokens + 2 * self.turn_tokens + self.reply_tokens
+        if self.max_length < least:
+            raise ValueError(f"max_length is {self.max_length}; a prompt, a call, its reply and an answer need {least}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,11 @@ class Query:
     image: np.ndarray
     reference: Reference
     answer_now: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the faces found in the picture are remembered by."""
+        return self.dataset, self.name
 
 
 @dataclass
@@ -242,9 +246,7 @@ class RolloutEngine:
                 rows.append(_Row(query, episode, [scene], [patches], 0, 0, final=query.answer_now))
         return rows
 
-    def _prefill(
-        self, params: nnx.State, rows: list[_Row], queries: list[Query], seed: int, step: int
-    ) -> RowState:
+    def _prefill(self, params: nnx.State, rows: list[_Row], queries: list[Query], seed: int, step: int) -> RowState:
         capacity = self.config.prompt_tokens
         tokens = np.zeros((self.queries, capacity), np.int32)
         positions = np.zeros((self.queries, capacity, 3), np.int32)
@@ -254,17 +256,14 @@ class RolloutEngine:
         for q, query in enumerate(queries):
             group = rows[q * self.group : (q + 1) * self.group]
             grid = group[0].pictures[0][1]
-            prompt = prompts.make_prompt(
-                self.config.prompt_style, query.reference.labels, answer_now=query.answer_now
-            )
+            prompt = prompts.make_prompt(self.config.prompt_style, query.reference.labels, answer_now=query.answer_now)
             ids = self.chat.prompt_ids(prompt, self.encoder.tokens(grid))
-            if len(ids) > capacity:
-                raise ValueError(
-                    f"the prompt of {query.name} has {len(ids)} tokens; raise rollout.prompt_tokens (now {capacity})"
-                )
+            _check_room(f"the prompt of {query.name}", len(ids), "prompt_tokens", capacity)
             count[q] = len(ids)
             tokens[q, : len(ids)] = ids
-            positions[q, : len(ids)], next_position = mrope_positions(tokens[q, : len(ids)], np.array([grid]), self.model_config)
+            positions[q, : len(ids)], next_position = mrope_positions(
+                tokens[q, : len(ids)], np.array([grid]), self.model_config
+            )
             at = np.flatnonzero(tokens[q] == self.model_config.image_token_id)
             image_index[q, at] = self.slots.token_index([at.size], merge)
             for row in group:
@@ -273,7 +272,10 @@ class RolloutEngine:
         # Queries short of the engine's number are filled up with the first picture and stay idle.
         pictures += [pictures[0]] * (self.queries - len(queries))
         scenes = image_inputs(
-            [patches for patches, _ in pictures], np.array([grid for _, grid in pictures]), self.slots.scene, self.model_config
+            [patches for patches, _ in pictures],
+            np.array([grid for _, grid in pictures]),
+            self.slots.scene,
+            self.model_config,
         )
         index = np.array([query.index for query in queries] + [0] * (self.queries - len(queries)), np.uint32)
         keys = row_keys(seed, step, index, self.group)
@@ -309,7 +311,7 @@ class RolloutEngine:
                 call,
                 turn.parsed.error,
                 image=row.query.image,
-                image_key=row.query.name,
+                image_key=row.query.key,
                 views=row.views,
                 treatment=treatment,
             )
@@ -344,8 +346,7 @@ class RolloutEngine:
             text = reply.text + self._instruction(row, reply, config.max_length - row.length - config.reply_tokens)
             patches = None if reply.view is None else self.encoder(reply.view.pixels)
             ids = self.chat.reply_ids(text, None if patches is None else self.encoder.tokens(patches[1]))
-            if len(ids) > config.reply_tokens:
-                raise ValueError(f"the tool reply {text!r} has {len(ids)} tokens; raise rollout.reply_tokens (now {config.reply_tokens})")
+            _check_room(f"the reply {text!r}", len(ids), "reply_tokens", config.reply_tokens)
             # A turn that was cut is closed here, by a token that the policy is not trained on.
             ids = [row.pending] + [self.chat.turn_end_id] * turn.truncated + ids
             grids = np.zeros((0, 3), np.int64)
@@ -359,7 +360,9 @@ class RolloutEngine:
             n = len(ids)
             index[f], count[f] = r, n
             tokens[f, :n] = ids
-            positions[f, :n], row.next_position = mrope_positions(tokens[f, :n], grids, self.model_config, start=row.next_position - 1)
+            positions[f, :n], row.next_position = mrope_positions(
+                tokens[f, :n], grids, self.model_config, start=row.next_position - 1
+            )
             position[f] = row.next_position - 1
             at = np.flatnonzero(tokens[f] == self.model_config.image_token_id)
             image_index[f, at] = np.arange(at.size)
@@ -388,6 +391,11 @@ def image_slots(config: RolloutConfig, toolbox: Toolbox, model_config: Qwen3VLCo
         crop=max(views.aligned_side**2, views.zoom_max_pixels) // patch**2,
         crops=max(config.max_turns - 1, 1),
     )
+
+
+def _check_room(what: str, tokens: int, key: str, room: int) -> None:
+    if tokens > room:
+        raise ConfigError(f"{what} has {tokens} tokens; raise config.rollout.{key} (now {room})")
 
 
 class _Clock:

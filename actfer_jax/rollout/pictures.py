@@ -32,7 +32,9 @@ class PictureEncoder:
         }
         for name, pixels in limits.items():
             if not smallest <= pixels <= largest:
-                raise ValueError(f"{name} is {pixels} pixels; the image processor in {path} keeps {smallest} to {largest}")
+                raise ValueError(
+                    f"{name} is {pixels} pixels; the image processor in {path} keeps {smallest} to {largest}"
+                )
 
     def __call__(self, pixels: np.ndarray) -> Patches:
         """Patches [p, C] float32 and the grid of a picture uint8 [H, W, 3]."""
@@ -40,7 +42,9 @@ class PictureEncoder:
         grid = tuple(int(n) for n in inputs["image_grid_thw"][0])
         expected = (1, pixels.shape[0] // self.processor.patch_size, pixels.shape[1] // self.processor.patch_size)
         if grid != expected:
-            raise ValueError(f"the image processor resized a {pixels.shape[1]}x{pixels.shape[0]} view to the grid {grid}")
+            raise ValueError(
+                f"the image processor resized a {pixels.shape[1]}x{pixels.shape[0]} view to the grid {grid}"
+            )
         return inputs["pixel_values"].astype(np.float32), grid
 
     def tokens(self, grid: tuple[int, int, int]) -> int:

@@ -1,12 +1,14 @@
 """The jitted programs of a rollout: prefill a batch of queries, decode a chunk of tokens, fill rows with tool replies.
 
-Shapes never depend on what the policy does. Every row has cursors of its own and no gaps: a row's tokens, its KV cache and its
-rotary positions are those of the same episode run alone. The last token of a row is always *pending*: it is in `tokens`, but its
-keys and values are not in the cache yet. So every program starts from the same state, and only decoding computes logits.
+Shapes never depend on what the policy does. Every row has cursors of its own and no gaps: a row's tokens, its KV cache
+and its rotary positions are those of the same episode run alone. The last token of a row is always *pending*: it is in
+`tokens`, but its
+keys and values are not in the cache yet. So every program starts from the same state, and only decoding computes
+logits.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,28 +52,28 @@ class Fill(NamedTuple):
     Attributes:
       rows: int32 [F].
       tokens: int32 [F, S]: the row's pending token, then the reply; the last reply token becomes the pending one.
-      count: int32 [F], how many of them there are.
+      used: int32 [F], how many of them there are.
       positions: int32 [F, S, 3]; position: int32 [F], that of the last token.
       image_index: int32 [F, S], -1 at text, else the image token within the picture.
       pictures: [F, P, ...].
     """
 
-    rows: jax.Array
-    tokens: jax.Array
-    count: jax.Array
-    positions: jax.Array
-    position: jax.Array
-    image_index: jax.Array
+    rows: Any
+    tokens: Any
+    used: Any
+    positions: Any
+    position: Any
+    image_index: Any
     pictures: ImageInputs
 
 
-def row_keys(seed: int, step: jax.Array, query_Q: jax.Array, group: int) -> jax.Array:
-    """One key a rollout, [Q * G], folded from (seed, step, query, rollout) alone, so that no schedule can change a draw."""
+def row_keys(seed: int, step: int, query_Q: jax.typing.ArrayLike, group: int) -> jax.Array:
+    """One key a rollout, [Q * G], folded from (seed, step, query, rollout) alone: no schedule can change a draw."""
     # threefry, since rbg keys make batched draws depend on the position in the batch.
     base = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, 0))
-    query = jnp.repeat(jax.vmap(partial(jax.random.fold_in, base))(query_Q), group)
-    return fold(query, jnp.tile(jnp.arange(group), query_Q.shape[0]))
+    query = jnp.repeat(jax.vmap(partial(jax.random.fold_in, base))(jnp.asarray(query_Q)), group)
+    return fold(query, jnp.arange(query.size) % group)
 
 
 class Programs:
@@ -98,7 +100,7 @@ class Programs:
         turn_tokens: int,
         turn_end_id: int,
         temperature: float,
-        banned_V: jax.Array,
+        banned_V: jax.typing.ArrayLike,
     ):
         self.graphdef = graphdef
         self.group, self.length, self.chunk = group, length, chunk
@@ -119,7 +121,7 @@ class Programs:
         valid_Q: jax.Array,
         keys: jax.Array,
     ) -> RowState:
-        """Runs each prompt once and hands its cache to all rollouts of the group; queries that are not valid stay idle."""
+        """Runs each prompt once and hands its cache to all rollouts of the group; invalid queries stay idle."""
         model = nnx.merge(self.graphdef, params)
         queries, capacity = tokens_QxP.shape
         # All but the last token go into the cache; the last is pending.
@@ -205,18 +207,16 @@ class Programs:
         rows = jnp.minimum(fill.rows, state.length.shape[0] - 1)
         start = state.length[rows]
         size = fill.tokens.shape[1]
-        segment_ids = (jnp.arange(size) < fill.count[:, None] - 1).astype(jnp.int32)
+        segment_ids = (jnp.arange(size) < fill.used[:, None] - 1).astype(jnp.int32)
         features: ImageFeatures = model.encode_images(fill.pictures)
         x, deepstack = model.embed(fill.tokens, fill.image_index, features)
         cache = KVCache(state.cache.keys[:, rows], state.cache.values[:, rows])
-        _, new = model.hidden(
-            x, deepstack, fill.positions, segment_ids, cache=cache, cache_length_B=start - 1
-        )
-        cache = write_cache(cache, new, start - 1, fill.count - 1)
+        _, new = model.hidden(x, deepstack, fill.positions, segment_ids, cache=cache, cache_length_B=start - 1)
+        cache = write_cache(cache, new, start - 1, fill.used - 1)
         # tokens[start - 1] is the pending token, which the fill repeats.
-        offset = jnp.where(jnp.arange(size) < fill.count[:, None], start[:, None] - 1 + jnp.arange(size), self.length)
+        offset = jnp.where(jnp.arange(size) < fill.used[:, None], start[:, None] - 1 + jnp.arange(size), self.length)
         at = fill.rows
-        length = start + fill.count - 1
+        length = start + fill.used - 1
         return state._replace(
             tokens=state.tokens.at[at[:, None], offset].set(fill.tokens, mode="drop"),
             length=state.length.at[at].set(length, mode="drop"),

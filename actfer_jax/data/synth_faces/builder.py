@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from etils import epath
 from PIL import Image
 
@@ -25,10 +26,13 @@ from actfer_jax.data.synth_faces.renderer import render
 from actfer_jax.data.synth_faces.world import STREAMS, face_of, level
 from actfer_jax.facs import EMOTIONS, REGIONS
 
-VERSION = "1.2.0"
+VERSION = "1.4.0"
 """Changes with every change of the pictures: parts of another version are built anew, beside the old ones."""
 
 PART = 1000
+
+RenderAll = Callable[..., Iterator[dict[str, Any]]]
+"""`map` or the like: takes a function and its arguments, gives the results in order."""
 
 
 @dataclass(kw_only=True)
@@ -70,7 +74,7 @@ class SynthFaces(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [faces_config(split, 0, 700, 512) for split in STREAMS]
 
-    def __init__(self, *, render_all: Callable[..., Iterator[dict[str, Any]]] = map, **kwargs: Any) -> None:
+    def __init__(self, *, render_all: RenderAll = map, **kwargs: Any) -> None:
         """`render_all` is `map` or the like, for example of a process pool."""
         self._render_all = render_all
         super().__init__(**kwargs)
@@ -93,6 +97,11 @@ class SynthFaces(tfds.core.GeneratorBasedBuilder):
                 }
             ),
         )
+
+    def _log_download_bytes(self) -> None:
+        """Says nothing: nothing is downloaded, and `load` shows the progress."""
+
+    _log_download_done = _log_download_bytes
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         return {self.builder_config.split: self._generate_examples()}
@@ -127,7 +136,7 @@ class FaceSource:
         region = ("", *REGIONS)[int(raw["deciding_region"])]
         aus = raw["aus"]
         return {
-            "image": raw["image"],
+            "image": np.asarray(Image.open(io.BytesIO(raw["image"]))),
             "emotion": EMOTIONS[int(raw["emotion"])],
             "aus": {int(au): int(intensity) for au, intensity in zip(aus["au"], aus["intensity"], strict=True)},
             "fine": frozenset(int(au) for au, fine in zip(aus["au"], aus["fine"], strict=True) if fine),
@@ -161,6 +170,15 @@ class _Progress:
             yield example
 
 
+def _renderers(stack: ExitStack, workers: int) -> RenderAll:
+    """`map`, or that of a pool of processes that ends with `stack`."""
+    if workers == 1:
+        return map
+    # Forking a process in which JAX or TensorFlow runs threads can hang.
+    pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")))
+    return lambda function, tasks: pool.map(function, tasks, chunksize=8)
+
+
 def load(
     split: str, num: int, data_dir: str | os.PathLike[str], *, size: int = 512, jobs: int | None = None
 ) -> FaceSource:
@@ -183,27 +201,26 @@ def load(
     if not 64 <= size <= 1024:
         raise ValueError(f"size is {size}; scenes have 64 to 1024 pixels a side")
     bounds = [(start, min(start + PART, num)) for start in range(0, num, PART)]
-    builders = [
-        SynthFaces(
-            config=faces_config(split, start, stop, size), data_dir=os.fspath(data_dir), file_format="array_record"
+
+    def part(start: int, stop: int, render_all: RenderAll = map) -> SynthFaces:
+        config = faces_config(split, start, stop, size)
+        return SynthFaces(
+            config=config, data_dir=os.fspath(data_dir), file_format="array_record", render_all=render_all
         )
-        for start, stop in bounds
-    ]
-    missing = [builder for builder in builders if not epath.Path(builder.data_path).exists()]
-    total = sum(builder.builder_config.stop - builder.builder_config.start for builder in missing)
-    workers = min(jobs or os.cpu_count() or 1, max(total // 32, 1))
-    with ExitStack() as stack:
-        render_all: Callable[..., Iterator[dict[str, Any]]] = map
-        if workers > 1:
-            # Forking a process in which JAX or TensorFlow runs threads can hang.
-            pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")))
 
-            def render_all(function: Callable[..., Any], tasks: list[Any]) -> Iterator[dict[str, Any]]:
-                return pool.map(function, tasks, chunksize=8)
-
-        progress = _Progress(f"synth_faces {split}", total)
-        tfds.disable_progress_bar()
-        for builder in missing:
-            builder._render_all = lambda function, tasks: progress.count(render_all(function, tasks))
-            builder.download_and_prepare()
-    return FaceSource([builder.as_data_source(split) for builder in builders])
+    # The library warns of every config that is not in its list.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        missing = [(start, stop) for start, stop in bounds if not epath.Path(part(start, stop).data_path).exists()]
+        total = sum(stop - start for start, stop in missing)
+        with ExitStack() as stack:
+            render_all = _renderers(stack, min(jobs or os.cpu_count() or 1, max(total // 32, 1)))
+            progress = _Progress(f"synth_faces {split}", total)
+            tfds.disable_progress_bar()
+            for start, stop in missing:
+                part(start, stop, lambda *tasks: progress.count(render_all(*tasks))).download_and_prepare()
+        skip = {"image": tfds.decode.SkipDecoding()}
+        return FaceSource([part(start, stop).as_data_source(split, decoders=skip) for start, stop in bounds])
+    finally:
+        logging.set_verbosity(verbosity)

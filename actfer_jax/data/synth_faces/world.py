@@ -283,7 +283,7 @@ def _appearance(rng: np.random.Generator) -> Appearance:
         tint=(float(rng.uniform(0.95, 1.05)), 1.0, float(rng.uniform(0.94, 1.05))),
         exposure=float(rng.uniform(0.85, 1.08)),
         noise=float(rng.uniform(0.5, 1.5)),
-        blotches=float(rng.uniform(0.016, 0.030)),
+        blotches=float(rng.uniform(0.018, 0.033)),
         teeth=float(rng.uniform(0.85, 1.0)),
     )
 
@@ -326,7 +326,7 @@ def sample_face(seed: int | tuple[int, ...], *, emotion: str | None = None, subt
         pores=_pores(how, emotion, aus),
         subtle=is_subtle,
         deciding_region=region,
-        line_contrast=float(how.uniform(0.14, 0.20)),
+        line_contrast=float(how.uniform(0.14, 0.18)),
         side=str(how.choice(("left", "right"))) if emotion == "contempt" else "",
         asymmetry=_near(how, 0.0, 0.05),
         gaze=(_near(how, 0.0, 0.3), _near(how, 0.0, 0.2)),

@@ -19,7 +19,7 @@ from actfer_jax.data.synth_faces.geometry import MIRROR, ONE_SIDED
 Curve = tuple[int, float, float, float, float, float]
 """(landmark, x and y of the start and of the end relative to it, bend), for the right half of the image."""
 
-FINE_SIGMA = 0.0088
+FINE_SIGMA = 0.0080
 """Half the width of the dark core of a fine line, face units: cores are 2 to 3 px wide on faces 200 to 320 px high."""
 
 FURROW_SIGMA = 0.014
@@ -31,8 +31,8 @@ _VERTICAL_BELOW_LIPS = tuple((57, x, 0.02, 1.1 * x, 0.10, 0.0) for x in (0.02, 0
 FURROWS: dict[int, tuple[Curve, ...]] = {
     1: ((27, 0.0, -0.44, 0.20, -0.45, 0.01), (27, 0.0, -0.51, 0.20, -0.52, 0.01)),
     2: ((24, -0.10, -0.13, 0.17, -0.08, -0.03), (24, -0.10, -0.20, 0.15, -0.15, -0.03)),
-    4: ((27, 0.055, -0.28, 0.045, -0.03, -0.012), (27, 0.10, -0.24, 0.075, -0.09, -0.01),
-        (27, 0.012, -0.27, 0.012, -0.08, 0.0)),
+    4: ((27, 0.055, -0.37, 0.012, -0.12, -0.008), (27, 0.108, -0.35, 0.045, -0.10, -0.008),
+        (27, 0.135, -0.28, 0.08, -0.10, -0.008)),
     6: ((45, 0.03, -0.03, 0.13, -0.085, 0.005), (45, 0.035, 0.008, 0.145, 0.012, 0.0),
         (45, 0.03, 0.04, 0.13, 0.095, -0.005), (46, -0.13, 0.085, 0.09, 0.055, -0.03)),
     7: ((47, -0.06, 0.035, 0.16, 0.03, -0.02),),
@@ -45,7 +45,7 @@ FURROWS: dict[int, tuple[Curve, ...]] = {
     13: ((54, 0.035, -0.09, 0.06, 0.02, -0.02),),
     14: ((54, 0.035, -0.06, 0.035, 0.06, -0.025), (54, 0.07, -0.05, 0.07, 0.05, -0.02)),
     15: ((54, 0.0, 0.035, 0.045, 0.14, -0.01), (54, 0.04, 0.025, 0.085, 0.13, -0.01)),
-    16: ((57, 0.0, 0.045, 0.14, 0.03, 0.0), (57, 0.0, 0.085, 0.12, 0.07, 0.0)),
+    16: ((57, 0.0, 0.04, 0.165, 0.033, 0.0), (57, 0.0, 0.08, 0.165, 0.07, 0.0)),
     17: ((57, 0.0, 0.135, 0.13, 0.18, 0.025), (57, 0.0, 0.175, 0.09, 0.21, 0.02)),
     18: _VERTICAL_ABOVE_LIPS[:3],
     20: ((54, 0.035, -0.075, 0.06, 0.10, -0.02), (54, 0.08, -0.075, 0.11, 0.10, -0.02),
@@ -63,7 +63,7 @@ PORE_GROUPS: tuple[tuple[int, ...], ...] = ((4,), (6,), (9,), (17,), (23,), (16,
 # AU -> blobs of shading at full intensity: (landmark, x, y, width, height, amount), right half, face units.
 _BLOBS: dict[int, tuple[tuple[int, float, float, float, float, float], ...]] = {
     1: ((21, 0.0, -0.16, 0.16, 0.05, 0.07),),
-    4: ((27, 0.05, -0.16, 0.05, 0.12, -0.10), (23, 0.0, 0.05, 0.12, 0.04, -0.12)),
+    4: ((27, 0.05, -0.20, 0.05, 0.12, -0.10), (23, 0.0, 0.05, 0.12, 0.04, -0.12)),
     6: ((46, 0.02, 0.13, 0.13, 0.06, 0.12), (46, 0.0, 0.055, 0.15, 0.02, -0.14)),
     7: ((47, 0.05, 0.035, 0.13, 0.02, -0.12),),
     9: ((28, 0.075, 0.02, 0.035, 0.11, -0.14), (35, 0.03, -0.05, 0.04, 0.07, -0.10)),
@@ -96,6 +96,9 @@ _RELIEF: tuple[tuple[int, float, float, float, float, float], ...] = (
 )  # fmt: skip
 
 
+_SHIFT = 0.024
+"""How far the fine lines of one AU and side are shifted as a whole, at most, in x and in y; face units."""
+
 _SPACING = 0.006
 """Distance of the points of a stroke, face units."""
 
@@ -108,7 +111,8 @@ class _Strokes(NamedTuple):
     side: np.ndarray
     stroke: np.ndarray
     taper: np.ndarray
-    phase: np.ndarray
+    arc: np.ndarray
+    normal: np.ndarray
     dash: np.ndarray
     dash_centre: np.ndarray
     dash_step: np.ndarray
@@ -131,17 +135,24 @@ def _strokes(au: int) -> _Strokes:
             for part in parts:
                 for position, i in enumerate(part):
                     step = (position - (len(part) - 1) / 2) * _SPACING
-                    rows.append(
-                        (anchor, *points[i], side, strokes, np.sin(np.pi * t[i]) ** 0.5, t[i], len(dash_centres), step)
-                    )
+                    taper = np.sin(np.pi * t[i]) ** 0.5
+                    whole = (anchor, strokes, len(dash_centres))
+                    rows.append((*whole, *points[i], side, taper, t[i] * length, *normal, step))
                 dash_centres.append(points[part].mean(axis=0))
             strokes += 1
-    table = np.array(rows).reshape(-1, 9)
-    whole = table[:, [0, 4, 7]].astype(int)
+    table = np.array(rows).reshape(-1, 11)
     return _Strokes(
-        anchor=whole[:, 0], offset=table[:, 1:3], side=table[:, 3], stroke=whole[:, 1], taper=table[:, 5],
-        phase=table[:, 6], dash=whole[:, 2], dash_centre=np.array(dash_centres).reshape(-1, 2), dash_step=table[:, 8],
-    )  # fmt: skip
+        anchor=table[:, 0].astype(int),
+        stroke=table[:, 1].astype(int),
+        dash=table[:, 2].astype(int),
+        offset=table[:, 3:5],
+        side=table[:, 5],
+        taper=table[:, 6],
+        arc=table[:, 7],
+        normal=table[:, 8:10],
+        dash_step=table[:, 10],
+        dash_centre=np.array(dash_centres).reshape(-1, 2),
+    )
 
 
 def furrow_points(landmarks: np.ndarray, strengths: Mapping[int, float], side: str) -> np.ndarray:
@@ -161,20 +172,22 @@ def fine_points(
 ) -> np.ndarray:
     """Points of the lines of `fine` AUs and of pores shaped after others, [n, 3]: x, y (face units) and weight 1."""
     points = [np.zeros((0, 2))]
-    for au in sorted(fine):
+    for au, lined in sorted([*((au, True) for au in fine), *((au, False) for au in pores)]):
         strokes = _strokes(au)
-        count = int(strokes.stroke[-1]) + 1
-        shift = rng.normal(0, 0.005, (count, 2))[strokes.stroke]
-        bends, phases = rng.uniform(3, 7, count)[strokes.stroke], rng.uniform(0, 6.28, count)[strokes.stroke]
-        wobble = 0.005 * np.sin(bends * strokes.phase + phases)
-        points.append(landmarks[strokes.anchor] + strokes.offset + shift + wobble[:, None])
-    for au in sorted(pores):
-        strokes = _strokes(au)
-        count = len(strokes.dash_centre)
-        angles = rng.uniform(0, np.pi, count)[strokes.dash]
-        centres = (strokes.dash_centre + rng.normal(0, 0.010, (count, 2)))[strokes.dash]
-        turned = strokes.dash_step[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-        points.append(landmarks[strokes.anchor] + centres + turned)
+        if lined:
+            count = int(strokes.stroke[-1]) + 1
+            # Waves of nearly a coarse pixel: what a coarse view leaves of a line has no direction of its own.
+            pace, phase = rng.uniform(55, 90, count), rng.uniform(0, 2 * np.pi, count)
+            wave = 0.0085 * np.sin(pace[strokes.stroke] * strokes.arc + phase[strokes.stroke])
+            offset = strokes.offset + rng.normal(0, 0.006, (count, 2))[strokes.stroke] + wave[:, None] * strokes.normal
+        else:
+            count = len(strokes.dash_centre)
+            angles = rng.uniform(0, np.pi, count)[strokes.dash]
+            turned = strokes.dash_step[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+            offset = (strokes.dash_centre + rng.normal(0, 0.010, (count, 2)))[strokes.dash] + turned
+        # More than a pixel of a coarse view up or down: no place in it is darker for lines than for pores on average.
+        shift = rng.uniform(-_SHIFT, _SHIFT, (2, 2))[(strokes.side > 0).astype(int)]
+        points.append(landmarks[strokes.anchor] + offset + shift)
     positions = np.concatenate(points)
     return np.column_stack([positions, np.ones(len(positions))])
 

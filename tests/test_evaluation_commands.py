@@ -1,0 +1,142 @@
+"""The commands as a person runs them, on a small model with random weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import skimage.data
+from flax import nnx
+from PIL import Image
+
+from actfer_jax.agent.policy_card import PolicyCard
+from actfer_jax.config import ConfigError
+from actfer_jax.data.synth_faces.world import DEMO_EMOTIONS
+from actfer_jax.evaluation.command import load_policy, open_output
+from actfer_jax.faces.views import ViewConfig
+from actfer_jax.make_demo import write_demo
+from actfer_jax.models import Qwen3VL, save_pretrained
+from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.records import read_episodes
+from actfer_jax.rollout.engine import RolloutConfig
+
+ROOT = Path(__file__).parents[1]
+VIEWS = ViewConfig(
+    scene_min_pixels=2048, scene_max_pixels=9216, aligned_side=64, zoom_min_pixels=2048, zoom_max_pixels=6144
+)
+ROLLOUT = RolloutConfig(
+    prompt_style="brief", prompt_tokens=32, turn_tokens=16, reply_tokens=48, max_length=160, chunk=8, fill_rows=2
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    source, directory = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("run") / "policy"
+    write_demo(source)
+    model = Qwen3VL(Qwen3VLConfig.from_json(source / "config.json"), rngs=nnx.Rngs(0))
+    model.source = str(source)
+    save_pretrained(model, directory)
+    PolicyCard(DEMO_EMOTIONS, ("synth_faces",), vars(VIEWS), vars(ROLLOUT)).save(directory)
+    return directory
+
+
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"actfer_jax.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_evaluate_writes_table_results_plots_and_records(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    done = run(
+        "evaluate",
+        "--config=configs/eval/synth_faces.py",
+        "--config.data.size=3",
+        "--config.queries=2",
+        "--config.controls=('no_tools',)",
+        f"--config.data.directory={tmp_path / 'data'}",
+        f"--checkpoint={checkpoint}",
+        f"--out={out}",
+    )
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.index("control ") :].splitlines()
+    assert [line.split()[0] for line in table[2:4]] == ["normal", "no_tools"]
+    assert "6/6 episodes" in done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert results["trained_on"] == ["synth_faces"] and results["config"]["data"]["size"] == 3
+    assert {control: summary["episodes"] for control, summary in results["results"].items()} == {
+        "normal": 3,
+        "no_tools": 3,
+    }
+    for name in ("confusion.png", "aus.png", "zoom.png"):
+        with Image.open(out / name) as picture:
+            picture.verify()
+    records = list(read_episodes(out))
+    assert len({record["id"] for record in records}) == 6
+    assert all(len(record["token_ids"]) == len(record["logprobs"]) for record in records)
+    assert all(set(record["reward"]) >= {"total", "format", "emotion"} for record in records)
+
+
+def test_analyze_exits_with_an_error_where_a_picture_cannot_be_read(checkpoint, tmp_path):
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "portrait.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    pictures = [tmp_path / "broken.jpg", tmp_path / "portrait.jpg"]
+    done = run("analyze", *pictures, f"--checkpoint={checkpoint}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert "broken.jpg" in done.stderr and "1 of 2 pictures could not be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "portrait.jpg" in done.stdout
+    (record,) = (json.loads(line) for line in (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
+    assert record["image"].endswith("portrait.jpg") and len(record["images"]) >= 1
+    assert "data:image/png" in (tmp_path / "out" / "index.html").read_text()
+
+
+def damage(checkpoint: Path, tmp_path: Path, name: str, content: str | None) -> Path:
+    """A copy of a checkpoint in which one file is other, or not there."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in checkpoint.iterdir():
+        if path.name != name:
+            (copy / path.name).symlink_to(path)
+    if content is not None:
+        (copy / name).write_text(content)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("actfer.json", None, r"actfer\.json is missing"),
+        ("actfer.json", "{", r"actfer\.json cannot be read"),
+        (
+            "actfer.json",
+            '{"labels": [], "trained_on": [], "views": {"size": 1}, "rollout": {}}',
+            r"actfer\.json: .*size",
+        ),
+        ("actfer.json", '{"labels": [], "trained_on": [], "views": {}, "rollout": {"chunk": 0}}', "chunk is 0"),
+        ("config.json", '{"model_type": "llama"}', "model_type is 'llama'"),
+        ("model.safetensors", None, "model.safetensors"),
+        ("model.safetensors", "x", "not a sound safetensors file"),
+    ],
+)
+def test_unusable_checkpoints_are_refused_by_name(checkpoint, tmp_path, name, content, message):
+    copy = damage(checkpoint, tmp_path, name, content)
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_policy(str(copy), "float32")
+    assert str(copy) in str(raised.value)
+
+
+def test_output_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/out cannot be written .*--out"):
+        open_output(tmp_path / "file" / "out")
+
+
+def test_a_training_run_is_not_written_into(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "episodes").mkdir()
+    shard = tmp_path / "episodes" / "step-00000001-host0.jsonl"
+    shard.write_text("{}\n")
+    with pytest.raises(ConfigError, match="holds a training run"):
+        open_output(tmp_path)
+    assert shard.exists()

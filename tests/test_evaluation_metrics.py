@@ -1,0 +1,233 @@
+"""Figures of an evaluation against counting by hand, one episode after the other."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scripted_episodes import answer, call
+
+from actfer_jax.agent.episode import Episode, Reference, Reply
+from actfer_jax.evaluation import plots, tables
+from actfer_jax.evaluation.metrics import Outcome, outcome, summarise
+
+LABELS = ("neutral", "happiness", "fear")
+AUS = (1, 4, 6, 12, 25)
+
+
+def random_outcomes(seed: int, count: int) -> list[Outcome]:
+    rng = np.random.default_rng(seed)
+
+    def some_aus() -> frozenset[int]:
+        return frozenset(int(au) for au in AUS if rng.random() < 0.4)
+
+    outcomes = []
+    for _ in range(count):
+        answered = rng.random() < 0.9
+        regions = tuple(str(region) for region in rng.choice(["mouth", "brows", "bbox"], rng.integers(3)))
+        outcomes.append(
+            Outcome(
+                labels=LABELS,
+                emotion=str(rng.choice(LABELS)) if rng.random() < 0.95 else None,
+                predicted=str(rng.choice(LABELS)) if answered and rng.random() < 0.9 else None,
+                answered=answered,
+                aus=some_aus() if rng.random() < 0.9 else None,
+                predicted_aus=some_aus() if answered else None,
+                subtle=[True, False, None][rng.integers(3)],
+                looked=bool(regions),
+                regions=regions,
+                calls=tuple(("zoom", True) for _ in regions) + (("align_face", bool(rng.random() < 0.8)),),
+                turns=int(rng.integers(1, 5)),
+                truncated=not answered,
+            )
+        )
+    return outcomes
+
+
+def share(values: list[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def f1(true: int, false: int, missed: int) -> float | None:
+    return 2 * true / (2 * true + false + missed) if true + false + missed else None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_figure_equals_counting(seed):
+    outcomes = random_outcomes(seed, 3 + 17 * seed)
+    found = summarise(outcomes, resamples=3)
+
+    labelled = [one for one in outcomes if one.emotion is not None]
+    assert found["episodes"] == len(outcomes)
+    assert found["accuracy"]["value"] == pytest.approx(share([one.predicted == one.emotion for one in labelled]))
+
+    class_f1 = []
+    for row, label in enumerate(LABELS):
+        members = [one for one in labelled if one.emotion == label]
+        for column, other in enumerate((*LABELS, None)):
+            expected = sum(one.predicted == other for one in members)
+            assert found["confusion"]["counts"][row][column] == expected
+        hits = sum(one.predicted == label for one in members)
+        answers = sum(one.predicted == label for one in labelled)
+        values = found["classes"][label]
+        assert values["episodes"] == len(members)
+        assert values["recall"] == (pytest.approx(hits / len(members)) if members else None)
+        assert values["precision"] == (pytest.approx(hits / answers) if answers else None)
+        class_f1.append(f1(hits, answers - hits, len(members) - hits))
+        assert values["f1"] == (None if class_f1[-1] is None else pytest.approx(class_f1[-1]))
+        assert values["zoom_rate"] == share([one.looked for one in members])
+        assert values["zoom_subtle"] == share([one.looked for one in members if one.subtle is True])
+    defined = [value for value in class_f1 if value is not None]
+    assert found["macro_f1"]["value"] == pytest.approx(sum(defined) / len(defined))
+
+    annotated = [one for one in outcomes if one.aus is not None]
+    per_au = []
+    for au in AUS:
+        true = sum(au in one.aus and au in (one.predicted_aus or ()) for one in annotated)
+        false = sum(au not in one.aus and au in (one.predicted_aus or ()) for one in annotated)
+        missed = sum(au in one.aus and au not in (one.predicted_aus or ()) for one in annotated)
+        if true + false + missed == 0:
+            assert f"AU{au}" not in found["aus"]
+            continue
+        entry = found["aus"][f"AU{au}"]
+        assert (entry["true_positives"], entry["false_positives"], entry["false_negatives"]) == (true, false, missed)
+        assert entry["f1"] == pytest.approx(f1(true, false, missed))
+        if true + missed:
+            per_au.append(entry["f1"])
+    assert found["au_f1_pooled"]["value"] == pytest.approx(np.mean(per_au))
+    within = []
+    for one in annotated:
+        both = len(one.aus) + len(one.predicted_aus or ())
+        agreed = len(one.aus & (one.predicted_aus or frozenset()))
+        within.append(0.0 if one.predicted_aus is None else 2 * agreed / both if both else 1.0)
+    assert found["au_f1_sample"]["value"] == pytest.approx(np.mean(within))
+
+    gaps, sizes = [], []
+    for label in LABELS:
+        subtle = [one.looked for one in labelled if one.emotion == label and one.subtle is True]
+        plain = [one.looked for one in labelled if one.emotion == label and one.subtle is False]
+        if subtle and plain:
+            gaps.append(share(subtle) - share(plain))
+            sizes.append(len(subtle) + len(plain))
+    expected = np.average(gaps, weights=sizes) if gaps else None
+    gap = found["zoom"]["gap_within_class"]["value"]
+    assert gap == (None if expected is None else pytest.approx(expected))
+    assert found["zoom"]["rate"]["value"] == pytest.approx(share([one.looked for one in outcomes]))
+    assert found["zoom"]["regions"]["mouth"] == pytest.approx(np.mean([one.regions.count("mouth") for one in outcomes]))
+    assert found["tools"]["align_face"]["calls"] == len(outcomes)
+    assert found["tools"]["success"] == pytest.approx(share([ok for one in outcomes for _, ok in one.calls]))
+    assert found["no_answer"] == pytest.approx(share([not one.answered for one in outcomes]))
+    assert found["truncated"] == pytest.approx(share([one.truncated for one in outcomes]))
+    assert found["turns"] == pytest.approx(np.mean([one.turns for one in outcomes]))
+    json.dumps(found, allow_nan=False)
+
+
+def test_interval_has_the_width_that_theory_gives():
+    right = Outcome(LABELS, "fear", "fear", True, None, frozenset(), None, False, (), (), 1, False)
+    wrong = Outcome(LABELS, "fear", "neutral", True, None, frozenset(), None, False, (), (), 1, False)
+    outcomes = [right] * 320 + [wrong] * 80
+    first, again = (summarise(outcomes, seed=1)["accuracy"] for _ in range(2))
+    assert first == again
+    assert first != summarise(outcomes, seed=2)["accuracy"]
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 400)
+    assert first["value"] == 0.8
+    assert first["low"] == pytest.approx(0.8 - half, abs=0.15 * half)
+    assert first["high"] == pytest.approx(0.8 + half, abs=0.15 * half)
+
+
+def test_figures_without_any_episode_are_null_and_not_numbers():
+    found = summarise([Outcome(LABELS, None, None, False, None, None, None, False, (), (), 1, True)])
+    for part in (found["accuracy"], found["au_f1_sample"], found["subtle"]["accuracy"], found["zoom"]["gap"]):
+        assert part == {"value": None, "low": None, "high": None}
+    assert found["tools"] == {"calls": 0, "success": None}
+    json.dumps(found, allow_nan=False)
+    assert tables.controls_table({"": {"normal": found}}).splitlines()[-1].split()[1:3] == ["-", "-"]
+    assert plots.png(plots.zoom_figure(found)).startswith(b"\x89PNG")
+    assert plots.png(plots.aus_figure({"normal": found})).startswith(b"\x89PNG")
+
+
+def test_refuses_what_cannot_be_summarised():
+    one = random_outcomes(0, 1)[0]
+    other = Outcome(("anger",), None, None, False, None, None, None, False, (), (), 1, True)
+    with pytest.raises(ValueError, match="no episodes"):
+        summarise([])
+    with pytest.raises(ValueError, match="different labels"):
+        summarise([one, other])
+
+
+def test_outcome_reads_an_episode():
+    reference = Reference(
+        labels=("Happy", "Afraid"),
+        emotion="Happy",
+        aus=frozenset({6, 12}),
+        known_aus=frozenset({1, 6, 12}),
+        extra={"subtle": np.bool_(True)},
+    )
+    replies = (
+        Reply("no face found", ok=False, tool="align_face"),
+        Reply("done", ok=True, tool="zoom", region="mouth", inspects=True),
+        Reply("unreadable", ok=False),
+    )
+    texts = [
+        call("align_face"),
+        call("zoom", region="mouth"),
+        "<think></think><tool_call>{</tool_call>",
+        answer("JOY", "AU12 AU25 AU1"),
+    ]
+    read = outcome(Episode.from_texts(*texts, replies=replies), reference)
+    assert read == Outcome(
+        labels=("happiness", "fear"),
+        emotion="happiness",
+        predicted="happiness",
+        answered=True,
+        aus=frozenset({6, 12}),
+        predicted_aus=frozenset({1, 12}),
+        subtle=True,
+        looked=True,
+        regions=("mouth",),
+        calls=(("align_face", False), ("zoom", True), ("", False)),
+        turns=4,
+        truncated=False,
+    )
+    assert read.correct
+    off_list = outcome(Episode.from_texts(answer("anger", "AU12")), reference)
+    assert (off_list.predicted, off_list.answered, off_list.correct) == (None, True, False)
+    silent = outcome(Episode.from_texts("I would say happiness."), reference)
+    assert (silent.predicted, silent.answered, silent.predicted_aus, silent.au_f1) == (None, False, None, 0.0)
+    found = summarise([read, off_list, silent])
+    assert found["confusion"]["counts"] == [[1, 0, 2], [0, 0, 0]]
+    assert found["tools"]["unreadable"] == {"calls": 1, "success": 0.0}
+
+
+def test_tables_say_what_the_summaries_say():
+    before, after = summarise(random_outcomes(1, 60)), summarise(random_outcomes(2, 80))
+    table = tables.controls_table({"before": {"normal": before, "no_tools": before}, "after": {"normal": after}})
+    heading, rule, *rows = table.splitlines()
+    assert [row.split()[:2] for row in rows] == [
+        ["normal", "before"],
+        ["after", rows[1].split()[1]],
+        ["no_tools", "before"],
+    ]
+    # Every column ends where its title ends.
+    for title, value in (("macro-F1", after["macro_f1"]), ("zoom plain", after["plain"]["zoom_rate"])):
+        end = heading.index(title) + len(title)
+        assert rows[1][:end].split()[-1] == f"{value['value']:.3f}"
+    low, high = after["accuracy"]["low"], after["accuracy"]["high"]
+    assert f"{after['accuracy']['value']:.3f} ±{(high - low) / 2:.3f}" in rows[1]
+    assert len(rule) == len(heading)
+    assert "run" not in tables.controls_table({"": {"normal": after}})
+    classes = tables.classes_table(after).splitlines()
+    assert [line.split()[0] for line in classes[2:]] == list(LABELS)
+    assert classes[2].split()[1] == str(after["classes"]["neutral"]["episodes"])
+
+
+def test_figures_show_the_counts():
+    summary = summarise(random_outcomes(3, 50))
+    figure = plots.confusion_figure(summary)
+    shown = [int(text.get_text()) for text in figure.axes[0].texts]
+    assert shown == [count for row in summary["confusion"]["counts"] for count in row]
+    bars = plots.aus_figure({"normal": summary, "no_tools": summary}).axes[0].patches
+    assert sorted({round(bar.get_width(), 6) for bar in bars}) == sorted(
+        {round(entry["f1"], 6) for entry in summary["aus"].values()}
+    )
+    assert plots.png(plots.zoom_figure(summary)).startswith(b"\x89PNG")

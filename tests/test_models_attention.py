@@ -1,0 +1,95 @@
+"""Every attention backend against a brute-force computation in numpy, and a cache against no cache."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from actfer_jax.models.attention import attention, cached_attention
+
+
+def brute_force(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, segments: np.ndarray, causal: bool
+) -> np.ndarray:
+    """One query at a time, in float64."""
+    output = np.zeros(query.shape)
+    group = query.shape[2] // key.shape[2]
+    for row, at, head in np.ndindex(query.shape[:3]):
+        allowed = segments[row] == segments[row, at]
+        if causal:
+            allowed &= np.arange(len(allowed)) <= at
+        scores = key[row, allowed, head // group].astype(np.float64) @ query[row, at, head] / np.sqrt(query.shape[-1])
+        weights = np.exp(scores - scores.max())
+        output[row, at, head] = weights / weights.sum() @ value[row, allowed, head // group]
+    return output
+
+
+def inputs(length: int, heads: int = 4, kv_heads: int = 2, dim: int = 8) -> tuple[np.ndarray, ...]:
+    random = np.random.default_rng(0)
+    query, key, value = (
+        random.normal(size=(2, length, count, dim)).astype(np.float32) for count in (heads, kv_heads, kv_heads)
+    )
+    segments = np.stack([np.arange(length) * 3 // length + 1, np.where(np.arange(length) < length - 20, 1, 0)])
+    return query, key, value, segments.astype(np.int32)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("backend", ["xla", "tiled", "splash_interpret"])
+def test_backend_equals_brute_force(backend: str, causal: bool) -> None:
+    query, key, value, segments = inputs(128)
+    found = attention(query, key, value, segments, causal=causal, backend=backend)
+    np.testing.assert_allclose(found, brute_force(query, key, value, segments, causal), atol=2e-6)
+
+
+def test_tiles_need_not_fill_the_length() -> None:
+    query, key, value, segments = inputs(150)
+    found = attention(query, key, value, segments, causal=True, backend="tiled")
+    np.testing.assert_allclose(found, brute_force(query, key, value, segments, True), atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["tiled", "splash_interpret"])
+def test_gradients_agree_with_xla(backend: str) -> None:
+    query, key, value, segments = inputs(128)
+    used = (segments != 0)[..., None, None]
+
+    def gradients(backend: str) -> tuple[jax.Array, ...]:
+        def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            output = attention(query, key, value, segments, causal=True, backend=backend)
+            return jnp.sum(jnp.where(used, jnp.sin(output), 0))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(query, key, value)
+
+    for found, expected in zip(gradients(backend), gradients("xla"), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_half_precision_keeps_softmax_in_float32() -> None:
+    query, key, value, segments = inputs(128)
+    expected = brute_force(query, key, value, segments, True)
+    for backend in ("xla", "tiled"):
+        half = (jnp.asarray(x, jnp.bfloat16) for x in (query, key, value))
+        found = attention(*half, segments, causal=True, backend=backend)
+        assert found.dtype == jnp.bfloat16
+        # Inputs and weights rounded to 8 bits give errors of this size; a softmax in bfloat16 doubles them.
+        assert np.sqrt(np.mean((np.asarray(found, np.float32) - expected) ** 2)) < 4e-3
+
+
+def test_cached_attention_equals_attention_over_everything() -> None:
+    query, key, value, _ = inputs(24)
+    cached, capacity = np.array([17, 5]), 20
+    expected = np.zeros_like(query[:, :4])
+    cache = np.full((2, 2, 2, capacity, 8), 1e3, np.float32)  # keys and values; what is past the length must not count
+    for row, length in enumerate(cached):
+        whole = [x[row : row + 1, : length + 4] for x in (query, key, value)]
+        expected[row] = brute_force(*whole, np.ones((1, length + 4)), True)[0, length:]
+        for kind, array in enumerate((key, value)):
+            cache[kind, row, :, :length] = array[row, :length].swapaxes(0, 1)
+    new = [np.stack([x[row, length : length + 4] for row, length in enumerate(cached)]) for x in (query, key, value)]
+    found = cached_attention(*new, np.ones((2, 4), np.int32), cache[0], cache[1], cached)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_splash_says_which_lengths_it_takes() -> None:
+    query, key, value, segments = inputs(100)
+    with pytest.raises(ValueError, match="multiples of 128, not 100"):
+        attention(query, key, value, segments, causal=True, backend="splash_interpret")

@@ -1,0 +1,167 @@
+"""Training as a person starts it: real processes, killed and started again, and what they say of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from actfer_jax.metrics import is_timing, read_metrics
+from actfer_jax.records import read_episodes
+
+ROOT = Path(__file__).parents[1]
+STEPS = 4
+SMALL = {
+    "rl": [
+        "--config=configs/ucgrpo.py:demo",
+        "--config.batch.queries=2",
+        "--config.batch.rollouts=4",
+        "--config.rollout.fill_rows=4",
+        "--config.ucgrpo.forced_arm_rate=0.5",
+        "--config.ucgrpo.n_min=0",
+        "--config.ucgrpo.ramp=0",
+    ],
+    "sft": ["--config=configs/sft.py:demo", "--config.batch.queries=4", "--config.logging.every=1"],
+}
+# Kills its own process at a chosen place, so that a test neither waits nor guesses.
+KILLER = """
+import os, runpy, signal, sys
+from actfer_jax import checkpoints, metrics
+place, step = sys.argv.pop(1), int(sys.argv.pop(1))
+def die(cls, name):
+    original = getattr(cls, name)
+    def method(self, at, *args, **kwargs):
+        result = original(self, at, *args, **kwargs)
+        if at == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(cls, name, method)
+if place == "after_metrics":
+    die(metrics.MetricWriter, "write")
+else:
+    die(checkpoints.Checkpoints, "save")
+sys.argv[0] = "train"
+runpy.run_module("actfer_jax.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+def start(
+    shared: Path, algorithm: str, workdir: Path, *extra: str, killer: list[str] | None = None
+) -> subprocess.CompletedProcess:
+    program = ["-m", "actfer_jax.train"] if killer is None else ["-c", KILLER, *killer]
+    command = [
+        sys.executable,
+        *program,
+        *SMALL[algorithm],
+        f"--workdir={workdir}",
+        f"--config.steps={STEPS}",
+        "--config.checkpoint.every=1",
+        f"--config.data.directory={shared}/data",
+        "--config.data.size=14",
+        f"--config.evaluation.data.directory={shared}/data",
+        "--config.evaluation.data.size=7",
+        "--config.evaluation.queries=7",
+        "--config.evaluation.controls=()",
+        *extra,
+    ]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{shared}/programs", "JAX_PLATFORMS": "cpu"}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module", params=["rl", "sft"])
+def undisturbed(request, shared) -> tuple[str, Path]:
+    workdir = shared / f"{request.param}-undisturbed"
+    run = start(shared, request.param, workdir)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return request.param, workdir
+
+
+def without_timings(workdir: Path) -> list[dict]:
+    return [{name: value for name, value in record.items() if not is_timing(name)} for record in read_metrics(workdir)]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    weights, others = (load_file(path / "policy" / "model.safetensors") for path in (first, second))
+    assert weights.keys() == others.keys()
+    for name in weights:
+        np.testing.assert_array_equal(weights[name], others[name], err_msg=name)
+    assert without_timings(first) == without_timings(second)
+
+
+@pytest.mark.parametrize("place", ["after_metrics", "during_save"])
+def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared, place):
+    algorithm, expected = undisturbed
+    workdir = shared / f"{algorithm}-{place}"
+    killed = start(shared, algorithm, workdir, killer=[place, "3"])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    resumed = start(shared, algorithm, workdir)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "continuing after step" in resumed.stderr
+    assert_same_run(expected, workdir)
+    if algorithm == "rl":
+        records = [[record["id"] for record in read_episodes(path)] for path in (expected, workdir)]
+        assert records[0] == records[1] and len(records[0]) == STEPS * 8
+
+
+def test_a_seed_gives_one_run(undisturbed, shared):
+    algorithm, expected = undisturbed
+    again = start(shared, algorithm, shared / f"{algorithm}-again")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert_same_run(expected, shared / f"{algorithm}-again")
+    assert json.loads((expected / "evaluation.json").read_text()).keys() == {"before", "after"}
+    assert "accuracy" in again.stdout
+
+
+def test_metrics_say_what_happened(undisturbed):
+    algorithm, workdir = undisturbed
+    records = read_metrics(workdir)
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    if algorithm == "sft":
+        assert records[-1]["sft/loss"] > 0
+        return
+    for record in records:
+        # On policy the trainer's ratio is 1: sampler and trainer are one model.
+        assert record["mismatch/logp_abs_diff_max"] < 1e-4
+        assert abs(record["policy/ratio_max"] - 1) < 1e-3
+    # The reward in the metrics is that of the episodes.
+    episodes = list(read_episodes(workdir))
+    for record in records:
+        totals = [episode["reward"]["total"] for episode in episodes if episode["id"].startswith(f"{record['step']}-")]
+        assert np.mean(totals) == pytest.approx(record["reward/total"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.optimizer.lerning_rate=1"], "lerning_rate"),
+        (["--config.ucgrpo.std=grop"], "config.ucgrpo.std"),
+        (["--config.model.path=/nowhere"], "/nowhere"),
+        (["--config.batch.queries=3", "--config.batch.microbatches=2"], "microbatches"),
+        (["--workdir=/proc/nowhere"], "/proc/nowhere"),
+    ],
+)
+def test_bad_input_is_named_and_fails(shared, tmp_path, arguments, words):
+    run = start(shared, "rl", tmp_path / "run", *arguments)
+    assert run.returncode == 1
+    assert words in run.stderr and "Traceback" not in run.stderr
+
+
+def test_a_workdir_of_another_config_is_refused(undisturbed, shared):
+    algorithm, workdir = undisturbed
+    before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    run = start(shared, algorithm, workdir, "--config.seed=7")
+    assert run.returncode == 1
+    assert "config.seed" in run.stderr or "seed" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
