@@ -27,7 +27,7 @@ from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
 from actfer_jax.config import read_config
-from actfer_jax.data.sources import Sample, Source, batches, open_source, order
+from actfer_jax.data.sources import Sample, Source, batches, emotion_labels, open_source, order
 from actfer_jax.data.traces import TraceMaker
 from actfer_jax.episode_picture import episode_picture
 from actfer_jax.episode_records import to_record
@@ -87,7 +87,7 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
     source = open_source(config.data)
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
-    initial = RunState(init_train_state(agent.params, optimizer), ucgrpo.init_calibration(len(facs.EMOTIONS)))
+    initial = initial_state(agent, optimizer)
     with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(initial)
         start, state = (restored[0], restored[1]) if restored else (0, initial)
@@ -123,8 +123,13 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
                 if step % config.checkpoint.every == 0 or step == config.steps:
                     checkpoints.save(step, state, {"seed": config.seed, "samples": step * config.batch.queries})
         params = state.train.params
-    _save_policy(config, agent, params, source, workdir / "policy")
+    save_policy(config, agent, params, workdir / "policy")
     _evaluate("after", config, agent, params, workdir)
+
+
+def initial_state(agent: Agent, optimizer: optax.GradientTransformation) -> RunState:
+    """The state before the first step."""
+    return RunState(init_train_state(agent.params, optimizer), ucgrpo.init_calibration(len(facs.EMOTIONS)))
 
 
 def _sft_steps(
@@ -357,13 +362,13 @@ def _evaluate(when: str, config: TrainConfig, agent: Agent, params: nnx.State, w
         print(controls_table(runs), flush=True)
 
 
-def _save_policy(config: TrainConfig, agent: Agent, params: nnx.State, source: Source, directory: Path) -> None:
+def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory: Path) -> None:
     """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on."""
     model = nnx.merge(agent.graphdef, params)
     model.source = str(config.model.directory)
     save_pretrained(model, directory)
     card = PolicyCard(
-        labels=source[0].reference.labels,
+        labels=emotion_labels(config.data),
         trained_on=(config.data.name,),
         views=vars(config.views),
         rollout=vars(config.rollout),

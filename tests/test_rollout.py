@@ -111,6 +111,17 @@ def test_a_step_or_a_seed_of_its_own_gives_other_episodes(agent, engine, queries
     assert tokens_of(engine.run(agent.params, queries[:4], seed=SEED, step=1)) == tokens_of(result)
 
 
+def disturbed(params: nnx.State, amount: float, seed: int) -> nnx.State:
+    """Parameters with normal noise of `amount` times their own deviation."""
+    rng = np.random.default_rng(seed)
+
+    def add_noise(x: jax.Array) -> jax.Array:
+        noise = amount * float(np.std(np.asarray(x))) * rng.standard_normal(x.shape)
+        return jax.device_put(np.asarray(x) + noise.astype(x.dtype))
+
+    return jax.tree.map(add_noise, params)
+
+
 def test_nothing_compiles_after_the_first_step(agent, engine, queries, result):
     """Fifty steps of different pictures, arms and batch fills, with a policy whose behaviour is made to vary."""
     compiled = []
@@ -126,9 +137,7 @@ def test_nothing_compiles_after_the_first_step(agent, engine, queries, result):
             forced = [[("", "zoom", "answer")[(step + g) % 3] for g in range(GROUP)] for _ in range(count)]
             batch = [queries[(step + i) % 8] for i in range(count)]
             # Noise on the parameters makes malformed, truncated and endless episodes too.
-            noise = 0.02 * (step % 5)
-            key = jax.random.key(step)
-            params = jax.tree.map(lambda x, n=noise, k=key: np.asarray(x) + n * np.std(np.asarray(x)), agent.params)
+            params = disturbed(agent.params, 0.1 * (step % 5), step)
             before = len(compiled)
             engine.run(params, batch, seed=step, step=step, forced=forced)
             assert step == 0 or len(compiled) == before, f"step {step} compiled a program"

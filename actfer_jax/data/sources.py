@@ -86,11 +86,16 @@ def open_source(config: DataConfig) -> Source:
     return SynthFacesSource(config)
 
 
+def emotion_labels(config: DataConfig) -> tuple[str, ...]:
+    """The emotion labels of the data set that a config names."""
+    return {"synth_faces": synth_faces.DEMO_EMOTIONS}[config.name]
+
+
 class SynthFacesSource:
     """Rendered faces (`data.synth_faces`) as samples."""
 
     def __init__(self, config: DataConfig):
-        self.split = config.split
+        self.split, self.labels = config.split, emotion_labels(config)
         self.faces = synth_faces.load(config.split, config.size, Path(config.directory).expanduser())
 
     def __len__(self) -> int:
@@ -99,7 +104,7 @@ class SynthFacesSource:
     def __getitem__(self, index: int) -> Sample:
         face = self.faces[index]
         reference = Reference(
-            labels=synth_faces.DEMO_EMOTIONS,
+            labels=self.labels,
             emotion=face["emotion"],
             aus=frozenset(face["aus"]),
             extra={"subtle": face["subtle"], "deciding_region": face["deciding_region"], "fine": face["fine"]},

@@ -26,7 +26,7 @@ from actfer_jax.data.synth_faces.renderer import render
 from actfer_jax.data.synth_faces.world import STREAMS, face_of, level
 from actfer_jax.facs import EMOTIONS, REGIONS
 
-VERSION = "1.4.0"
+VERSION = "1.5.0"
 """Changes with every change of the pictures: parts of another version are built anew, beside the old ones."""
 
 PART = 1000

@@ -392,18 +392,12 @@ def render(spec: FaceSpec, size: int = 512) -> Rendered:
 
     local = frame._replace(x=frame.x - left, y=frame.y - top)
     relief = _shading(local, wrinkles.shading_blobs(face, strengths, spec.side), look.light, shape)
-    furrows = wrinkles.line_map(
-        wrinkles.furrow_points(face, strengths, spec.side), local.to_pixels, scale, shape, fine=False
-    )
-    fine = wrinkles.line_map(
-        wrinkles.fine_points(face, spec.fine, spec.pores, on_lines), local.to_pixels, scale, shape, fine=True
-    )
-    factor = (
-        relief
-        - furrows
-        - spec.line_contrast * np.minimum(fine, 1.3)
-        + _texture(on_skin, look.blotches, 0.016 * scale, shape)
-    )
+    where = (local.to_pixels, scale, shape)
+    furrows = wrinkles.furrow_map(wrinkles.furrow_points(face, strengths, spec.side), *where)
+    lines = wrinkles.fine_map(wrinkles.line_points(face, spec.fine, on_lines), wrinkles.LINE_SIGMA, *where)
+    pores = wrinkles.fine_map(wrinkles.pore_points(face, spec.pores, on_lines), wrinkles.PORE_SIGMA, *where)
+    fine = spec.line_contrast * (lines + wrinkles.PORE_DEPTH * pores)
+    factor = relief - furrows - fine + _texture(on_skin, look.blotches, 0.016 * scale, shape)
     inside = Image.new("L", (shape[1], shape[0]), 0)
     ImageDraw.Draw(inside).polygon([(x, y) for x, y in local.to_pixels(outline).tolist()], fill=255)
     factor = 1 + factor * (np.asarray(inside.filter(ImageFilter.BoxBlur(1))).astype(np.float32) / 255)

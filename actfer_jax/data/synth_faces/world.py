@@ -326,7 +326,7 @@ def sample_face(seed: int | tuple[int, ...], *, emotion: str | None = None, subt
         pores=_pores(how, emotion, aus),
         subtle=is_subtle,
         deciding_region=region,
-        line_contrast=float(how.uniform(0.14, 0.18)),
+        line_contrast=float(how.uniform(0.15, 0.20)),
         side=str(how.choice(("left", "right"))) if emotion == "contempt" else "",
         asymmetry=_near(how, 0.0, 0.05),
         gaze=(_near(how, 0.0, 0.3), _near(how, 0.0, 0.2)),

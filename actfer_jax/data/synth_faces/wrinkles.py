@@ -2,9 +2,9 @@
 
 All curves are in face units and hang on landmarks, so they move with the face. A furrow of a plain AU is a dark
 line. A line of a *fine* AU is a dark core between two bright flanks whose profile, the second derivative of a
-Gaussian, sums to zero: a view too coarse for the core averages the line away. Where a fine line might be and is
-not, the same strokes are there chopped into dashes and turned at random (the pores of the skin), so that how much
-fine texture a region holds, and where, says nothing: only its order does, and only a zoom resolves that.
+Gaussian, sums to zero: a view too coarse for the core averages most of the line away. Where a fine line might be and
+is not, there are pores: softer, fainter dashes along the same strokes. What a coarse view leaves of lines and of
+pores is equally strong, in the same places and directions, so it does not tell them apart; a zoom does.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +16,19 @@ from scipy.ndimage import gaussian_filter, gaussian_laplace
 
 from actfer_jax.data.synth_faces.geometry import MIRROR, ONE_SIDED
 
+ToPixels = Callable[[np.ndarray], np.ndarray]
+
 Curve = tuple[int, float, float, float, float, float]
 """(landmark, x and y of the start and of the end relative to it, bend), for the right half of the image."""
 
-FINE_SIGMA = 0.0080
+LINE_SIGMA = 0.0092
 """Half the width of the dark core of a fine line, face units: cores are 2 to 3 px wide on faces 200 to 320 px high."""
+
+PORE_SIGMA = 0.015
+"""The same for the dashes that pores are drawn as."""
+
+PORE_DEPTH = 0.45
+"""Contrast of pores relative to that of lines: what a coarse view leaves of either is then equally strong."""
 
 FURROW_SIGMA = 0.014
 """Standard deviation of the profile of a plain furrow, face units."""
@@ -97,14 +105,22 @@ _RELIEF: tuple[tuple[int, float, float, float, float, float], ...] = (
 
 
 _SHIFT = 0.024
-"""How far the fine lines of one AU and side are shifted as a whole, at most, in x and in y; face units."""
+"""How far the lines or pores of one AU and side are shifted as a whole, at most, in x and in y; face units."""
+
+_WAVE = 0.007
+"""How far a line swings to either side, face units: nearly half a pixel of a coarse view, so what that leaves of a
+line has no direction of its own."""
+
+_DASH_POINTS = 8
+_DASH_TURN = 0.4
+"""A dash has about so many points, and is turned so far from its stroke (standard deviation, radians)."""
 
 _SPACING = 0.006
 """Distance of the points of a stroke, face units."""
 
 
 class _Strokes(NamedTuple):
-    """The strokes of one AU on both sides as n points, in face units; a dash is a run of up to six of them."""
+    """The strokes of one AU on both sides as n points, in face units; a dash is a short run of them."""
 
     anchor: np.ndarray
     offset: np.ndarray
@@ -131,7 +147,7 @@ def _strokes(au: int) -> _Strokes:
             t = np.linspace(0.0, 1.0, count)
             normal = np.array([along[1], -along[0]]) / length * side
             points = start + t[:, None] * along + (4 * bend * t * (1 - t))[:, None] * normal
-            parts = np.array_split(np.arange(count), max(round(count / 6), 1))
+            parts = np.array_split(np.arange(count), max(round(count / _DASH_POINTS), 1))
             for part in parts:
                 for position, i in enumerate(part):
                     step = (position - (len(part) - 1) / 2) * _SPACING
@@ -167,29 +183,36 @@ def furrow_points(landmarks: np.ndarray, strengths: Mapping[int, float], side: s
     return np.concatenate(points)
 
 
-def fine_points(
-    landmarks: np.ndarray, fine: Iterable[int], pores: Iterable[int], rng: np.random.Generator
-) -> np.ndarray:
-    """Points of the lines of `fine` AUs and of pores shaped after others, [n, 3]: x, y (face units) and weight 1."""
+def line_points(landmarks: np.ndarray, aus: Iterable[int], rng: np.random.Generator) -> np.ndarray:
+    """Points of the fine lines of some AUs, [n, 2], face units."""
     points = [np.zeros((0, 2))]
-    for au, lined in sorted([*((au, True) for au in fine), *((au, False) for au in pores)]):
+    for au in sorted(aus):
         strokes = _strokes(au)
-        if lined:
-            count = int(strokes.stroke[-1]) + 1
-            # Waves of nearly a coarse pixel: what a coarse view leaves of a line has no direction of its own.
-            pace, phase = rng.uniform(55, 90, count), rng.uniform(0, 2 * np.pi, count)
-            wave = 0.0085 * np.sin(pace[strokes.stroke] * strokes.arc + phase[strokes.stroke])
-            offset = strokes.offset + rng.normal(0, 0.006, (count, 2))[strokes.stroke] + wave[:, None] * strokes.normal
-        else:
-            count = len(strokes.dash_centre)
-            angles = rng.uniform(0, np.pi, count)[strokes.dash]
-            turned = strokes.dash_step[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-            offset = (strokes.dash_centre + rng.normal(0, 0.010, (count, 2)))[strokes.dash] + turned
-        # More than a pixel of a coarse view up or down: no place in it is darker for lines than for pores on average.
-        shift = rng.uniform(-_SHIFT, _SHIFT, (2, 2))[(strokes.side > 0).astype(int)]
-        points.append(landmarks[strokes.anchor] + offset + shift)
-    positions = np.concatenate(points)
-    return np.column_stack([positions, np.ones(len(positions))])
+        count = int(strokes.stroke[-1]) + 1
+        pace, phase = rng.uniform(55, 90, count), rng.uniform(0, 2 * np.pi, count)
+        wave = _WAVE * np.sin(pace[strokes.stroke] * strokes.arc + phase[strokes.stroke])
+        offset = strokes.offset + rng.normal(0, 0.006, (count, 2))[strokes.stroke] + wave[:, None] * strokes.normal
+        points.append(landmarks[strokes.anchor] + offset + _shift(rng, strokes))
+    return np.concatenate(points)
+
+
+def pore_points(landmarks: np.ndarray, aus: Iterable[int], rng: np.random.Generator) -> np.ndarray:
+    """Points of pores in the place of the fine lines of some AUs, [n, 2], face units."""
+    points = [np.zeros((0, 2))]
+    for au in sorted(aus):
+        strokes = _strokes(au)
+        count = len(strokes.dash_centre)
+        angles = rng.normal(0, _DASH_TURN, count)[strokes.dash]
+        along = strokes.dash_step[:, None] * np.stack([strokes.normal[:, 1], -strokes.normal[:, 0]], axis=-1)
+        turned = np.cos(angles)[:, None] * along + np.sin(angles)[:, None] * along[:, ::-1] * (-1, 1)
+        offset = (strokes.dash_centre + rng.normal(0, 0.010, (count, 2)))[strokes.dash] + turned
+        points.append(landmarks[strokes.anchor] + offset + _shift(rng, strokes))
+    return np.concatenate(points)
+
+
+def _shift(rng: np.random.Generator, strokes: _Strokes) -> np.ndarray:
+    # More than a pixel of a coarse view up or down: no place in it is darker for lines than for pores on average.
+    return rng.uniform(-_SHIFT, _SHIFT, (2, 2))[(strokes.side > 0).astype(int)]
 
 
 def _splat(points_xy: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -206,29 +229,33 @@ def _splat(points_xy: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -
     return image.reshape(shape).astype(np.float32)
 
 
-def line_map(
-    points: np.ndarray,
-    to_pixels: Callable[[np.ndarray], np.ndarray],
-    scale: float,
-    shape: tuple[int, int],
-    *,
-    fine: bool,
-) -> np.ndarray:
-    """Relative darkening by lines, float32 `shape`; the depth of a line is the weight of its points.
+def furrow_map(points: np.ndarray, to_pixels: ToPixels, scale: float, shape: tuple[int, int]) -> np.ndarray:
+    """Relative darkening by furrows, float32 `shape`.
 
     Args:
-      points: [n, 3] from `furrow_points` or `fine_points`.
+      points: [n, 3] from `furrow_points`; the depth of a furrow is that of its points.
       to_pixels: maps [n, 2] face units to pixels of the map.
       scale: pixels to the face unit.
-      fine: lines that sum to zero across, `FINE_SIGMA`; otherwise dark lines, `FURROW_SIGMA`.
+      shape: of the map.
     """
-    spacing = _SPACING * scale
-    sigma = (FINE_SIGMA if fine else FURROW_SIGMA) * scale
-    image = _splat(to_pixels(points[:, :2]), points[:, 2] * spacing, shape)
-    # A line of unit impulses a pixel apart becomes a ridge of height 1 / (sigma^k sqrt(2 pi)).
-    if fine:
-        return -gaussian_laplace(image, sigma, truncate=3.5) * np.float32(sigma**3 * np.sqrt(2 * np.pi))
+    sigma = FURROW_SIGMA * scale
+    image = _splat(to_pixels(points[:, :2]), points[:, 2] * (_SPACING * scale), shape)
+    # A line of unit impulses a pixel apart becomes a ridge of height 1 / (sigma sqrt(2 pi)).
     return gaussian_filter(image, sigma, truncate=3.0) * np.float32(sigma * np.sqrt(2 * np.pi))
+
+
+def fine_map(points: np.ndarray, sigma: float, to_pixels: ToPixels, scale: float, shape: tuple[int, int]) -> np.ndarray:
+    """Relative darkening by strokes that sum to zero across, float32 `shape`, about 1 along a line.
+
+    Args:
+      points: [n, 2] from `line_points` or `pore_points`.
+      sigma: half the width of the dark core of a stroke, face units.
+      to_pixels, scale, shape: as in `furrow_map`.
+    """
+    pixels = sigma * scale
+    image = _splat(to_pixels(points), np.full(len(points), _SPACING * scale), shape)
+    # A line of unit impulses a pixel apart becomes a ridge of height 1 / (sigma^3 sqrt(2 pi)).
+    return -gaussian_laplace(image, pixels, truncate=3.5) * np.float32(pixels**3 * np.sqrt(2 * np.pi))
 
 
 def shading_blobs(landmarks: np.ndarray, strengths: Mapping[int, float], side: str) -> np.ndarray:
