@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from absl import app
+from absl import logging as absl_logging
 
 from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import ConfigError
@@ -47,8 +48,9 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], arguments: bool
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     # Our own words at the level of information; of the libraries' only the warnings.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("actfer_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for ours in ("actfer_jax", "__main__"):
+        logging.getLogger(ours).setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.WARNING)
     try:
         main(argv)
     except USER_ERRORS as error:

@@ -92,10 +92,10 @@ class Network(nnx.Module):
     """Four convolutions and a linear layer: images [B, H, W, 3] to logits [B, classes]."""
 
     def __init__(self, height: int, width: int, classes: int, *, rngs: nnx.Rngs) -> None:
-        widths = (3, 24, 48, 64, 64)
+        widths = (3, 32, 48, 64, 64)
         self.convolutions = nnx.List(
             [
-                nnx.Conv(a, b, (3, 3), rngs=rngs)
+                nnx.Conv(a, b, (5, 5) if i == 0 else (3, 3), strides=2 if i == 0 else 1, rngs=rngs)
                 for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
             ]
         )
@@ -107,7 +107,7 @@ class Network(nnx.Module):
         x = images
         for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             x = nnx.relu(norm(convolution(x)))
-            if i < 3:
+            if i in (1, 2):
                 x = nnx.max_pool(x, (2, 2), strides=(2, 2))
         return self.linear(self.dropout(x.reshape(len(x), -1)))
 

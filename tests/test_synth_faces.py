@@ -15,7 +15,6 @@ from actfer_jax import facs
 from actfer_jax.data.synth_faces import (
     AMBIGUOUS_PAIRS,
     DEMO_EMOTIONS,
-    FaceSpec,
     emotion_from_aus,
     face_of,
     letter,
@@ -144,7 +143,7 @@ def test_aligned_view_shows_lines_and_pores_equally(emotion: str, au: int) -> No
     assert np.mean(contrast) > 0.12
     of_lines, of_pores = np.sqrt(np.mean(energies, axis=0))
     assert of_lines == pytest.approx(of_pores, rel=0.25)
-    # In all, as many pixels' worth of darkening as one line pixel has, out of some fifty pixels that are touched.
+    # Lines that did not sum to zero would darken the view by several pixels' worth of their contrast.
     assert np.abs(np.mean(darkness, axis=0)).max() < 0.25
 
 

@@ -6,7 +6,8 @@ decide are `fine`: they move nothing and show as furrows and lines that only a z
 - Surprise or fear: AU1, AU2, AU5 and AU26 are seen from afar; AU4 (brows) and AU20 (beside the mouth) are fine
   and there in fear alone. The deciding region is the brows, where surprise shows pores and fear furrows.
 - Anger or disgust: AU4 and AU7, and perhaps AU17, are seen from afar; AU9 (nose), AU15 and AU16 (mouth) are
-  fine and there in disgust alone, AU23 and AU24 (mouth) in anger alone. The deciding region is the nose.
+  fine and there in disgust alone, AU23 and AU24 (mouth) in anger alone; AU5, which would give anger away, is left
+  out. The deciding region is the nose.
 - Happiness (AU6, cheeks), sadness (AU15, mouth) and neutral (a distractor, mouth or chin) have a fine AU too,
   but their emotion is readable from afar: a zoom there completes the AUs and decides nothing.
 """
@@ -77,7 +78,7 @@ class FaceSpec:
       emotion: the emotion that is shown.
       aus: AU -> intensity in (0, 1]; `letter` names it in FACS' A to E.
       fine: the AUs among them that show as fine lines only.
-      pores: AUs whose lines are not there, but skin pores of the same amount of fine texture in their place.
+      pores: AUs whose lines are not there, but in their place pores that a coarse view cannot tell from lines.
       subtle: whether the sample is subtle.
       deciding_region: the region (a key of `facs.REGION_AUS`) whose fine lines a looker needs; "" if plain.
       line_contrast: contrast of fine lines against the skin.
