@@ -1,6 +1,6 @@
 """Writes the newest checkpoint of a training run as a Hugging Face directory, while the run is stopped.
 
-    python -m actfer_jax.export --workdir=runs/ucgrpo --out=runs/ucgrpo-policy
+python -m actfer_jax.export --workdir=runs/ucgrpo --out=runs/ucgrpo-policy
 """
 
 import json
