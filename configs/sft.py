@@ -4,8 +4,7 @@ Qwen3-VL-4B on a pod:
 
     python -m actfer_jax.train --config=configs/sft.py --config.model.path=DIR --workdir=DIR
 
-The small model from nothing (over an hour on two CPU cores); what it wrote to `policy/` is the checkpoint of the
-package:
+The small model from nothing, over an hour on two CPU cores:
 
     python -m actfer_jax.train --config=configs/sft.py:demo --workdir=runs/sft
 """

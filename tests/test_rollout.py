@@ -42,7 +42,7 @@ def tokens_of(result: RolloutResult) -> list[list[list[int]]]:
 
 
 def test_episodes_are_what_they_are_meant_to_be(agent, result):
-    """Several turns with pictures: every turn stands in the ids as it was read, and every picture has its placeholders."""
+    """Several turns with pictures: every turn stands in the ids as read, every picture has its placeholders."""
     flat = [rollout for group in result.rollouts for rollout in group]
     assert max(len(rollout.episode.turns) for rollout in flat) >= 3
     assert any(len(rollout.views) >= 3 for rollout in flat)
