@@ -9,6 +9,7 @@ from flax import nnx
 from actfer_jax.agent.chat import Chat
 from actfer_jax.config import ConfigError
 from actfer_jax.faces.detector import FaceDetector
+from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.models import demo_checkpoint, load_pretrained
@@ -76,22 +77,27 @@ class Agent:
         )
 
 
-def load_agent(model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, *, seed: int = 0) -> Agent:
+def load_agent(
+    model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, *, seed: int = 0, store: FaceStore | None = None
+) -> Agent:
     """Loads the model, its tokenizer and image processor, and the face detector.
 
     Args:
+      store: where found faces are kept between runs.
       seed: of the initial weights where `model.initialise` is "random".
 
     Raises:
       ConfigError: something is missing, damaged, or does not fit the rest; the message says what.
     """
     try:
-        return _load_agent(model, views, rollout, seed)
+        return _load_agent(model, views, rollout, seed, store)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {model.path!r} cannot be used: {error}") from error
 
 
-def _load_agent(model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, seed: int) -> Agent:
+def _load_agent(
+    model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, seed: int, store: FaceStore | None
+) -> Agent:
     directory = model.directory
     dtype, param_dtype = jnp.dtype(model.dtype), jnp.dtype(model.param_dtype)
     if model.initialise == "random":
@@ -107,6 +113,6 @@ def _load_agent(model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, s
         params,
         Chat.from_pretrained(directory),
         PictureEncoder(directory, views),
-        Toolbox(FaceDetector(), views),
+        Toolbox(FaceDetector(), views, store),
         rollout,
     )

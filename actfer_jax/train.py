@@ -6,10 +6,13 @@ The run goes on by itself if the workdir holds a checkpoint. The workdir gets `m
 `manifest.json`, `episodes/`, `checkpoints/`, `evaluation.json`, and at the end `policy/`: a Hugging Face directory.
 """
 
+import dataclasses
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +30,8 @@ from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
 from actfer_jax.config import read_config
-from actfer_jax.data.sources import Sample, Source, batches, emotion_labels, open_source, order
-from actfer_jax.data.traces import TraceMaker
+from actfer_jax.data.sources import Sample, Source, batches, emotion_labels, open_face_store, open_source, order
+from actfer_jax.data.traces import READINGS, TraceMaker
 from actfer_jax.episode_picture import episode_picture
 from actfer_jax.episode_records import to_record
 from actfer_jax.evaluation.controls import evaluate_policy
@@ -38,10 +41,11 @@ from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
 from actfer_jax.metrics import Alarms, MetricWriter, Progress, ResourceMeter, check_workdir, write_manifest
 from actfer_jax.models import save_pretrained
+from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rl import rewards, ucgrpo
-from actfer_jax.rollout.batch import Sequence, make_batch
+from actfer_jax.rollout.batch import ImageSlots, Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.settings import TrainConfig
 from actfer_jax.train_step import (
@@ -83,10 +87,16 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
     """Runs the whole training of a config in a workdir."""
     check_workdir(workdir, raw_config)
     write_manifest(workdir, raw_config, prompts_hash())
-    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed)
+    # Compiled programs are kept for the next start of this run, unless the user keeps them elsewhere.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    store = open_face_store(config.data)
+    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store)
     source = open_source(config.data)
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
+    if config.model.initialise == "random":
+        agent = whitened(config, agent, source)
     initial = initial_state(agent, optimizer)
     with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
         restored = checkpoints.restore_latest(initial)
@@ -132,34 +142,60 @@ def initial_state(agent: Agent, optimizer: optax.GradientTransformation) -> RunS
     return RunState(init_train_state(agent.params, optimizer), ucgrpo.init_calibration(len(facs.EMOTIONS)))
 
 
+def whitened(config: TrainConfig, agent: Agent, source: Source) -> Agent:
+    """The agent with a patch embedding that is fitted to some of the views that it will see."""
+    maker = trace_maker(config, agent)
+    patches = [
+        patches
+        for index in range(min(len(source), 256))
+        for sequence in maker.readings(source[index])
+        for patches, _ in sequence.pictures
+    ]
+    params = whiten_patch_embedding(agent.params, np.concatenate(patches), config.seed)
+    return dataclasses.replace(agent, params=params)
+
+
+def trace_maker(config: TrainConfig, agent: Agent) -> TraceMaker:
+    style, max_turns = config.rollout.prompt_style, config.rollout.max_turns
+    return TraceMaker(config.traces, agent.chat, agent.encoder, agent.toolbox, style=style, max_turns=max_turns)
+
+
 def _sft_steps(
     config: TrainConfig, agent: Agent, source: Source, optimizer: optax.GradientTransformation, start: int
 ) -> StepFunction:
     """Supervised steps: traces are written while the device works."""
-    maker = TraceMaker(
-        config.traces,
-        agent.chat,
-        agent.encoder,
-        agent.toolbox,
-        style=config.rollout.prompt_style,
-        max_turns=config.rollout.max_turns,
-    )
-    traces = order(source, config.seed).seed(config.seed + 1).random_map(maker)
-    rows: Iterator[list[Sequence]] = batches(traces, config.batch.queries, start, DATA_THREADS, ahead=2)
+    maker, readings_steps = trace_maker(config, agent), config.traces.readings_steps
+    rows = _trace_rows(config, maker, source, start)
     update = make_sft_update(
         agent.graphdef, optimizer, microbatches=config.batch.microbatches, chunk=config.batch.chunk
     )
     slots = image_slots(config.rollout, agent.toolbox, agent.model_config)
+    one_view = ImageSlots(scene=slots.crop, crop=slots.crop, crops=0)
 
     def step_function(state: RunState, step: int) -> StepOutput:
         began = time.perf_counter()
-        batch = make_batch(next(rows), 1, config.batch.length, slots, agent.model_config)
+        shape = (config.traces.readings_length, one_view) if step <= readings_steps else (config.batch.length, slots)
+        batch = make_batch(next(rows), 1, *shape, agent.model_config)
         waited = time.perf_counter() - began
         train_state, metrics = update(state.train, batch)
         metrics = jax.device_get(metrics) | {"perf/data_s": waited, "perf/pad_frac": 1 - batch.segment_ids.mean()}
         return StepOutput(RunState(train_state, state.calibration), metrics, [], [], np.zeros(0))
 
     return step_function
+
+
+def _trace_rows(config: TrainConfig, maker: TraceMaker, source: Source, start: int) -> Iterator[list[Sequence]]:
+    """The rows of each step after `start`: first readings, then episodes."""
+    queries, readings_steps = config.batch.queries, config.traces.readings_steps
+    samples = order(source, config.seed)
+    if start < readings_steps:
+        readings = batches(samples.map(maker.readings), queries, start, DATA_THREADS, ahead=2)
+        for faces in islice(readings, readings_steps - start):
+            # A face that was not found has no readings; its rows are taken by others, since the shape is fixed.
+            found = cycle([reading for face in faces for reading in face])
+            yield list(islice(found, queries * READINGS))
+    episodes = samples.seed(config.seed + 1).random_map(maker.episode)
+    yield from batches(episodes, queries, max(start, readings_steps), DATA_THREADS, ahead=2)
 
 
 def _rl_steps(

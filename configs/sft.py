@@ -22,6 +22,8 @@ def get_config(variant: str = "") -> ConfigDict:
         del config[section]
 
     config.traces = ConfigDict()
+    config.traces.readings_steps = 0
+    config.traces.readings_length = 48
     config.traces.no_zoom = 0.3
     config.traces.answer_now = 0.05
     config.traces.instructed_answer = 0.05

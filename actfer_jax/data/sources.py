@@ -10,6 +10,7 @@ import numpy as np
 
 from actfer_jax.agent.episode import Reference
 from actfer_jax.data import synth_faces
+from actfer_jax.faces.store import FaceStore
 
 
 class DataError(ValueError):
@@ -62,6 +63,11 @@ class DataConfig:
             raise ValueError(f"split is {self.split!r}; choose train, validation or test")
         if self.size < 1:
             raise ValueError(f"size is {self.size}; it must be at least 1")
+
+
+def open_face_store(config: DataConfig) -> FaceStore:
+    """Where the faces found in the pictures of a data set are kept, beside the data."""
+    return FaceStore(Path(config.directory).expanduser() / "faces.sqlite")
 
 
 def order(source: Source, seed: int) -> grain.MapDataset[Sample]:

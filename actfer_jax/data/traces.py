@@ -15,11 +15,15 @@ import numpy as np
 from actfer_jax import facs
 from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.episode import Reference
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.data.sources import DataError, Sample
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.rollout.batch import Sequence
 from actfer_jax.rollout.pictures import PictureEncoder
+
+READINGS = 1 + len(facs.REGIONS)
+"""Readings of one face: the aligned view, and each region."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class TraceConfig:
     """How the traces are drawn.
 
     Attributes:
+      readings_steps: how many steps begin the training with readings in the place of episodes: every view of a face
+        with the words about it, each in a row of its own. A model that starts from nothing learns to see from them many
+        times faster.
+      readings_length: positions such a row is padded to.
       no_zoom: share of traces without a zoom; `answer_now` and `instructed_answer` are parts of it.
       answer_now: share of traces that are told to answer at once and use no tool.
       instructed_answer: share of traces that are told after the alignment to answer.
@@ -34,6 +42,8 @@ class TraceConfig:
       instructed_zoom: share of the traces with a zoom that were told to zoom.
     """
 
+    readings_steps: int = 0
+    readings_length: int = 48
     no_zoom: float = 0.3
     answer_now: float = 0.05
     instructed_answer: float = 0.05
@@ -41,7 +51,10 @@ class TraceConfig:
     instructed_zoom: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, share in vars(self).items():
+        if self.readings_steps < 0:
+            raise ValueError(f"readings_steps is {self.readings_steps}; it must not be negative")
+        for name in ("no_zoom", "answer_now", "instructed_answer", "two_zooms", "instructed_zoom"):
+            share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is {share}; a share lies between 0 and 1")
         if self.answer_now + self.instructed_answer > self.no_zoom:
@@ -105,29 +118,48 @@ class TraceMaker:
 
     def turns(self, sample: Sample, plan: Plan) -> list[tuple[str, ToolCall | None]]:
         """The assistant's turns, with the call that each one makes."""
-        reference = sample.reference
-        if reference.aus is None or reference.emotion is None:
-            missing = "action units" if reference.aus is None else "emotion"
-            raise DataError(
-                f"{sample.dataset}/{sample.name} has no {missing}; traces are written from both: leave the sample out"
-            )
-        fine = reference.extra.get("fine", frozenset())
-        seen = facs.format_aus(reference.aus - fine)
+        reference = _check(sample)
+        aus, emotion = reference.aus or frozenset(), reference.emotion
+        seen = _seen(reference)
         thoughts, calls = [seen], []
         if plan.align:
             thoughts = ["Find the face.", seen]
             calls = [ToolCall("align_face", {})]
         for region in plan.regions:
-            thoughts.append(f"{region}: {facs.format_aus(reference.aus & facs.REGION_AUS[region])}")
+            thoughts.append(_seen(reference, region))
             calls.append(ToolCall("zoom", {"region": region}))
         turns = [
             (f"<think>{think}</think>\n{call_text(call)}", call) for think, call in zip(thoughts, calls, strict=False)
         ]
-        answer = f"<aus>{facs.format_aus(reference.aus)}</aus>\n<answer>{reference.emotion}</answer>"
+        answer = f"<aus>{facs.format_aus(aus)}</aus>\n<answer>{emotion}</answer>"
         return [*turns, (f"<think>{thoughts[-1]}</think>\n{answer}", None)]
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sequence:
-        """One trace about a sample: a picture in which no face is found is answered after the first reply."""
+    def readings(self, sample: Sample) -> list[Sequence]:
+        """What is seen in the aligned view and in each region, each in a sequence of its own.
+
+        A sequence is what an episode has there: the tool's reply and the thought about it. Where no face is found
+        there is nothing to read.
+        """
+        reference = _check(sample)
+        scene = self.toolbox.scene(sample.image)
+        sequences = []
+        for region in ("", *facs.REGIONS):
+            call = ToolCall("zoom", {"region": region}) if region else ToolCall("align_face", {})
+            reply = self.toolbox.execute(
+                call, "", image=sample.image, image_key=(sample.dataset, sample.name), views=[scene]
+            )
+            if reply.view is None:
+                continue
+            picture = self.encoder(reply.view.pixels)
+            context = self.chat.reply_ids(reply.text, self.encoder.tokens(picture[1]))
+            thought = f"<think>{_seen(reference, region)}</think>\n"
+            words = self.chat.tokenizer.encode(thought, add_special_tokens=False)
+            policy = [False] * len(context) + [True] * len(words)
+            sequences.append(Sequence(context + words, policy, [picture]))
+        return sequences
+
+    def episode(self, sample: Sample, rng: np.random.Generator) -> Sequence:
+        """One trace of an episode: a picture in which no face is found is answered after the first reply."""
         plan = draw_plan(rng, self.config)
         views = [self.toolbox.scene(sample.image)]
         pictures = [self.encoder(views[0].pixels)]
@@ -158,3 +190,21 @@ class TraceMaker:
             tokens += ids
             policy += [False] * len(ids)
             index = index + 1 if reply.ok else len(turns) - 1
+
+
+def _check(sample: Sample) -> Reference:
+    reference = sample.reference
+    if reference.aus is None or reference.emotion is None:
+        missing = "action units" if reference.aus is None else "emotion"
+        raise DataError(
+            f"{sample.dataset}/{sample.name} has no {missing}; traces are written from both: leave the sample out"
+        )
+    return reference
+
+
+def _seen(reference: Reference, region: str = "") -> str:
+    """The words for what the aligned view shows, or a zoom into a region."""
+    aus = reference.aus or frozenset()
+    if region:
+        return f"{region}: {facs.format_aus(aus & facs.REGION_AUS[region])}"
+    return facs.format_aus(aus - reference.extra.get("fine", frozenset()))

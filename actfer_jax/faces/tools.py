@@ -14,6 +14,7 @@ from actfer_jax.agent.episode import Reply
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.faces.align import aligned_frame, region_box
 from actfer_jax.faces.detector import Face, FaceDetector
+from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.views import (
     GREY,
     POLICY_UNITS,
@@ -102,16 +103,18 @@ class Toolbox:
     """The tools over one detector, with the faces of each image remembered.
 
     It may be shared by threads, and sent to other processes (where it starts with nothing remembered).
+
+    Args:
+      store: where found faces are kept between runs; None for nowhere.
     """
 
-    def __init__(self, detector: FaceDetector, view_config: ViewConfig) -> None:
-        self.detector = detector
-        self.view_config = view_config
+    def __init__(self, detector: FaceDetector, view_config: ViewConfig, store: FaceStore | None = None) -> None:
+        self.detector, self.view_config, self.store = detector, view_config, store
         self._lock = threading.Lock()
         self._faces: OrderedDict[Hashable, Future[tuple[Face, ...]]] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Toolbox, (self.detector, self.view_config)
+        return Toolbox, (self.detector, self.view_config, self.store)
 
     def scene(self, image: NDArray[np.uint8]) -> View:
         """The whole image [H, W, 3] as the first view of an episode."""
@@ -130,7 +133,8 @@ class Toolbox:
                 self._faces.popitem(last=False)
         if first:
             try:
-                future.set_result(self.detector.detect(image))
+                store = self.store
+                future.set_result(store.detect(self.detector, image) if store else self.detector.detect(image))
             except BaseException as error:
                 with self._lock:
                     self._faces.pop(image_key, None)

@@ -132,6 +132,8 @@ def encode_pictures(model: Qwen3VL, scenes: ImageInputs, crops: ImageInputs) -> 
     rows, slots = crops.mask.shape[:2]
     group = rows // scenes.mask.shape[0]
     scene = model.encode_images(scenes)
+    if not slots:
+        return jax.tree.map(lambda x: jnp.repeat(x, group, axis=-3), scene)
     crop = model.encode_images(jax.tree.map(lambda x: x.reshape(rows * slots, *x.shape[2:]), crops))
 
     def pool(scene_QxKxD: jax.Array, crop_NxKxD: jax.Array) -> jax.Array:

@@ -1,0 +1,33 @@
+"""Initial values that depend on data, for models that are trained from nothing."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+_FLOOR = 1e-3  # Of the patches' variance along a direction: what varies less is not amplified further.
+
+
+def whiten_patch_embedding(params: nnx.State, patches_NxC: np.ndarray, seed: int) -> nnx.State:
+    """Parameters whose patch embedding gives every direction of the patches the same weight.
+
+    Neighbouring pixels of pictures are much alike, so a random projection of patches is nearly their mean colour, and
+    fine lines are lost in it; a vision tower trained from nothing then hardly ever learns to see them. The kernel is
+    R Lambda^(-1/2) U^T, with U and Lambda the principal components of the patches (Bell and Sejnowski, 1997) and R a
+    random matrix; its output has mean 0 and variance 1 over these patches.
+
+    Args:
+      params: of a `Qwen3VL` (`nnx.split(model, nnx.Param)`).
+      patches_NxC: example patches, as the image processor gives them; at least some thousand.
+      seed: of R.
+    """
+    flat = dict(nnx.to_flat_state(params))
+    kernel, bias = (flat["visual", "patch_embed", name] for name in ("kernel", "bias"))
+    mean = patches_NxC.mean(0, dtype=np.float64)
+    centred = (patches_NxC - mean).astype(np.float32)
+    variance, components = np.linalg.eigh(centred.T @ centred / len(centred))
+    whiten = components / np.sqrt(np.maximum(variance, _FLOOR))
+    values = whiten @ np.random.default_rng(seed).normal(size=kernel[...].shape)
+    values /= (centred @ values).std(0)
+    flat["visual", "patch_embed", "kernel"] = kernel.replace(jnp.asarray(values, kernel[...].dtype))
+    flat["visual", "patch_embed", "bias"] = bias.replace(jnp.asarray(-mean @ values, bias[...].dtype))
+    return nnx.from_flat_state(flat)

@@ -1,0 +1,62 @@
+"""Faces kept on disk: the same as those found anew, whoever asks, and found anew where anything differs."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+import skimage.data
+
+from actfer_jax.faces.detector import FaceDetector
+from actfer_jax.faces.store import FaceStore
+
+PHOTOGRAPH = skimage.data.astronaut()
+
+
+class Never(FaceDetector):
+    """A detector of the same settings that must not be needed."""
+
+    def detect(self, image):
+        raise AssertionError("the picture was searched again")
+
+
+def find_without_searching(store: FaceStore) -> list[tuple]:
+    return [(face.box, face.score, face.landmarks.tolist()) for face in store.detect(Never(), PHOTOGRAPH)]
+
+
+def test_another_process_gets_the_same_faces_without_a_search(tmp_path):
+    store = FaceStore(tmp_path / "new" / "faces.sqlite")
+    found = store.detect(FaceDetector(), PHOTOGRAPH)
+    expected = [(face.box, face.score, face.landmarks.tolist()) for face in FaceDetector().detect(PHOTOGRAPH)]
+    assert [(face.box, face.score, face.landmarks.tolist()) for face in found] == expected
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(find_without_searching, store).result(timeout=120) == expected
+
+
+def test_a_picture_without_a_face_is_remembered_too(tmp_path):
+    store, grey = FaceStore(tmp_path / "faces.sqlite"), np.full((80, 80, 3), 128, np.uint8)
+    assert store.detect(FaceDetector(), grey) == ()
+    assert store.detect(Never(), grey) == ()
+
+
+@pytest.mark.parametrize(
+    ("detector", "image"),
+    [
+        (Never(), np.ascontiguousarray(PHOTOGRAPH[:, ::-1])),
+        (Never(), PHOTOGRAPH.reshape(256, 1024, 3)),
+        (Never(max_pixels=2**16), PHOTOGRAPH),
+        (Never(upsampling=0), PHOTOGRAPH),
+    ],
+)
+def test_another_picture_or_another_setting_is_searched(tmp_path, detector, image):
+    store = FaceStore(tmp_path / "faces.sqlite")
+    store.detect(FaceDetector(), PHOTOGRAPH)
+    with pytest.raises(AssertionError, match="searched again"):
+        store.detect(detector, image)
+
+
+def test_a_file_that_is_no_store_is_named(tmp_path):
+    path = tmp_path / "faces.sqlite"
+    path.write_text("not a database, but long enough to look like one " * 40)
+    with pytest.raises(OSError, match="faces.sqlite.*delete the file"):
+        FaceStore(path)

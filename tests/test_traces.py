@@ -1,0 +1,82 @@
+"""What the supervised traces teach: the format, looking anywhere, and nothing that was not in view."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actfer_jax import facs
+from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.parser import parse_turn
+from actfer_jax.data.sources import DataError, Sample
+from actfer_jax.data.synth_faces import DEMO_EMOTIONS, face_of, render
+from actfer_jax.data.traces import READINGS, TraceConfig, TraceMaker, draw_plan
+
+FEAR = 4  # In each seven faces: neutral, happiness, sadness, surprise, fear, disgust, anger.
+
+
+@pytest.fixture(scope="module")
+def subtle() -> Sample:
+    index = next(i for i in range(FEAR, 700, 7) if face_of("validation", i).subtle)
+    spec = face_of("validation", index)
+    extra = {"fine": spec.fine, "subtle": True, "deciding_region": spec.deciding_region}
+    reference = Reference(labels=DEMO_EMOTIONS, emotion=spec.emotion, aus=frozenset(spec.aus), extra=extra)
+    return Sample("synth_faces", f"validation/{index}", render(spec).image, reference)
+
+
+@pytest.fixture(scope="module")
+def maker(agent) -> TraceMaker:
+    return TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, style="brief", max_turns=4)
+
+
+def policy_turns(maker: TraceMaker, tokens: list[int], policy: list[bool]) -> list[str]:
+    ids, turns = np.array(tokens), np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(policy)) + 1)
+    return [maker.chat.turn_text(ids[turn].tolist()) for turn in turns if policy[turn[0]]]
+
+
+def test_plans_zoom_as_often_as_configured_and_everywhere_alike():
+    plans = [draw_plan(np.random.default_rng(seed), TraceConfig()) for seed in range(4000)]
+    assert np.mean([not plan.regions for plan in plans]) == pytest.approx(0.3, abs=0.03)
+    assert np.mean([len(plan.regions) == 2 for plan in plans]) == pytest.approx(0.7 * 0.3, abs=0.03)
+    counts = Counter(region for plan in plans for region in plan.regions)
+    assert counts.keys() == set(facs.REGIONS)
+    assert max(counts.values()) < 1.2 * min(counts.values())
+
+
+def test_a_trace_names_what_is_in_view_and_answers_with_the_truth(maker, subtle):
+    fine, aus = subtle.reference.extra["fine"], subtle.reference.aus
+    assert fine
+    for seed in range(40):
+        trace = maker.episode(subtle, np.random.default_rng(seed))
+        *looks, answer = (parse_turn(text) for text in policy_turns(maker, trace.tokens, trace.policy))
+        assert answer.answer == "fear" and set(answer.aus) == aus
+        assert len(trace.pictures) == 1 + len(looks)
+        for look, turn in zip(looks, [*looks, answer][1:], strict=True):
+            assert look.call is not None
+            named = {int(word[2:]) for word in turn.think.split() if word.startswith("AU")}
+            region = look.call.arguments.get("region")
+            # Behind an aligned view or no view at all nothing fine is named, behind a zoom all that its region shows.
+            assert named == (aus & facs.REGION_AUS[region] if region else aus - fine)
+
+
+def test_readings_are_pieces_of_episodes(maker, subtle):
+    readings = maker.readings(subtle)
+    assert len(readings) == READINGS
+    found = set()
+    for seed in range(60):
+        trace = maker.episode(subtle, np.random.default_rng(seed))
+        words = " ".join(map(str, trace.tokens))
+        for index, reading in enumerate(readings):
+            if " ".join(map(str, reading.tokens)) in words:
+                found.add(index)
+                ((patches, grid),) = reading.pictures
+                assert any(grid == other and np.array_equal(patches, seen) for seen, other in trace.pictures[1:])
+    assert found == set(range(READINGS))
+
+
+def test_a_sample_without_action_units_is_named(maker, subtle):
+    bare = replace(subtle, reference=replace(subtle.reference, aus=None))
+    for make in (maker.readings, lambda sample: maker.episode(sample, np.random.default_rng(0))):
+        with pytest.raises(DataError, match="validation/.*no action units"):
+            make(bare)
