@@ -190,6 +190,32 @@ class ResourceMeter:
         jax.monitoring.unregister_event_duration_listener(self._on_event)
 
 
+class Goodput:
+    """The share of a run's time that went into steps which it still has, over all its starts.
+
+    Args:
+      started: when the run first started, seconds since 1970; now by default.
+      productive: seconds in steps so far.
+      clock: seconds since 1970.
+    """
+
+    def __init__(self, started: float | None = None, productive: float = 0.0, clock: Callable[[], float] = time.time):
+        self._clock = clock
+        self._started, self._productive = clock() if started is None else started, productive
+
+    def add(self, seconds: float) -> None:
+        """Counts a step."""
+        self._productive += seconds
+
+    def share(self) -> float:
+        """Productive over elapsed time, since the first start."""
+        return self._productive / max(self._clock() - self._started, 1e-9)
+
+    def state(self) -> dict[str, float]:
+        """What a later start goes on from: keep it in the checkpoint, so that steps lost behind it do not count."""
+        return {"started": self._started, "productive": self._productive}
+
+
 class Progress:
     """Says in the log how far a run is, how fast it goes and when it will be done.
 

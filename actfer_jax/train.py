@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,8 @@ from actfer_jax.evaluation.metrics import summarise
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
-from actfer_jax.metrics import Alarms, MetricWriter, Progress, ResourceMeter, check_workdir, write_manifest
+from actfer_jax.hosts import Interrupted, Termination, termination
+from actfer_jax.metrics import Alarms, Goodput, MetricWriter, Progress, ResourceMeter, check_workdir, write_manifest
 from actfer_jax.models import save_pretrained
 from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.optimizer import make_optimizer
@@ -62,6 +64,9 @@ log = logging.getLogger(__name__)
 
 DATA_THREADS = 2
 
+SHOWN = ("sft/loss", "reward/total", "reward/emotion", "zoom_rate/subtle", "zoom_rate/plain", "policy/entropy")
+"""Metrics that stand in the line of progress, as far as the run has them."""
+
 
 class RunState(NamedTuple):
     """Everything that a step changes, and so what a checkpoint holds."""
@@ -83,8 +88,12 @@ class StepOutput(NamedTuple):
 StepFunction = Callable[[RunState, int], StepOutput]
 
 
-def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigDict) -> None:
-    """Runs the whole training of a config in a workdir."""
+def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigDict, stop: Termination) -> None:
+    """Runs the whole training of a config in a workdir.
+
+    Raises:
+      Interrupted: the run was told to stop; it has saved what was done.
+    """
     check_workdir(workdir, raw_config)
     write_manifest(workdir, raw_config, prompts_hash())
     # Compiled programs are kept for the next start of this run, unless the user keeps them elsewhere.
@@ -105,36 +114,41 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
             log.info("continuing after step %d of %d", start, config.steps)
         records = EpisodeWriter(workdir)
         records.drop_after(start)
-        _evaluate("before", config, agent, agent.params, workdir)
+        _evaluate("before", config, agent, agent.params, workdir, stop)
         make_step = _sft_steps if config.algorithm == "sft" else _rl_steps
-        step_function = make_step(config, agent, source, optimizer, start)
+        step_function = make_step(config, agent, source, optimizer, start, stop)
         progress, alarms, meter = Progress(config.steps, start), Alarms(), ResourceMeter()
+        goodput = Goodput(**restored[2]["goodput"]) if restored else Goodput()
         with MetricWriter(workdir, start if restored else None) as writer:
             writer.write_hparams(raw_config)
-            for step in range(start + 1, config.steps + 1):
-                _profile(config, step - start, workdir)
-                began = time.perf_counter()
-                state, metrics, *episodes = step_function(state, step)
-                metrics |= {"perf/step_s": time.perf_counter() - began, **meter.metrics()}
-                if step % config.logging.every == 0 or step == config.steps:
-                    writer.write(step, metrics)
-                    shown = (
-                        "sft/loss",
-                        "reward/total",
-                        "reward/emotion",
-                        "zoom_rate/subtle",
-                        "zoom_rate/plain",
-                        "policy/entropy",
-                    )
-                    progress.update(step, {name: float(metrics[name]) for name in shown if name in metrics})
-                    for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
-                        log.warning("step %d: %s", step, alarm)
-                _show_episodes(config, step, episodes, writer, records)
-                if step % config.checkpoint.every == 0 or step == config.steps:
-                    checkpoints.save(step, state, {"seed": config.seed, "samples": step * config.batch.queries})
+            try:
+                for step in range(start + 1, config.steps + 1):
+                    _profile(config, step - start, workdir)
+                    began = time.perf_counter()
+                    state, metrics, *episodes = step_function(state, step)
+                    goodput.add(time.perf_counter() - began)
+                    metrics |= {"perf/step_s": time.perf_counter() - began, "perf/goodput": goodput.share()}
+                    metrics |= meter.metrics()
+                    if step % config.logging.every == 0 or step == config.steps:
+                        writer.write(step, metrics)
+                        progress.update(step, {name: float(metrics[name]) for name in SHOWN if name in metrics})
+                        for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
+                            log.warning("step %d: %s", step, alarm)
+                    _show_episodes(config, step, episodes, writer, records)
+                    saved = {"seed": config.seed, "goodput": goodput.state()}
+                    if step % config.checkpoint.every == 0 or step == config.steps:
+                        checkpoints.save(step, state, saved)
+                    start = step
+                    stop.check()
+            except Interrupted:
+                # A rollout that was under way is dropped; the state is that of the last whole step.
+                if start > (restored[0] if restored else 0):
+                    checkpoints.save(start, state, saved)
+                log.info("told to stop: saved step %d of %d; the same command goes on from there", start, config.steps)
+                raise
         params = state.train.params
     save_policy(config, agent, params, workdir / "policy")
-    _evaluate("after", config, agent, params, workdir)
+    _evaluate("after", config, agent, params, workdir, stop)
 
 
 def initial_state(agent: Agent, optimizer: optax.GradientTransformation) -> RunState:
@@ -161,7 +175,12 @@ def trace_maker(config: TrainConfig, agent: Agent) -> TraceMaker:
 
 
 def _sft_steps(
-    config: TrainConfig, agent: Agent, source: Source, optimizer: optax.GradientTransformation, start: int
+    config: TrainConfig,
+    agent: Agent,
+    source: Source,
+    optimizer: optax.GradientTransformation,
+    start: int,
+    stop: Termination,
 ) -> StepFunction:
     """Supervised steps: traces are written while the device works."""
     maker, readings_steps = trace_maker(config, agent), config.traces.readings_steps
@@ -199,7 +218,12 @@ def _trace_rows(config: TrainConfig, maker: TraceMaker, source: Source, start: i
 
 
 def _rl_steps(
-    config: TrainConfig, agent: Agent, source: Source, optimizer: optax.GradientTransformation, start: int
+    config: TrainConfig,
+    agent: Agent,
+    source: Source,
+    optimizer: optax.GradientTransformation,
+    start: int,
+    stop: Termination,
 ) -> StepFunction:
     """Steps of reinforcement learning: roll out, score, weigh, update."""
     size = config.batch
@@ -224,7 +248,9 @@ def _rl_steps(
         ]
         forced = _assign_arms(config, step)
         waited = time.perf_counter() - began
-        result = engine.run(state.train.params, queries, seed=config.seed, step=step, forced=forced)
+        result = engine.run(
+            state.train.params, queries, seed=config.seed, step=step, forced=forced, between_chunks=stop.check
+        )
         scores = [
             [rewards.score(r.episode, r.query.reference, config.reward) for r in group] for group in result.rollouts
         ]
@@ -375,7 +401,9 @@ def _show_episodes(
         writer.write_texts(step, {"episode": f"{turns}\n\ntruth: {truth.emotion}, {facs.format_aus(truth.aus or ())}"})
 
 
-def _evaluate(when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: Path) -> None:
+def _evaluate(
+    when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: Path, stop: Termination
+) -> None:
     """Evaluates greedily into `evaluation.json`, unless an earlier start did; prints the table at the end."""
     if config.evaluation is None:
         return
@@ -391,6 +419,7 @@ def _evaluate(when: str, config: TrainConfig, agent: Agent, params: nnx.State, w
             controls=config.evaluation.controls,
             seed=config.seed,
             progress=ProgressLine(f"episodes evaluated {when} training"),
+            between_chunks=stop.check,
         )
         runs[when] = {control: summarise(results) for control, results in outcomes.items()}
         write_atomically(path, json.dumps(runs, indent=1) + "\n")
@@ -429,7 +458,9 @@ def _count(params: nnx.State) -> int:
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
-    train(read_config(given.config, TrainConfig, "config"), Path(given.workdir), given.config)
+    config = read_config(given.config, TrainConfig, "config")
+    with termination() as stop, suppress(Interrupted):
+        train(config, Path(given.workdir), given.config, stop)
 
 
 if __name__ == "__main__":

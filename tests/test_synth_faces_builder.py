@@ -1,8 +1,11 @@
 """Rendered faces on disk."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from actfer_jax.data.synth_faces import DEMO_EMOTIONS, builder, face_of, level, load, render
@@ -58,3 +61,25 @@ def test_a_build_that_failed_leaves_nothing_to_load(tmp_path: Path, monkeypatch:
 def test_bad_arguments_are_named(tmp_path: Path, arguments: tuple[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(*arguments, tmp_path)
+
+
+LOAD = """
+import sys
+from actfer_jax.data.synth_faces import load
+if __name__ == "__main__":
+    load("train", 900, sys.argv[1], size=512, jobs=2)
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "render.py"
+    script.write_text(LOAD)
+    with subprocess.Popen([sys.executable, script, tmp_path], stderr=subprocess.PIPE, text=True) as process:
+        assert "faces rendered" in next(line for line in process.stderr if "rendered" in line)
+        workers = [
+            child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
+        ]
+        assert len(workers) == 2
+        process.kill()
+        alive = psutil.wait_procs(workers, timeout=60)[1]
+    assert not alive

@@ -28,23 +28,24 @@ SMALL = {
     ],
     "sft": ["--config=configs/sft.py:demo", "--config.batch.queries=4", "--config.logging.every=1"],
 }
-# Kills its own process at a chosen place, so that a test neither waits nor guesses.
+# Sends its own process a signal at a chosen place, so that a test neither waits nor guesses.
 KILLER = """
 import os, runpy, signal, sys
 from actfer_jax import checkpoints, metrics
-place, step = sys.argv.pop(1), int(sys.argv.pop(1))
-def die(cls, name):
-    original = getattr(cls, name)
-    def method(self, at, *args, **kwargs):
-        result = original(self, at, *args, **kwargs)
-        if at == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    setattr(cls, name, method)
-if place == "after_metrics":
-    die(metrics.MetricWriter, "write")
-else:
-    die(checkpoints.Checkpoints, "save")
+from actfer_jax.rollout import engine
+number, place, step = getattr(signal, sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1))
+cls, name, where = {
+    "after_metrics": (metrics.MetricWriter, "write", 0),
+    "during_save": (checkpoints.Checkpoints, "save", 0),
+    "in_rollout": (engine.RolloutEngine, "_prefill", 4),
+}[place]
+original = getattr(cls, name)
+def method(self, *args, **kwargs):
+    result = original(self, *args, **kwargs)
+    if args[where] == step:
+        os.kill(os.getpid(), number)
+    return result
+setattr(cls, name, method)
 sys.argv[0] = "train"
 runpy.run_module("actfer_jax.train", run_name="__main__", alter_sys=True)
 """
@@ -103,7 +104,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared, place):
     algorithm, expected = undisturbed
     workdir = shared / f"{algorithm}-{place}"
-    killed = start(shared, algorithm, workdir, killer=[place, "3"])
+    killed = start(shared, algorithm, workdir, killer=["SIGKILL", place, "3"])
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     resumed = start(shared, algorithm, workdir)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
@@ -112,6 +113,21 @@ def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared, place):
     if algorithm == "rl":
         records = [[record["id"] for record in read_episodes(path)] for path in (expected, workdir)]
         assert records[0] == records[1] and len(records[0]) == STEPS * 8
+
+
+def test_a_run_that_is_told_to_stop_saves_ends_and_goes_on(undisturbed, shared):
+    algorithm, expected = undisturbed
+    rarely = "--config.checkpoint.every=100"
+    for place, saved in [("after_metrics", 3), ("in_rollout", 2)][: 2 if algorithm == "rl" else 1]:
+        workdir = shared / f"{algorithm}-told-{place}"
+        told = start(shared, algorithm, workdir, rarely, killer=["SIGTERM", place, "3"])
+        assert told.returncode == 0, told.stderr[-3000:]
+        assert f"saved step {saved} of {STEPS}" in told.stderr
+        assert not (workdir / "policy").exists()
+        assert [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()] == [str(saved)]
+        resumed = start(shared, algorithm, workdir, rarely)
+        assert resumed.returncode == 0, resumed.stderr[-3000:]
+        assert_same_run(expected, workdir)
 
 
 def test_a_seed_gives_one_run(undisturbed, shared):

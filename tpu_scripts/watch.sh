@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# watch.sh: carries a run to its end. It looks at the TPU every --poll_seconds and does what is needed next: asks for a TPU,
+# sets it up, launches the training; and where the TPU was taken away, deletes what is left of it and begins again, so that
+# the training goes on from its last checkpoint. It can be started at any time, also on a training that runs.
+# It ends when the training has finished on all workers, when the training fails of itself, or at a limit:
+#   --max_hours     the TPU was active for this long, as seen by this watch: the training is ended, the TPU deleted
+#   --idle_minutes  nothing has trained for this long: the TPU is deleted
+#   --relaunch=false  only these limits: nothing is asked for, set up or launched
+# The guard works as long as this script does: start it where it is not closed with a laptop, for example in tmux on a small VM.
+#
+#   tpu_scripts/watch.sh --accelerator_type=v5litepod-16 --workdir=gs://BUCKET/RUN --max_hours=24 -- TRAINING ARGUMENTS
+#
+# Exit status: 0 when the training has finished, 3 where a quota stands against it, 1 otherwise.
+source "$(dirname "$0")/library.sh"
+read_flags "$@"
+require project zone tpu_name
+if [[ "$relaunch" == true ]]; then
+  require accelerator_type config workdir
+  [[ "$workdir" == gs://* ]] || fail "the setting workdir is $workdir, which is lost with the TPU: give --workdir=gs://BUCKET/RUN"
+fi
+
+if [[ "$dry_run" == true ]]; then
+  say "what watch.sh does, as the state of the TPU asks for it:"
+  for script in status delete create setup launch stop; do
+    say "$script.sh:"
+    "$scripts/$script.sh" "$@"
+  done
+  exit
+fi
+
+tell() { say "$(date '+%F %T') $*"; } # with the time, for a log that is read in the morning
+
+patience=3 # looks at a failed training before it is believed; failures in a row before watch.sh gives up
+
+delete_tpu() {
+  until "$scripts/delete.sh" "$@"; do
+    tell "trying again to delete $tpu_name"
+    sleep "$poll_seconds"
+  done
+}
+
+give_up() { # WHY FLAGS...: with the TPU deleted
+  tell "$1: deleting the TPU"
+  delete_tpu "${@:2}"
+  exit 1
+}
+
+known=false said="" failures=0 failed_looks=0 reported=false idle_since="" active_seconds=0
+clock=$(date +%s)
+
+while true; do
+  if ! find_state; then
+    [[ "$known" == true ]] || fail "gcloud cannot say whether $tpu_name exists: $complaint"
+    tell "gcloud gave no state, trying again: $complaint" # a network that fails for a while must not end the guard
+    sleep "$poll_seconds"
+    continue
+  fi
+  known=true
+  now=$(date +%s)
+  if [[ "$state" == ACTIVE ]]; then active_seconds=$((active_seconds + now - clock)); fi
+  clock=$now
+
+  node_state=""
+  if [[ "$state" == ACTIVE ]] && ! find_node; then node_state=UNKNOWN; fi
+  if [[ "$state $node_state" != "$said" ]]; then
+    tell "$tpu_name is $state${node_state:+, $node_state}${reason:+ ($reason)}"
+    said="$state $node_state"
+  fi
+
+  # What is gone is deleted; without relaunch that is the end.
+  if [[ "$state" == SUSPENDED || "$state" == FAILED || "$node_state" == PREEMPTED || "$node_state" == TERMINATED ]]; then
+    if [[ "$state" == FAILED ]]; then
+      failures=$((failures + 1))
+      [[ "${reason,,}" != *quota* ]] || { tell "a quota stands against it" && delete_tpu "$@" && exit 3; }
+      ((failures < patience)) || give_up "the request has failed $failures times in a row" "$@"
+    else
+      tell "the TPU was taken away"
+    fi
+    delete_tpu "$@"
+    idle_since="" failed_looks=0 reported=false
+    [[ "$relaunch" == true ]] || exit 1
+    state=NONE
+  fi
+
+  if [[ "$state" == NONE ]]; then
+    [[ "$relaunch" == true ]] || fail "there is no $tpu_name in $zone to guard"
+    status=0
+    "$scripts/create.sh" --wait=false "$@" || status=$?
+    if ((status == 3)); then exit 3; fi
+    if ((status != 0)); then
+      failures=$((failures + 1))
+      ((failures < patience)) || fail "the TPU could not be asked for, $failures times in a row"
+    fi
+
+  elif [[ "$node_state" == READY ]]; then
+    find_run
+    if ((silent > 0)); then
+      tell "no answer from $silent of $worker_count workers"
+    elif [[ "$not_set_up" == true ]] || ((idle + lost > 0)); then
+      if [[ "$relaunch" == true ]] && ((failures < patience)); then
+        if ((lost > 0)); then tell "a machine restarted"; fi
+        if "$scripts/setup.sh" "$@" && "$scripts/launch.sh" "$@"; then
+          tell "the training is launched"
+        else
+          failures=$((failures + 1))
+          tell "set-up or launch failed ($failures of $patience times)"
+        fi
+        now=$(date +%s) idle_since=""
+      fi
+    elif ((finished == worker_count)); then
+      tell "the training has finished on all workers"
+      if [[ "$delete_when_finished" == true ]]; then
+        delete_tpu "$@"
+      else
+        say "the TPU is still there, and costs: tpu_scripts/delete.sh"
+      fi
+      exit 0
+    elif ((failed == 0)); then
+      failures=0 failed_looks=0 reported=false
+    else
+      # Where a TPU is taken away, its trainings fail some time before its state says so.
+      failed_looks=$((failed_looks + 1))
+    fi
+
+    if [[ "$reported" == false ]] && ((failed_looks >= patience || failures >= patience)); then
+      reported=true
+      tell "the training has failed and is not launched again:"
+      say "$report"
+      if ((idle_minutes == 0)); then
+        say "the TPU is still there, and costs: tpu_scripts/delete.sh"
+        exit 1
+      fi
+      say "the TPU is deleted in $idle_minutes minutes, unless tpu_scripts/launch.sh starts a training"
+    fi
+
+    if ((running + silent > 0)); then idle_since=""; elif [[ -z "$idle_since" ]]; then idle_since=$now; fi
+    if ((idle_minutes > 0)) && [[ -n "$idle_since" ]] && ((now - idle_since >= idle_minutes * 60)); then
+      give_up "nothing has trained for $idle_minutes minutes" "$@"
+    fi
+  fi
+
+  if ((max_hours > 0 && active_seconds >= max_hours * 3600)); then
+    tell "the TPU was active for $max_hours hours: ending the training"
+    "$scripts/stop.sh" "$@" || tell "the training could not be ended in order"
+    give_up "the limit of max_hours=$max_hours is reached" "$@"
+  fi
+  sleep "$poll_seconds"
+done
