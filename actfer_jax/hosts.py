@@ -1,9 +1,11 @@
 """Several processes that act as one: what they must know of each other, and when they are to stop."""
 
+import importlib.util
 import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -11,11 +13,54 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from actfer_jax.config import ConfigError
+
 _LEAST_BYTES = 2**14  # Of a message: sizes are powers of two, so that few programs are compiled to exchange them.
+
+
+_HEARTBEAT_SECONDS = 30  # After a process has died, the others end within about this time.
 
 
 class Interrupted(Exception):
     """The processes have agreed to stop: whoever catches this saves what there is and ends."""
+
+
+def connect(coordinator: str | None = None, processes: int | None = None, index: int | None = None) -> None:
+    """Joins the processes of a run; to be called before anything else of jax is used.
+
+    On the hosts of a TPU everything is found out from the machine. Elsewhere a run is one process, unless the three
+    arguments say otherwise.
+
+    Args:
+      coordinator: address and port of process 0.
+      processes: how many there are.
+      index: which one this is.
+
+    Raises:
+      ConfigError: some of the arguments are missing, or the processes do not find each other.
+    """
+    given = (coordinator, processes, index)
+    if given == (None, None, None) and not _on_tpu():
+        return
+    if None in given and given != (None, None, None):
+        raise ConfigError("--coordinator, --processes and --process go together: give all three, or none on a TPU")
+    if jax.config.jax_platforms == "cpu":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, index, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, initialization_timeout=300
+        )
+    except (RuntimeError, ValueError) as error:
+        where = coordinator or "the coordinator that this TPU names"
+        raise ConfigError(
+            f"process {index if index is not None else ''} cannot join the others at {where}: {error}; start the same "
+            "command on every host at the same time"
+        ) from error
+
+
+def _on_tpu() -> bool:
+    devices = [path for pattern in ("accel*", "vfio/[0-9]*") for path in Path("/dev").glob(pattern)]
+    return bool(devices) and importlib.util.find_spec("libtpu") is not None
 
 
 def gather(record: Any) -> list[Any]:

@@ -37,11 +37,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.warmup_steps = 50
 
     if variant == "demo":
-        config.steps = 1000
+        config.steps = 2200
         config.model.initialise = "random"
         config.data.size = 12_000
+        config.traces.readings_steps = 1200
+        config.batch.queries = 32
+        config.batch.microbatches = 2
         config.batch.length = 192
-        config.optimizer.learning_rate = 1e-3
+        config.optimizer.learning_rate = 2e-3
         config.optimizer.weight_decay = 0.01
         config.checkpoint.every = 100
         config.logging.every = 10

@@ -150,7 +150,7 @@ elif kind == "tpu-vm" and verb in ("ssh", "scp"):
             # gcloud splits a command at spaces, and ssh joins the words again.
             command = " ".join(flag("command").split(" "))
             environment = {
-                "HOME": directory, "FAKE": home, "FAKE_WORKER": str(worker), "HOSTNAME": "stand-in",
+                "HOME": directory, "FAKE": home, "FAKE_WORKER": str(worker), "HOSTNAME": f"t1v-n-0123abcd-w-{worker}",
                 "PATH": f"{home}/worker_bin:/usr/bin:/bin", "BOOT_ID_FILE": f"{home}/boot_id",
                 "LIBTPU_LOCKFILE": f"{directory}/libtpu_lockfile",
             }
@@ -418,8 +418,7 @@ def test_a_dry_run_runs_nothing_and_what_it_prints_can_be_run(cloud: Cloud, scri
         cloud.run("setup")
     made = []
     for command in (["bash", "-c", printed], ["bash", cloud.script(script), *USUAL, *flags, *arguments]):
-        if script == "create":
-            cloud.set(states=[], creates=[["ACTIVE"]])
+        cloud.set(states=[] if script == "create" else ["ACTIVE"], creates=[["ACTIVE"]])
         cloud.forget_calls()
         subprocess.run(command, env=cloud.environment, check=True, capture_output=True)
         made.append(cloud.calls())
@@ -650,17 +649,36 @@ def test_setup_where_no_python_can_be_had(cloud: Cloud) -> None:
     assert "worker 0: no Python 3.11 to 3.13 could be had" in output and "runtime_version" in output
 
 
-def test_setup_takes_uv_where_the_image_has_an_old_python(cloud: Cloud) -> None:
+# What brings a Python 3.11 where the image has an older one. The stand-in for it waits in the directory `new`.
+UV = """case "$*" in
+  -c\\ *) exit 1 ;;
+  "-m pip install --user uv") ;;
+  "-m uv venv --seed --python 3.11 "*) "$FAKE/new/python3.11" -m venv "$7" ;;
+  *) exit 2 ;;
+esac"""
+DEADSNAKES = """case "$*" in
+  "add-apt-repository --yes ppa:deadsnakes/ppa") touch "$FAKE/added" ;;
+  "apt-get "*" install --yes python3.11 python3.11-venv") [[ -f "$FAKE/added" ]] && cp "$FAKE/new/"* "${0%/*}" ;;
+  *) exit 2 ;;
+esac"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("python3", UV), ("sudo", DEADSNAKES)])
+def test_setup_finds_a_python_where_the_image_has_an_old_one(cloud: Cloud, name: str, text: str) -> None:
     cloud.active(workers=1)
-    bin_directory = cloud.directory / "worker_bin"
-    new = '#!/bin/bash\ncase "$*" in -c\\ *) exit 1 ;; "-m pip install --user uv") ;;'
-    new += ' "-m uv venv --seed --python 3.11 "*) "$FAKE/uv" -m venv "$7" ;; *) exit 2 ;; esac\n'
-    (bin_directory / "python3").write_text(new)
-    shutil.move(bin_directory / "python3.11", cloud.directory / "uv")
-    shutil.copy(bin_directory / "sudo", bin_directory / "python3.11")
-    text = (cloud.directory / "uv").read_text().replace("worker_bin/python3.11", "uv")
-    (cloud.directory / "uv").write_text(text)
+    bin_directory, new = cloud.directory / "worker_bin", cloud.directory / "new"
+    new.mkdir()
+    shutil.move(bin_directory / "python3.11", new / "python3.11")
+    (new / "python3.11").write_text((new / "python3.11").read_text().replace("worker_bin/", "new/"))
+    shutil.copy(bin_directory / "python3", bin_directory / "python3.11")
+    (bin_directory / name).write_text(f"#!/bin/bash\n{text}\n")
     assert "worker 0: is set up with Python 3.11.9" in cloud.run("setup")
+
+
+def test_a_worker_knows_its_number_from_its_name_where_the_metadata_does_not_answer(cloud: Cloud) -> None:
+    cloud.active()
+    shutil.copy(cloud.directory / "worker_bin/sudo", cloud.directory / "worker_bin/curl")
+    assert "worker 3: is set up" in cloud.run("setup")
 
 
 @pytest.mark.parametrize("script", ["setup", "launch"])
@@ -728,7 +746,14 @@ def test_stop_kills_what_does_not_end(running: Cloud) -> None:
     running.told(2)
     running.run("stop", "--stop_seconds=0")
     assert running.processes() == []
-    assert "worker 1: killed: the training left no exit code" in running.run("status", status=1)
+    assert "worker 1: was stopped (exit code none)" in running.run("status")
+
+
+def test_a_training_that_is_gone_without_an_exit_code(running: Cloud) -> None:
+    for process in running.processes():
+        process.kill()
+    output = running.run("status", status=1)
+    assert "worker 1: killed: the training left no exit code\nworker 1| step 1" in output
 
 
 def test_stop_lets_a_training_save_its_state(running: Cloud) -> None:
@@ -737,6 +762,7 @@ def test_stop_lets_a_training_save_its_state(running: Cloud) -> None:
     for worker in range(2):
         assert running.kept(worker, "run/exit_code") == "143\n"
         assert running.kept(worker, "run/train.log") == "step 1\nsaved\n"
+        assert f"worker {worker}: was stopped (exit code 143)" in running.run("status")
 
 
 FAILS_ON_ONE = 'echo "loading"; [[ $FAKE_WORKER != 2 ]] || { echo "ValueError: no such model" >&2; exit 7; }'
@@ -912,14 +938,31 @@ def test_watch_reports_a_training_that_fails_and_does_not_launch_it_again(cloud:
         assert "delete" not in cloud.verbs()
 
 
-def test_a_failure_just_before_a_preemption_is_taken_for_the_preemption(cloud: Cloud) -> None:
-    # When one machine is taken away, the trainings on the others are aborted before the state says why.
-    failed = ["ACTIVE", "worker1/actfer_jax/run/exit_code"]
-    cloud.set(creates=[["ACTIVE", failed, "ACTIVE", "SUSPENDING", "SUSPENDED"], ["ACTIVE"]], workers=2)
-    cloud.training('[[ ! -f "$FAKE/second$FAKE_WORKER" ]] || exit 0\ntouch "$FAKE/second$FAKE_WORKER"\nexit 134')
+@pytest.mark.parametrize("exit_code", [134, 0])
+def test_an_end_just_before_a_preemption_is_taken_for_the_preemption(cloud: Cloud, exit_code: int) -> None:
+    # When one machine is taken away, the trainings end before the state says why: aborted, or in order after SIGTERM.
+    ended = ["ACTIVE", "worker1/actfer_jax/run/exit_code"]
+    cloud.set(creates=[["ACTIVE", ended, "SUSPENDING", "SUSPENDED"], ["ACTIVE"]], workers=2)
+    lives = 'life="$FAKE/life$FAKE_WORKER"; echo lived >> "$life"; [[ $(grep -c . "$life") == 2 ]] || exit'
+    cloud.training(f"{lives} {exit_code}")
     output = cloud.run("watch")
-    assert "the training has failed" not in output and "finished on all workers" in output
+    assert "the training has failed" not in output and output.count("finished on all workers") == 1
     assert cloud.verbs().count("create") == 2
+    for worker in range(2):
+        assert (cloud.directory / f"life{worker}").read_text() == "lived\n" * 2
+
+
+def test_watch_does_not_take_a_stop_for_an_end_nor_launch_again(running: Cloud) -> None:
+    running.training(TELL + 'trap "kill %1; exit 0" TERM\nsleep infinity &\ntell runs\nwait')
+    running.run("launch")
+    running.told(2)
+    running.run("stop")
+    running.forget_calls()
+    running.minutes_between_looks(2)
+    output = running.run("watch", "--idle_minutes=10", status=1)
+    assert output.count("the training was stopped: tpu_scripts/launch.sh starts it again") == 1
+    assert "finished" not in output and "failed" not in output and "nothing has trained for 10 minutes" in output
+    assert running.verbs() == ["delete"]
 
 
 def test_watch_goes_on_with_a_training_that_somebody_repaired(cloud: Cloud) -> None:
@@ -966,8 +1009,8 @@ def test_watch_ends_and_deletes_at_max_hours(running: Cloud) -> None:
 
 
 def test_hours_of_waiting_do_not_count(cloud: Cloud) -> None:
-    cloud.set(states=["WAITING_FOR_RESOURCES"] * 4 + ["ACTIVE"], workers=1)
-    cloud.minutes_between_looks(25)
+    cloud.set(states=["WAITING_FOR_RESOURCES"] * 8 + ["ACTIVE"], workers=1)
+    cloud.minutes_between_looks(10)
     assert "finished on all workers" in cloud.run("watch", "--max_hours=1", "--launch_seconds=30")
 
 

@@ -26,7 +26,12 @@ SMALL = {
         "--config.ucgrpo.n_min=0",
         "--config.ucgrpo.ramp=0",
     ],
-    "sft": ["--config=configs/sft.py:demo", "--config.batch.queries=4", "--config.logging.every=1"],
+    "sft": [
+        "--config=configs/sft.py:demo",
+        "--config.batch.queries=4",
+        "--config.traces.readings_steps=2",
+        "--config.logging.every=1",
+    ],
 }
 # Sends its own process a signal at a chosen place, so that a test neither waits nor guesses.
 KILLER = """
@@ -155,6 +160,30 @@ def test_metrics_say_what_happened(undisturbed):
     for record in records:
         totals = [episode["reward"]["total"] for episode in episodes if episode["id"].startswith(f"{record['step']}-")]
         assert np.mean(totals) == pytest.approx(record["reward/total"], abs=1e-6)
+
+
+def test_every_part_of_the_loss_at_once(shared):
+    """A reference, several updates a batch, the trainer's own ratio, sequence ratios, instructed arms: one short run."""
+    workdir = shared / "rl-all"
+    changes = {
+        "steps": 2,
+        "loss.kl": 0.05,
+        "loss.ratio": "sequence",
+        "loss.importance_cap": 2.0,
+        "loss.entropy_bonus": 0.01,
+        "batch.updates": 3,
+        "batch.microbatches": 2,
+        "rollout.temperature": 0.8,
+        "optimizer.learning_rate": 1e-3,
+        "ucgrpo.credit": "decision",
+    }
+    run = start(shared, "rl", workdir, *(f"--config.{key}={value}" for key, value in changes.items()))
+    assert run.returncode == 0, run.stderr[-3000:]
+    for record in read_metrics(workdir):
+        assert record["mismatch/logp_abs_diff_max"] < 1e-4
+        # The third update of a batch is no longer at the policy that sampled it, nor at the reference.
+        assert abs(record["policy/ratio_max"] - 1) > 1e-3
+        assert record["policy/kl"] > 0
 
 
 @pytest.mark.parametrize(

@@ -175,11 +175,11 @@ on_workers() { # WHAT COMMAND
   fi
 }
 
-# Counts the workers by what they do: $running, $finished, $failed, $lost (the machine restarted), $idle (nothing was
-# launched), $silent (no answer). Leaves what they said in $report.
+# Counts the workers by what they do: $running, $finished, $failed, $stopped (by stop.sh), $lost (the machine restarted),
+# $idle (nothing was launched), $silent (no answer). Leaves what they said in $report.
 find_run() {
   local line
-  running=0 finished=0 failed=0 lost=0 idle=0 silent=0
+  running=0 finished=0 failed=0 stopped=0 lost=0 idle=0 silent=0
   ask_workers "$(worker_command status 15)" || true
   while IFS= read -r line; do
     [[ "$line" =~ ^worker\ [0-9]+:\ (.*)$ ]] || continue # the rest are lines of logs
@@ -187,6 +187,7 @@ find_run() {
       runs\ since\ *) running=$((running + 1)) ;;
       "exited with 0") finished=$((finished + 1)) ;;
       exited\ with\ * | killed*) failed=$((failed + 1)) ;;
+      was\ stopped*) stopped=$((stopped + 1)) ;;
       lost\ *) lost=$((lost + 1)) ;;
       "nothing was launched") idle=$((idle + 1)) ;;
       *) silent=$((silent + 1)) ;;

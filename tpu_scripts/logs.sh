@@ -10,6 +10,6 @@ require project zone tpu_name worker
 
 words=(log "$lines")
 if [[ "$worker" == all ]]; then words=(labelled_log "$lines"); fi
-if [[ "$follow" == true ]]; then words+=(--follow=name); fi
+if [[ "$follow" == true ]]; then words+=(-F); fi
 run gcloud compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --quiet --worker="$worker" \
   --command="$(worker_command "${words[@]}")"

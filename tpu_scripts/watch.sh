@@ -30,7 +30,7 @@ fi
 
 tell() { say "$(date '+%F %T') $*"; } # with the time, for a log that is read in the morning
 
-patience=3 # looks at a failed training before it is believed; failures in a row before watch.sh gives up
+patience=3 # looks at a training that ended before its end is believed; failures in a row before watch.sh gives up
 
 delete_tpu() {
   until "$scripts/delete.sh" "$@"; do
@@ -45,7 +45,7 @@ give_up() { # WHY FLAGS...: with the TPU deleted
   exit 1
 }
 
-known=false said="" failures=0 failed_looks=0 reported=false idle_since="" active_seconds=0
+known=false said="" failures=0 ended_looks=0 reported=false idle_since="" active_seconds=0
 clock=$(date +%s)
 
 while true; do
@@ -77,7 +77,7 @@ while true; do
       tell "the TPU was taken away"
     fi
     delete_tpu "$@"
-    idle_since="" failed_looks=0 reported=false
+    idle_since="" ended_looks=0 reported=false
     [[ "$relaunch" == true ]] || exit 1
     state=NONE
   fi
@@ -107,7 +107,17 @@ while true; do
         fi
         now=$(date +%s) idle_since=""
       fi
-    elif ((finished == worker_count)); then
+    elif ((running > 0 && failed == 0)); then
+      failures=0 ended_looks=0 reported=false
+    elif ((stopped > 0)); then
+      if ((ended_looks == 0)); then tell "the training was stopped: tpu_scripts/launch.sh starts it again"; fi
+      ended_looks=1
+    else
+      # Where a TPU is taken away, its trainings end some time before its state says so.
+      ended_looks=$((ended_looks + 1))
+    fi
+
+    if ((finished == worker_count && ended_looks >= patience)); then
       tell "the training has finished on all workers"
       if [[ "$delete_when_finished" == true ]]; then
         delete_tpu "$@"
@@ -115,14 +125,8 @@ while true; do
         say "the TPU is still there, and costs: tpu_scripts/delete.sh"
       fi
       exit 0
-    elif ((failed == 0)); then
-      failures=0 failed_looks=0 reported=false
-    else
-      # Where a TPU is taken away, its trainings fail some time before its state says so.
-      failed_looks=$((failed_looks + 1))
     fi
-
-    if [[ "$reported" == false ]] && ((failed_looks >= patience || failures >= patience)); then
+    if [[ "$reported" == false ]] && ((ended_looks >= patience || failures >= patience)); then
       reported=true
       tell "the training has failed and is not launched again:"
       say "$report"

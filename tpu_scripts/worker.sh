@@ -59,8 +59,8 @@ install() {
 # uv brings (needs no root, and no apt that another process may have locked), one from the package archive deadsnakes.
 make_environment() {
   local python
-  rm -rf "$venv"
   for python in python3.11 python3.12 python3.13 python3; do
+    rm -rf "$venv"
     if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null &&
       "$python" -m venv "$venv" >"$root/install.log" 2>&1; then
       return
@@ -96,7 +96,7 @@ start() { # SECONDS COMMAND...
   [[ -f "$venv/made_from" ]] || fail "has no environment: run tpu_scripts/setup.sh first"
   exec 9>"$run/lock"
   flock --timeout 5 9 || fail "another training is still there"
-  rm -f "$run/exit_code"
+  rm -f "$run/exit_code" "$run/stopped"
   if [[ -f "$run/train.log" ]]; then mv "$run/train.log" "$run/train.previous.log"; fi
   printf '%q ' "$@" >"$run/command"
   cat "$boot_id_file" >"$run/boot_id"
@@ -120,17 +120,20 @@ supervise() { # COMMAND...
 }
 
 status() { # LINES
-  if [[ -f "$run/exit_code" ]]; then
-    say "exited with $(<"$run/exit_code")"
-    [[ "$(<"$run/exit_code")" == 0 ]] || log "$1" | show
-  elif [[ ! -f "$run/command" ]]; then
+  local exit_code=""
+  if [[ -f "$run/exit_code" ]]; then exit_code=$(<"$run/exit_code"); fi
+  if [[ ! -f "$run/command" ]]; then
     say "nothing was launched"
   elif [[ "$(<"$run/boot_id")" != "$(<"$boot_id_file")" ]]; then
     say "lost its training: the machine restarted"
-  elif ! flock --shared --nonblock "$run/lock" true; then
+  elif [[ -z "$exit_code" ]] && ! flock --shared --nonblock "$run/lock" true; then
     say "runs since $(date -r "$run/boot_id" '+%F %T %Z')"
+  elif [[ -f "$run/stopped" ]]; then
+    say "was stopped (exit code ${exit_code:-none})"
+  elif [[ "$exit_code" == 0 ]]; then
+    say "exited with 0"
   else
-    say "killed: the training left no exit code"
+    if [[ -n "$exit_code" ]]; then say "exited with $exit_code"; else say "killed: the training left no exit code"; fi
     log "$1" | show
   fi
 }
@@ -147,6 +150,7 @@ wait_until_clear() { # SECONDS
 }
 
 stop() { # SECONDS
+  if [[ -n "$(all_processes)" ]]; then touch "$run/stopped"; fi # a stop is neither an end nor a failure of the training
   # shellcheck disable=SC2046 # process ids are words
   send TERM $(training_processes)
   if ! wait_until_clear "$1"; then

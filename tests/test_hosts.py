@@ -1,0 +1,76 @@
+"""Two real processes on this machine: what they tell each other, and how they stop together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from actfer_jax.config import ConfigError
+from actfer_jax.hosts import Interrupted, connect, gather, termination
+
+PROCESS = """
+import json, os, signal, sys
+import jax
+from actfer_jax import hosts
+index = int(sys.argv[2])
+hosts.connect(sys.argv[1], 2, index)
+said = {"index": index, "text": "long " * (9000 if index else 1) + "\\u00e9", "values": [1.5, None]}
+heard = hosts.gather(said)
+with hosts.termination() as stop:
+    before = stop.agreed()
+    if index == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    after = stop.agreed()
+print(json.dumps([jax.process_count(), heard, before, after]))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_processes_hear_each_other_and_stop_together():
+    address = f"127.0.0.1:{free_port()}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, address, str(index)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    # Gloo says on standard output that it is connected.
+    said = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    count, heard, before, after = said[0]
+    assert said[1] == said[0]
+    assert count == 2 and [record["index"] for record in heard] == [0, 1]
+    assert [len(record["text"]) for record in heard] == [6, 45_001] and heard[0]["values"] == [1.5, None]
+    assert (before, after) == (False, True)
+
+
+def test_one_process_needs_no_others():
+    connect()
+    assert gather({"a": (1, 2)}) == [{"a": (1, 2)}]
+    with pytest.raises(ConfigError, match="--coordinator, --processes and --process"):
+        connect("127.0.0.1:1", None, 0)
+
+
+def test_a_signal_is_remembered_and_the_handler_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with termination() as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            stop.check()
+    assert signal.getsignal(signal.SIGTERM) is before
