@@ -163,7 +163,7 @@ def test_metrics_say_what_happened(undisturbed):
 
 
 def test_every_part_of_the_loss_at_once(shared):
-    """A reference, several updates a batch, the trainer's own ratio, sequence ratios, instructed arms: one short run."""
+    """A reference, several updates a batch, the trainer's own ratio, sequence ratios: one short run."""
     workdir = shared / "rl-all"
     changes = {
         "steps": 2,
