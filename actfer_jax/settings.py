@@ -1,5 +1,6 @@
 """The whole configuration of a training run, as dataclasses that check themselves."""
 
+import math
 from dataclasses import dataclass, field
 
 from actfer_jax.agent_loader import ModelConfig
@@ -12,6 +13,7 @@ from actfer_jax.rl.loss import LossConfig
 from actfer_jax.rl.rewards import RewardConfig
 from actfer_jax.rl.ucgrpo import UCGRPOConfig
 from actfer_jax.rollout.engine import RolloutConfig
+from actfer_jax.sharding import MeshConfig, Meshes, check_multiple, row_shards
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class TrainConfig:
       algorithm: "sft" learns from traces, "rl" from rollouts.
       seed: of everything that is random.
       steps: how many.
+      mesh: over which devices are arranged.
       evaluation: None for no evaluation.
     """
 
@@ -114,6 +117,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     evaluation: EvaluationConfig | None = None
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         if self.algorithm not in ("sft", "rl"):
@@ -127,3 +131,19 @@ class TrainConfig:
                 f"batch.length is {self.batch.length}; rollouts may have up to rollout.max_length tokens, "
                 f"which is {self.rollout.max_length}"
             )
+
+    def check_meshes(self, meshes: Meshes) -> None:
+        """Raises ConfigError, naming what would do, if a mesh cannot divide a batch evenly."""
+        size, updating, playing = self.batch, row_shards(meshes.update), row_shards(meshes.rollout)
+        why = f"config.mesh.update divides the rows of each of {size.microbatches} microbatches into {updating} parts"
+        unit = updating * size.microbatches
+        unit = math.lcm(unit // math.gcd(unit, size.rollouts), size.microbatches)
+        if self.algorithm == "rl":
+            why += f", and config.mesh.rollout divides queries into {playing}"
+            unit = math.lcm(unit, playing)
+        check_multiple("config.batch.queries", size.queries, unit, why)
+        why = f"config.mesh.rollout divides rows into {playing} parts"
+        if self.algorithm == "rl" or self.evaluation is not None:
+            check_multiple("config.rollout.fill_rows", self.rollout.fill_rows, playing, why)
+        if self.evaluation is not None:
+            check_multiple("config.evaluation.queries", self.evaluation.queries, playing, why)

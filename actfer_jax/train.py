@@ -32,7 +32,7 @@ from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
 from actfer_jax.config import read_config
 from actfer_jax.data.sources import Sample, Source, batches, emotion_labels, open_face_store, open_source, order
-from actfer_jax.data.traces import READINGS, TraceMaker
+from actfer_jax.data.traces import TraceMaker
 from actfer_jax.episode_picture import episode_picture
 from actfer_jax.episode_records import to_record
 from actfer_jax.evaluation.controls import evaluate_policy
@@ -50,6 +50,7 @@ from actfer_jax.rl import rewards, ucgrpo
 from actfer_jax.rollout.batch import ImageSlots, Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.settings import TrainConfig
+from actfer_jax.sharding import cast, make_meshes, shared_rows
 from actfer_jax.train_step import (
     PolicyBatch,
     TrainState,
@@ -99,8 +100,10 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
     # Compiled programs are kept for the next start of this run, unless the user keeps them elsewhere.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    meshes = make_meshes(config.mesh)
+    config.check_meshes(meshes)
     store = open_face_store(config.data)
-    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store)
+    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store, meshes=meshes)
     source = open_source(config.data)
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
@@ -153,7 +156,8 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
 
 def initial_state(agent: Agent, optimizer: optax.GradientTransformation) -> RunState:
     """The state before the first step."""
-    return RunState(init_train_state(agent.params, optimizer), ucgrpo.init_calibration(len(facs.EMOTIONS)))
+    train_state = init_train_state(agent.params, optimizer, agent.meshes.update)
+    return RunState(train_state, ucgrpo.init_calibration(len(facs.EMOTIONS)))
 
 
 def whitened(config: TrainConfig, agent: Agent, source: Source) -> Agent:
@@ -185,10 +189,9 @@ def _sft_steps(
     """Supervised steps: traces are written while the device works."""
     maker, readings_steps = trace_maker(config, agent), config.traces.readings_steps
     rows = _trace_rows(config, maker, source, start)
-    update = make_sft_update(
-        agent.graphdef, optimizer, microbatches=config.batch.microbatches, chunk=config.batch.chunk
-    )
-    slots = image_slots(config.rollout, agent.toolbox, agent.model_config)
+    size, mesh = config.batch, agent.meshes.update
+    update = make_sft_update(agent.graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
+    slots = image_slots(config.rollout, config.views, agent.model_config)
     one_view = ImageSlots(scene=slots.crop, crop=slots.crop, crops=0)
 
     def step_function(state: RunState, step: int) -> StepOutput:
@@ -212,7 +215,7 @@ def _trace_rows(config: TrainConfig, maker: TraceMaker, source: Source, start: i
         for faces in islice(readings, readings_steps - start):
             # A face that was not found has no readings; its rows are taken by others, since the shape is fixed.
             found = cycle([reading for face in faces for reading in face])
-            yield list(islice(found, queries * READINGS))
+            yield list(islice(found, queries * len(config.traces.readings_views)))
     episodes = samples.seed(config.seed + 1).random_map(maker.episode)
     yield from batches(episodes, queries, max(start, readings_steps), DATA_THREADS, ahead=2)
 
@@ -234,11 +237,14 @@ def _rl_steps(
         "banned_V": engine.programs.banned_V,
         "microbatches": size.microbatches,
         "chunk": size.chunk,
+        "mesh": agent.meshes.update,
     }
+    rows = size.queries * size.rollouts
+    scene_rows = shared_rows(size.rollouts, rows // size.microbatches, agent.meshes.update)
     update = make_policy_update(agent.graphdef, optimizer, config.loss, **shared)
     log_probs = make_log_probs(agent.graphdef, **shared)
     # The reference must outlive the donated training parameters.
-    reference = jax.tree.map(lambda x: x.copy(), agent.params) if config.loss.kl else None
+    reference = cast(agent.params, config.model.dtype) if config.loss.kl else None
 
     def step_function(state: RunState, step: int) -> StepOutput:
         began = time.perf_counter()
@@ -267,7 +273,7 @@ def _rl_steps(
         )
         began = time.perf_counter()
         flat = [rollout for group in result.rollouts for rollout in group]
-        episodes = make_batch([r.sequence for r in flat], size.rollouts, size.length, engine.slots, agent.model_config)
+        episodes = make_batch([r.sequence for r in flat], scene_rows, size.length, engine.slots, agent.model_config)
         sampled = _pad([r.log_probs for r in flat], size.length)
         ends = np.array([_decision_end(agent, r) for r in flat]).reshape(arrays["total"].shape)
         batch = PolicyBatch(

@@ -1,15 +1,18 @@
 """One update of the parameters, supervised or by policy gradient, as one jitted program each."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
+from actfer_jax import sharding
 from actfer_jax.models.qwen3_vl import Qwen3VL
-from actfer_jax.rl.loss import LossConfig, cross_entropy, policy_loss, totals
+from actfer_jax.rl.loss import LossConfig, Totals, cross_entropy, policy_loss, totals
 from actfer_jax.rollout.batch import EpisodeBatch, episode_log_probs
 
 Metrics = dict[str, jax.Array]
@@ -29,8 +32,12 @@ class TrainState(NamedTuple):
     skipped: jax.Array
 
 
-def init_train_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+def init_train_state(
+    params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh | None = None
+) -> TrainState:
+    """The state before the first update, divided over the mesh as the parameters are."""
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return sharding.place_parameters(state, mesh)
 
 
 def apply_gradients(
@@ -46,17 +53,25 @@ def apply_gradients(
 
 
 def accumulate(
-    loss: Callable[[nnx.State, Any], tuple[jax.Array, Metrics]], params: nnx.State, batch: Any, microbatches: int
+    loss: Callable[[nnx.State, Any], tuple[jax.Array, Metrics]],
+    params: nnx.State,
+    pieces: Any,
+    mesh: Mesh | None = None,
 ) -> tuple[nnx.State, Metrics]:
-    """Gradient and metrics of a loss over slices of the batch, one slice at a time.
+    """Gradient and metrics of a loss over the pieces of a batch (`split_batch`), one at a time.
 
     The loss must already be divided by quantities of the whole batch, so that the slices add up. Metrics add up too,
-    but for those named `..._max`, of which the largest is taken.
+    but for those named `..._max`, of which the largest is taken. On a mesh, gradients are divided as the parameters
+    are at any time.
     """
-    grad = jax.grad(loss, has_aux=True)
-    if microbatches == 1:
-        return grad(params, batch)
-    slices = split_batch(batch, microbatches)
+
+    def grad(params: nnx.State, piece: Any) -> tuple[nnx.State, Metrics]:
+        grads, metrics = jax.grad(loss, has_aux=True)(params, piece)
+        return sharding.constrain_parameters(grads, mesh), metrics
+
+    first = jax.tree.map(lambda x: x[0], pieces)
+    if len(jax.tree.leaves(pieces)[0]) == 1:
+        return grad(params, first)
 
     def step(total: Any, piece: Any) -> tuple[Any, None]:
         (grads, metrics), (more_grads, more_metrics) = total, grad(params, piece)
@@ -66,30 +81,55 @@ def accumulate(
         }
         return (jax.tree.map(jnp.add, grads, more_grads), combined), None
 
-    zero = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], slices)),
-    )
-    return jax.lax.scan(step, zero, slices)[0]
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first))
+    zero = sharding.constrain_parameters(zero[0], mesh), zero[1]
+    return jax.lax.scan(step, zero, pieces)[0]
 
 
-def split_batch(batch: Any, pieces: int) -> Any:
-    """Cuts every array along its leading axis into equal pieces [pieces, ...]; whole groups stay together."""
-    return jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
+def split_batch(batch: Any, pieces: int, mesh: Mesh | None = None) -> Any:
+    """Cuts every array along its leading axis into equal pieces [pieces, ...]; whole groups stay together.
+
+    On a mesh every device gets its rows of each piece.
+    """
+    split = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
+    return sharding.place(split, mesh, None, "rows")
+
+
+@dataclass(frozen=True)
+class BatchProgram:
+    """A jitted program of some state and the pieces of a batch; it is called with the state and the batch [R, ...]."""
+
+    program: Any
+    microbatches: int
+    mesh: Mesh | None
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        return self.program(state, split_batch(batch, self.microbatches, self.mesh))
+
+
+def _totals(mask_PxRxL: jax.Array) -> Totals:
+    """`totals` of all pieces."""
+    return Totals(*(parts.sum() for parts in jax.vmap(totals)(mask_PxRxL)))
 
 
 def make_sft_update(
-    graphdef: nnx.GraphDef[Qwen3VL], optimizer: optax.GradientTransformation, *, microbatches: int, chunk: int
-) -> Callable[[TrainState, EpisodeBatch], tuple[TrainState, Metrics]]:
-    """Cross-entropy per policy token over the whole batch.
+    graphdef: nnx.GraphDef[Qwen3VL],
+    optimizer: optax.GradientTransformation,
+    *,
+    microbatches: int,
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> BatchProgram:
+    """A program (TrainState, EpisodeBatch) -> (TrainState, metrics): cross-entropy per policy token over the batch.
 
     Args:
       microbatches: slices of the batch whose gradients are added up.
       chunk: tokens whose logits exist at one time.
+      mesh: on which the model is (`models.on_mesh`).
     """
 
-    def update(state: TrainState, batch: EpisodeBatch) -> tuple[TrainState, Metrics]:
-        total = totals(batch.policy)
+    def update(state: TrainState, pieces: EpisodeBatch) -> tuple[TrainState, Metrics]:
+        total = _totals(pieces.policy)
 
         def loss(params: nnx.State, piece: EpisodeBatch) -> tuple[jax.Array, Metrics]:
             model = nnx.merge(graphdef, params)
@@ -97,11 +137,12 @@ def make_sft_update(
             value = cross_entropy(log_prob, piece.policy, total.tokens)
             return value, {"sft/loss": value, "sft/entropy": jnp.where(piece.policy, entropy, 0).sum() / total.tokens}
 
-        grads, metrics = accumulate(loss, state.params, batch, microbatches)
+        grads, metrics = accumulate(loss, state.params, pieces, mesh)
         state, norm = apply_gradients(state, grads, optimizer)
-        return state, metrics | {"sft/grad_norm": norm, "sft/skipped_updates": state.skipped}
+        metrics |= {"sft/grad_norm": norm, "sft/skipped_updates": state.skipped}
+        return sharding.constrain_parameters(state, mesh), metrics
 
-    return jax.jit(update, donate_argnums=0)
+    return BatchProgram(jax.jit(update, donate_argnums=0), microbatches, mesh)
 
 
 class PolicyBatch(NamedTuple):
@@ -121,20 +162,25 @@ class PolicyBatch(NamedTuple):
 
 
 def make_log_probs(
-    graphdef: nnx.GraphDef[Qwen3VL], *, temperature: float, banned_V: Any, microbatches: int, chunk: int
-) -> Callable[[nnx.State, EpisodeBatch], jax.Array]:
-    """Log-probabilities [R, L] of a batch under some parameters, for the reference and for importance correction."""
+    graphdef: nnx.GraphDef[Qwen3VL],
+    *,
+    temperature: float,
+    banned_V: Any,
+    microbatches: int,
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> BatchProgram:
+    """A program (parameters, EpisodeBatch) -> log-probabilities [R, L], for the reference and importance correction."""
 
-    def log_probs(params: nnx.State, batch: EpisodeBatch) -> jax.Array:
+    def log_probs(params: nnx.State, pieces: EpisodeBatch) -> jax.Array:
         model = nnx.merge(graphdef, params)
-        pieces = split_batch(batch, microbatches)
         values = jax.lax.map(
             lambda piece: episode_log_probs(model, piece, temperature=temperature, banned_V=banned_V, chunk=chunk)[0],
             pieces,
         )
-        return values.reshape(batch.tokens.shape)
+        return values.reshape(-1, values.shape[-1])
 
-    return jax.jit(log_probs)
+    return BatchProgram(jax.jit(log_probs), microbatches, mesh)
 
 
 def make_policy_update(
@@ -146,11 +192,12 @@ def make_policy_update(
     banned_V: Any,
     microbatches: int,
     chunk: int,
-) -> Callable[[TrainState, PolicyBatch], tuple[TrainState, Metrics]]:
-    """One policy update, at the temperature and with the ban that were sampled with."""
+    mesh: Mesh | None = None,
+) -> BatchProgram:
+    """A program (TrainState, PolicyBatch) -> (TrainState, metrics), at the temperature and with the ban of sampling."""
 
-    def update(state: TrainState, batch: PolicyBatch) -> tuple[TrainState, Metrics]:
-        total = totals(batch.episodes.policy)
+    def update(state: TrainState, pieces: PolicyBatch) -> tuple[TrainState, Metrics]:
+        total = _totals(pieces.episodes.policy)
 
         def loss(params: nnx.State, piece: PolicyBatch) -> tuple[jax.Array, Metrics]:
             model = nnx.merge(graphdef, params)
@@ -173,8 +220,9 @@ def make_policy_update(
             mismatch = {"mismatch/logp_abs_diff": gap.sum() / total.tokens, "mismatch/logp_abs_diff_max": gap.max()}
             return value, metrics | mismatch
 
-        grads, metrics = accumulate(loss, state.params, batch, microbatches)
+        grads, metrics = accumulate(loss, state.params, pieces, mesh)
         state, norm = apply_gradients(state, grads, optimizer)
-        return state, metrics | {"policy/grad_norm": norm, "policy/skipped_updates": state.skipped}
+        metrics |= {"policy/grad_norm": norm, "policy/skipped_updates": state.skipped}
+        return sharding.constrain_parameters(state, mesh), metrics
 
-    return jax.jit(update, donate_argnums=0)
+    return BatchProgram(jax.jit(update, donate_argnums=0), microbatches, mesh)

@@ -48,7 +48,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.rollout.prompt_tokens = 1280
     config.rollout.turn_tokens = 192
     config.rollout.reply_tokens = 320
-    config.rollout.max_length = 2816
+    config.rollout.max_length = 2048
     config.rollout.chunk = 64
     config.rollout.fill_rows = 32
     config.rollout.tool_threads = 4
@@ -57,7 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.queries = 32
     config.batch.rollouts = 8
-    config.batch.length = 2816
+    config.batch.length = 2048
     config.batch.microbatches = 4
     config.batch.updates = 1
     config.batch.chunk = 1024
@@ -97,6 +97,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.kl_estimator = "k3"
     config.loss.entropy_bonus = 0.0
     config.loss.importance_cap = placeholder(float)
+
+    config.mesh = ConfigDict()  # sizes of the axes (data, fsdp, tensor); -1: the devices that are left
+    config.mesh.update = (1, -1, 1)
+    config.mesh.rollout = (-1, 1, 4)
+    config.mesh.slices = 1
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-6
@@ -160,6 +165,8 @@ def use_demo(config: ConfigDict) -> None:
     config.batch.microbatches = 1
     config.batch.chunk = 2048
 
+    config.mesh.rollout = (-1, 1, 1)
+
     config.ucgrpo.n_min = 6.0
     config.ucgrpo.ramp = 10
 
@@ -167,4 +174,4 @@ def use_demo(config: ConfigDict) -> None:
     config.optimizer.warmup_steps = 3
 
     config.evaluation.data.size = 210
-    config.evaluation.queries = 70
+    config.evaluation.queries = 72

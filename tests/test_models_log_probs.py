@@ -40,10 +40,13 @@ def test_equals_brute_force(model: Qwen3VL, chunk: int) -> None:
     hidden = random.normal(size=(23, 48)).astype(np.float32)
     banned = np.isin(np.arange(160), [3, 150, 151])
     targets = random.choice(np.flatnonzero(~banned), 23)
-    found = token_log_probs(model, hidden, targets, temperature=0.7, banned_V=banned, chunk=chunk)
-    for values, expected in zip(found, brute_force(model, hidden, targets, 0.7, banned), strict=True):
-        assert values.dtype == jnp.float32
-        np.testing.assert_allclose(values, expected, atol=2e-5)
+    expected = brute_force(model, hidden, targets, 0.7, banned)
+    for rows in (1, 2):  # a piece holds the same positions of every row
+        repeated = (np.repeat(x[None], rows, axis=0) for x in (hidden, targets))
+        found = token_log_probs(model, *repeated, temperature=0.7, banned_V=banned, chunk=chunk)
+        for values, row in zip(found, expected, strict=True):
+            assert values.dtype == jnp.float32
+            np.testing.assert_allclose(values, [row] * rows, atol=2e-5)
 
 
 def test_a_banned_target_is_impossible_and_harms_no_gradient(model: Qwen3VL) -> None:
@@ -51,11 +54,11 @@ def test_a_banned_target_is_impossible_and_harms_no_gradient(model: Qwen3VL) -> 
     targets, banned = np.array([1, 2, 3]), np.arange(160) == 2
 
     def loss(hidden: jax.Array) -> jax.Array:
-        log_prob, entropy = token_log_probs(model, hidden, targets, banned_V=banned, chunk=2)
+        log_prob, entropy = token_log_probs(model, hidden[None], targets[None], banned_V=banned, chunk=2)
         return jnp.where(np.array([True, False, True]), log_prob, 0).sum() + entropy.sum()
 
-    log_prob, _ = token_log_probs(model, hidden, targets, banned_V=banned)
-    assert np.exp(log_prob[1]) == 0
+    log_prob, _ = token_log_probs(model, hidden[None], targets[None], banned_V=banned)
+    assert np.exp(log_prob[0, 1]) == 0
     assert np.isfinite(jax.grad(loss)(hidden)).all()
 
 
@@ -71,7 +74,7 @@ def test_chunks_and_remat_policies_give_the_same_gradients(checkpoint: Path) -> 
         def run(params: nnx.State) -> jax.Array:
             model = nnx.merge(graph, params)
             hidden, _ = model.hidden(*model.embed(tokens), positions, np.ones((2, 9), np.int32))
-            return token_log_probs(model, hidden.reshape(18, -1), tokens.reshape(-1), chunk=chunk)[0].sum()
+            return token_log_probs(model, hidden, tokens, chunk=chunk)[0].sum()
 
         return run(params)
 

@@ -7,6 +7,8 @@ logs, exit codes, ending what is left over and launching again are real; the clo
 
 import json
 import os
+import re
+import select
 import shlex
 import shutil
 import stat
@@ -131,6 +133,7 @@ elif kind == "tpu-vm" and verb == "describe":
         refuse("ERROR: (gcloud) NOT_FOUND: it was not found")
     print(f"{cloud['node']}\t{cloud['workers']}")
 elif kind == "tpu-vm" and verb in ("ssh", "scp"):
+    import subprocess
     chosen = flag("worker", "0")
     workers = range(cloud["workers"]) if chosen == "all" else [int(chosen)]
     status = 0
@@ -154,9 +157,8 @@ elif kind == "tpu-vm" and verb in ("ssh", "scp"):
                 "PATH": f"{home}/worker_bin:/usr/bin:/bin", "BOOT_ID_FILE": f"{home}/boot_id",
                 "LIBTPU_LOCKFILE": f"{directory}/libtpu_lockfile",
             }
-            os.chdir(directory)
-            process = os.posix_spawn("/bin/bash", ["bash", "-c", command], environment)
-            result = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+            # As with ssh, nothing but the command's output stays open: `run` closes all else.
+            result = subprocess.run(["bash", "-c", command], cwd=directory, env=environment).returncode
         if result:
             sys.stderr.write(f"##### Command execution on worker {worker} failed with exit status {result}.\n")
             status = status or result
@@ -192,7 +194,10 @@ echo $((now + step)) "$step" > "$FAKE/clock"
 
 # Trainings. `tell` says something to the test and goes on when the test has read it.
 TELL = 'tell() { printf "%s\\n" "$FAKE_WORKER $*" > "$FAKE/told"; }\n'
-RUNS = TELL + 'trap "echo saved; kill %1; exit 143" TERM\necho step 1\nsleep infinity &\ntell runs $$\nwait'
+RUNS = (
+    TELL
+    + 'trap "echo told to stop: saved step 1 of 9; kill %1; exit 0" TERM\necho step 1\nsleep infinity &\ntell runs $$\nwait'
+)
 FINISHES = "echo done"
 
 
@@ -289,13 +294,17 @@ class Cloud:
     def forget_calls(self) -> None:
         (self.directory / "calls.jsonl").unlink(missing_ok=True)
 
-    def told(self, count: int) -> dict[int, str]:
-        """Waits until trainings on so many workers have told something."""
-        told: dict[int, str] = {}
-        while len(told) < count:
-            with open(self.directory / "told") as file:
-                told |= {int(line.split()[0]): line.split(" ", 1)[1].strip() for line in file}
-        return told
+    def wait_until_told(self, count: int) -> None:
+        """Waits until so many trainings have told something."""
+        text = ""
+        told = os.open(self.directory / "told", os.O_RDWR)  # for writing too, so that it does not wait for a writer
+        try:
+            while text.count("\n") < count:
+                ready, _, _ = select.select([told], [], [], 60)
+                assert ready, f"only this was told: {text!r}"
+                text += os.read(told, 4096).decode()
+        finally:
+            os.close(told)
 
     def home(self, worker: int) -> Path:
         return self.directory / f"worker{worker}"
@@ -340,7 +349,7 @@ def running(cloud: Cloud) -> Cloud:
     cloud.run("setup")
     cloud.training(RUNS)
     cloud.run("launch")
-    cloud.told(2)
+    cloud.wait_until_told(2)
     return cloud
 
 
@@ -432,12 +441,13 @@ def test_a_dry_run_runs_nothing_and_what_it_prints_can_be_run(cloud: Cloud, scri
 def test_odd_values_reach_the_training_as_they_are(cloud: Cloud) -> None:
     cloud.active(workers=2)
     cloud.run("setup")
-    cloud.training('shift 2; printf "%s\\0" "$@" > "$HOME/arguments"')
+    cloud.training('shift 2; printf "%s\\0" "$@" > "$HOME/arguments"; echo "$JAX_PLATFORMS"')
     given = [f"--config.note={ODD}", "--config.two=a  b", "--config.empty="]
     cloud.run("launch", f"--config={ODD}.py", f"--workdir=gs://bucket/{ODD}", "--launch_seconds=30", "--", *given)
     for worker in range(2):
         got = (cloud.home(worker) / "arguments").read_text().split("\0")
         assert got == [f"--config={ODD}.py", f"--workdir=gs://bucket/{ODD}", *given, ""]
+        assert cloud.kept(worker, "run/train.log") == "tpu,cpu\n"  # JAX must not fall back on the CPU
 
 
 def test_training_arguments_of_the_settings_file_are_used_unless_others_are_given(cloud: Cloud) -> None:
@@ -486,6 +496,17 @@ def test_every_script_is_strict_and_can_be_executed() -> None:
         strict = ("\nset -euo pipefail\n", 'source "$(dirname "$0")/library.sh"\n')
         assert any(line in script.read_text() for line in strict) or script.name == "settings.sh"
         assert os.access(script, os.X_OK) == (script.name not in ("library.sh", "settings.sh"))
+
+
+def test_the_guide_names_scripts_and_settings_that_exist() -> None:
+    guide = (SCRIPTS.parent / "docs/tpu.md").read_text()
+    settings = set(re.findall(r"^([a-z_]+)=", (SCRIPTS / "settings.sh").read_text(), re.MULTILINE))
+    scripts = {path.name for path in SCRIPTS.iterdir()}
+    assert set(re.findall(r"\b[a-z]+\.sh\b", guide)) <= scripts
+    assert set(re.findall(r"--([a-z]+_[a-z_]+)", guide)) <= settings | {"dry_run"}
+    assert {name.lower() for name in re.findall(r"ACTFER_([A-Z_]+)=", guide)} <= settings
+    for script in COMMANDS:
+        assert f"{script}.sh" in guide
 
 
 # --- create, delete ---
@@ -720,11 +741,11 @@ def test_a_second_launch_ends_the_first_and_what_it_left(running: Cloud) -> None
         (running.home(worker) / "libtpu_lockfile").write_text("")
     running.write("actfer_jax/train.py", "# edited\n")
     running.run("launch")
-    running.told(2)
+    running.wait_until_told(2)
     assert len(running.processes()) == 6 and not first & {process.pid for process in running.processes()}
     for worker in range(2):
         assert not (running.home(worker) / "libtpu_lockfile").exists()
-        assert running.kept(worker, "run/train.previous.log") == "step 1\nsaved\n"
+        assert running.kept(worker, "run/train.previous.log") == "step 1\ntold to stop: saved step 1 of 9\n"
         assert running.kept(worker, "code/actfer_jax/train.py") == "# edited\n"
 
 
@@ -735,16 +756,16 @@ def test_a_training_that_was_started_by_hand_is_ended_too(cloud: Cloud) -> None:
     environment = cloud.environment | {"HOME": str(cloud.home(0)), "FAKE_WORKER": "0"}
     command = [str(cloud.home(0) / "actfer_jax/venv/bin/python"), "-m", "actfer_jax.train", "--by=hand"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-        cloud.told(1)
+        cloud.wait_until_told(1)
         cloud.run("launch")
-        assert process.wait(timeout=60) == 143
-    cloud.told(1)
+        assert process.wait(timeout=60) == 0
+    cloud.wait_until_told(1)
 
 
 def test_stop_kills_what_does_not_end(running: Cloud) -> None:
     running.training(TELL + 'trap "" TERM\nsleep infinity &\ntell runs\nwait\nwait')
     running.run("launch")
-    running.told(2)
+    running.wait_until_told(2)
     running.run("stop", "--stop_seconds=0")
     assert running.processes() == []
     assert "worker 1: was stopped (exit code none)" in running.run("status")
@@ -762,7 +783,7 @@ def test_stop_lets_a_training_save_its_state(running: Cloud) -> None:
     assert running.processes() == []
     for worker in range(2):
         assert running.kept(worker, "run/exit_code") == "143\n"
-        assert running.kept(worker, "run/train.log") == "step 1\nsaved\n"
+        assert running.kept(worker, "run/train.log") == "step 1\ntold to stop: saved step 1 of 9\n"
         assert f"worker {worker}: was stopped (exit code 143)" in running.run("status")
 
 
@@ -955,7 +976,7 @@ def test_an_end_just_before_a_preemption_is_taken_for_the_preemption(cloud: Clou
 def test_watch_does_not_take_a_stop_for_an_end_nor_launch_again(running: Cloud) -> None:
     running.training(TELL + 'trap "kill %1; exit 0" TERM\nsleep infinity &\ntell runs\nwait')
     running.run("launch")
-    running.told(2)
+    running.wait_until_told(2)
     running.run("stop")
     running.forget_calls()
     running.minutes_between_looks(2)

@@ -11,7 +11,7 @@ from actfer_jax.agent.episode import Reference
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.data.sources import DataError, Sample
 from actfer_jax.data.synth_faces import DEMO_EMOTIONS, face_of, render
-from actfer_jax.data.traces import READINGS, TraceConfig, TraceMaker, draw_plan
+from actfer_jax.data.traces import TraceConfig, TraceMaker, draw_plan
 
 FEAR = 4  # In each seven faces: neutral, happiness, sadness, surprise, fear, disgust, anger.
 
@@ -62,7 +62,7 @@ def test_a_trace_names_what_is_in_view_and_answers_with_the_truth(maker, subtle)
 
 def test_readings_are_pieces_of_episodes(maker, subtle):
     readings = maker.readings(subtle)
-    assert len(readings) == READINGS
+    assert len(readings) == 1 + len(facs.REGIONS)
     found = set()
     for seed in range(60):
         trace = maker.episode(subtle, np.random.default_rng(seed))
@@ -72,7 +72,7 @@ def test_readings_are_pieces_of_episodes(maker, subtle):
                 found.add(index)
                 ((patches, grid),) = reading.pictures
                 assert any(grid == other and np.array_equal(patches, seen) for seen, other in trace.pictures[1:])
-    assert found == set(range(READINGS))
+    assert found == set(range(1 + len(facs.REGIONS)))
 
 
 def test_a_sample_without_action_units_is_named(maker, subtle):

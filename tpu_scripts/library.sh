@@ -171,7 +171,7 @@ on_workers() { # WHAT COMMAND
     [[ -z "$report" ]] || say "$report"
   else
     say "$report"
-    fail "$what: a worker failed, see above. gcloud said:"$'\n'"$(tail -n 15 <<<"$complaint")"
+    fail "$what: a worker failed, see above. gcloud said:"$'\n'"$(grep -v 'Attempting to' <<<"$complaint" | tail -n 15)"
   fi
 }
 

@@ -63,7 +63,7 @@ while true; do
   node_state=""
   if [[ "$state" == ACTIVE ]] && ! find_node; then node_state=UNKNOWN; fi
   if [[ "$state $node_state" != "$said" ]]; then
-    tell "$tpu_name is $state${node_state:+, $node_state}${reason:+ ($reason)}"
+    tell "$tpu_name is ${state/NONE/not there}${node_state:+, $node_state}${reason:+ ($reason)}"
     said="$state $node_state"
   fi
 

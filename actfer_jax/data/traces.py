@@ -22,8 +22,8 @@ from actfer_jax.faces.tools import Toolbox
 from actfer_jax.rollout.batch import Sequence
 from actfer_jax.rollout.pictures import PictureEncoder
 
-READINGS = 1 + len(facs.REGIONS)
-"""Readings of one face: the aligned view, and each region."""
+ALIGNED = "aligned"
+"""The name of the aligned view among the views of a face; the others are called by their region."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class TraceConfig:
     """How the traces are drawn.
 
     Attributes:
-      readings_steps: how many steps begin the training with readings in the place of episodes: every view of a face
-        with the words about it, each in a row of its own. A model that starts from nothing learns to see from them many
-        times faster.
+      readings_steps: how many steps begin the training with readings in the place of episodes: views of a face with the
+        words about them, each in a row of its own. A model that starts from nothing learns to see from them many times
+        faster, and they say nothing of when or where to look.
+      readings_views: which views of a face are read: "aligned" or a region.
       readings_length: positions such a row is padded to.
       no_zoom: share of traces without a zoom; `answer_now` and `instructed_answer` are parts of it.
       answer_now: share of traces that are told to answer at once and use no tool.
@@ -43,6 +44,7 @@ class TraceConfig:
     """
 
     readings_steps: int = 0
+    readings_views: tuple[str, ...] = (ALIGNED, *facs.REGIONS)
     readings_length: int = 48
     no_zoom: float = 0.3
     answer_now: float = 0.05
@@ -53,6 +55,11 @@ class TraceConfig:
     def __post_init__(self) -> None:
         if self.readings_steps < 0:
             raise ValueError(f"readings_steps is {self.readings_steps}; it must not be negative")
+        for view in self.readings_views:
+            if view not in (ALIGNED, *facs.REGIONS):
+                raise ValueError(f"readings_views has {view!r}; choose from {', '.join((ALIGNED, *facs.REGIONS))}")
+        if not self.readings_views:
+            raise ValueError("readings_views is empty; name at least one view")
         for name in ("no_zoom", "answer_now", "instructed_answer", "two_zooms", "instructed_zoom"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
@@ -135,7 +142,7 @@ class TraceMaker:
         return [*turns, (f"<think>{thoughts[-1]}</think>\n{answer}", None)]
 
     def readings(self, sample: Sample) -> list[Sequence]:
-        """What is seen in the aligned view and in each region, each in a sequence of its own.
+        """What is seen in some views of a face (`config.readings_views`), each in a sequence of its own.
 
         A sequence is what an episode has there: the tool's reply and the thought about it. Where no face is found
         there is nothing to read.
@@ -143,7 +150,8 @@ class TraceMaker:
         reference = _check(sample)
         scene = self.toolbox.scene(sample.image)
         sequences = []
-        for region in ("", *facs.REGIONS):
+        for view in self.config.readings_views:
+            region = "" if view == ALIGNED else view
             call = ToolCall("zoom", {"region": region}) if region else ToolCall("align_face", {})
             reply = self.toolbox.execute(
                 call, "", image=sample.image, image_key=(sample.dataset, sample.name), views=[scene]

@@ -7,7 +7,7 @@ from actfer_jax.models.huggingface import load_pretrained, save_pretrained
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.inference import logits
 from actfer_jax.models.log_probs import token_log_probs
-from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, write_cache
+from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, on_mesh, write_cache
 
 __all__ = [
     "ImageFeatures",
@@ -23,6 +23,7 @@ __all__ = [
     "load_pretrained",
     "logits",
     "mrope_positions",
+    "on_mesh",
     "save_pretrained",
     "token_log_probs",
     "write_cache",

@@ -5,6 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.sharding import Mesh
+
+from actfer_jax.sharding import locally, platform
 
 BACKENDS = ("auto", "xla", "tiled", "cudnn", "splash", "splash_interpret")
 _MASKED = -1e30  # finite, so that a row that may attend to nothing stays finite
@@ -19,6 +22,7 @@ def attention(
     *,
     causal: bool,
     backend: str = "auto",
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention among tokens of the same segment; grouped queries where H is a multiple of K.
 
@@ -30,28 +34,74 @@ def attention(
       causal: whether a token attends to earlier ones and itself only.
       backend: "xla"; "tiled" (plain matrix products, for CPU); "cudnn" (16-bit types only); "splash" (TPU, lengths in
         multiples of 128), or "splash_interpret" (the same anywhere, slowly); "auto" picks by platform, length and type.
+      mesh: over which rows and heads are divided; each device attends to its own.
 
     Returns:
       [B, L, H, D].
     """
     if backend == "auto":
-        backend = _backend(query_BxLxHxD)
-    if backend == "tiled":
-        return _tiled(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, causal)
-    if backend.startswith("splash"):
-        interpret = backend == "splash_interpret"
-        return _splash(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, causal, interpret)
-    mask_BxLxL = _mask(segment_ids_BxL, causal)
-    return jax.nn.dot_product_attention(
-        query_BxLxHxD,
-        key_BxLxKxD,
-        value_BxLxKxD,
-        mask=mask_BxLxL[:, None],
-        implementation="cudnn" if backend == "cudnn" else "xla",
-    )
+        backend = _backend(query_BxLxHxD, platform(mesh))
+
+    def attend(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids_BxL: jax.Array) -> jax.Array:
+        if backend == "tiled":
+            return _tiled(query, key, value, segment_ids_BxL, causal)
+        if backend.startswith("splash"):
+            return _splash(query, key, value, segment_ids_BxL, causal, interpret=backend == "splash_interpret")
+        mask_BxLxL = _mask(segment_ids_BxL, causal)
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask_BxLxL[:, None], implementation="cudnn" if backend == "cudnn" else "xla"
+        )
+
+    names = ("rows . kv_heads", "rows . kv_heads", "rows . kv_heads", "rows")
+    return locally(attend, mesh, names, "rows . kv_heads")(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL)
 
 
 def cached_attention(
+    query_BxLxHxD: jax.Array,
+    key_BxLxKxD: jax.Array,
+    value_BxLxKxD: jax.Array,
+    segment_ids_BxL: jax.Array,
+    cached_keys_RxKxTxD: jax.Array,
+    cached_values_RxKxTxD: jax.Array,
+    cache_length_B: jax.Array,
+    cache_row_B: jax.Array | None = None,
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Causal attention to new tokens of the same segment, and to the first `cache_length` positions of a row's cache.
+
+    The cache is read where it lies: old and new meet in the softmax, so keys and values are never joined.
+
+    Args:
+      cache_row_B: which row of the cache belongs to each row; None if row b does (R = B). Where rows are divided over
+        devices, the rows of the cache must lie on the device that has the row.
+      mesh: over which rows and heads are divided; each device attends to its own.
+    """
+    arguments = [query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, cached_keys_RxKxTxD, cached_values_RxKxTxD]
+    names = ["rows . kv_heads", "rows . kv_heads", "rows . kv_heads", "rows", "rows kv_heads", "rows kv_heads", "rows"]
+    arguments.append(cache_length_B)
+    if cache_row_B is not None:
+        arguments += [cache_row_B, jnp.arange(len(cached_keys_RxKxTxD))]
+        names += ["rows", "rows"]
+
+    def attend(
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        segment_ids_BxL: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        length_B: jax.Array,
+        *chosen: jax.Array,
+    ) -> jax.Array:
+        if chosen:
+            row_B, number_R = chosen
+            keys, values = keys[row_B - number_R[0]], values[row_B - number_R[0]]
+        return _cached(query, key, value, segment_ids_BxL, keys, values, length_B)
+
+    return locally(attend, mesh, names, "rows . kv_heads")(*arguments)
+
+
+def _cached(
     query_BxLxHxD: jax.Array,
     key_BxLxKxD: jax.Array,
     value_BxLxKxD: jax.Array,
@@ -60,10 +110,6 @@ def cached_attention(
     cached_values_BxKxTxD: jax.Array,
     cache_length_B: jax.Array,
 ) -> jax.Array:
-    """Causal attention to new tokens of the same segment, and to the first `cache_length` positions of a row's cache.
-
-    The cache is read where it lies: old and new meet in the softmax, so keys and values are never joined.
-    """
     batch, length, heads, dim = query_BxLxHxD.shape
     kv_heads, capacity = cached_keys_BxKxTxD.shape[1:3]
     query = query_BxLxHxD.reshape(batch, length, kv_heads, heads // kv_heads, dim)
@@ -82,8 +128,8 @@ def cached_attention(
     return (output / total).astype(dtype).transpose(0, 3, 1, 2, 4).reshape(query_BxLxHxD.shape)
 
 
-def _backend(query_BxLxHxD: jax.Array) -> str:
-    length, platform = query_BxLxHxD.shape[1], jax.default_backend()
+def _backend(query_BxLxHxD: jax.Array, platform: str) -> str:
+    length = query_BxLxHxD.shape[1]
     if platform == "tpu" and length % 128 == 0:
         return "splash"
     if platform == "gpu" and query_BxLxHxD.dtype in (jnp.bfloat16, jnp.float16):

@@ -20,18 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from actfer_jax import sharding
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
 _SHARD_BYTES = 4 * 2**30
-_AXIS_RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor", "vocab": "tensor"}
 
 Index = tuple[slice, ...]
 
@@ -157,7 +157,7 @@ def load_pretrained(
     Args:
       path: the directory.
       dtype: of the computation and, unless `param_dtype` is among the options, of the parameters.
-      mesh: divides the parameters over its axes "fsdp" and "tensor"; each process reads only the slices it holds, once.
+      mesh: divides the parameters (`sharding`); each process reads only the slices it holds, once.
       **options: `param_dtype`, `remat`, `unroll` of `Qwen3VL`.
 
     Raises:
@@ -168,7 +168,7 @@ def load_pretrained(
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such directory; a Hugging Face model directory is needed")
     config = Qwen3VLConfig.from_json(directory / _CONFIG)
-    options = {"dtype": dtype, "param_dtype": dtype} | options
+    options = {"dtype": dtype, "param_dtype": dtype, "mesh": mesh} | options
     graph, state = nnx.split(nnx.eval_shape(lambda: Qwen3VL(config, rngs=nnx.Rngs(0), **options)))
     variables = dict(nnx.to_flat_state(state))
     tensors = {key: _Tensor.of(key, variable.shape, config) for key, variable in variables.items()}
@@ -186,10 +186,7 @@ def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable, mesh: Mesh | 
     shape, dtype = variable.shape, variable.dtype
     if mesh is None:
         return jnp.asarray(tensor.read(files, (slice(None),) * len(shape), dtype))
-    spec = [
-        axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(map(_AXIS_RULES.get, variable.get_metadata("out_sharding")), shape, strict=True)
-    ]
+    spec = sharding.spec(mesh, variable.get_metadata("out_sharding"), shape)
     read: dict[str, np.ndarray] = {}  # several devices may hold the same slice
 
     def part(index: Index | None) -> np.ndarray:
@@ -197,7 +194,7 @@ def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable, mesh: Mesh | 
             read[str(index)] = tensor.read(files, index or (), dtype)
         return read[str(index)]
 
-    return jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec(*spec)), part)
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, spec), part)
 
 
 def save_pretrained(model: Qwen3VL, path: str | Path) -> None:

@@ -6,17 +6,20 @@ its axes as `out_sharding` metadata, which rules turn into mesh axes; without a 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from actfer_jax.models.attention import BACKENDS
+from actfer_jax import sharding
+from actfer_jax.models.attention import BACKENDS, attention
 
 _INITIAL = jax.nn.initializers.normal(0.02)  # initializer_range of every published size
+
 
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
@@ -24,6 +27,8 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 _UNROLL_UP_TO = 8  # layers; a longer stack takes too long to compile
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,11 @@ class Execution:
     Attributes:
       dtype: of activations and matrix products; norms, softmax and rotations are float32 in any case.
       param_dtype: of the parameters.
-      remat: what the backward pass of a layer keeps: "none" (everything), "dots" (matrix products), "full" (its input).
-      unroll: layers per iteration of the scan over layers; None unrolls small stacks on CPU, where that is faster.
+      remat: what the backward pass of a layer keeps: "none" (everything; on a mesh that is gathered weights too),
+        "dots" (matrix products), "full" (its input).
+      unroll: layers per iteration of the scan over layers; None unrolls small stacks on one CPU, where that is faster.
       attention: one of `attention.BACKENDS`.
+      mesh: over which parameters and activations are divided; None on one device.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -43,6 +50,7 @@ class Execution:
     remat: str = "none"
     unroll: int | None = None
     attention: str = "auto"
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         if self.attention not in BACKENDS:
@@ -71,14 +79,33 @@ class Execution:
             count = (end or count) - begin
         unroll = unroll if self.unroll is None else self.unroll
         if unroll is None:
-            unroll = count if jax.default_backend() == "cpu" and count <= _UNROLL_UP_TO else 1
+            unroll = 1 if self.rolled(count) else count
 
         def body(carry: Any, xs: tuple[Any, Any]) -> tuple[Any, Any]:
-            return function(nnx.merge(graph, xs[0]), carry, xs[1])
+            weights = sharding.gather(xs[0], self.mesh, self.dtype)
+            return function(nnx.merge(graph, weights), carry, xs[1])
 
         if policy := REMAT_POLICIES[self.remat]:
             body = jax.checkpoint(body, policy=policy, prevent_cse=unroll > 1)
         return jax.lax.scan(body, carry, (weights, inputs), length=count, unroll=max(1, min(unroll, count)))
+
+    def rolled(self, count: int) -> bool:
+        """Whether so many layers are a loop in the program, if nobody says otherwise."""
+        return self.mesh is not None or jax.default_backend() != "cpu" or count > _UNROLL_UP_TO
+
+    def gathered(self, part: Part) -> Part:
+        """A module or parameter that is not in a stack, as it computes on the mesh (`sharding.gather`)."""
+        return sharding.gather(part, self.mesh, self.dtype)
+
+    def constrain(self, x: jax.Array, *names: str | None) -> jax.Array:
+        """Activations, divided over the mesh by the names of their first axes (`sharding.RULES`)."""
+        return sharding.constrain(x, self.mesh, *names)
+
+    def attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, *, causal: bool
+    ) -> jax.Array:
+        """`attention.attention` with this backend on this mesh."""
+        return attention(query, key, value, segment_ids, causal=causal, backend=self.attention, mesh=self.mesh)
 
 
 def axes(*names: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from actfer_jax.models.qwen3_vl import Qwen3VL
 
@@ -10,29 +11,30 @@ _BANNED = -1e30  # finite: a banned target has probability 0, not a NaN in the g
 
 def token_log_probs(
     model: Qwen3VL,
-    hidden_NxD: jax.Array,
-    targets_N: jax.Array,
+    hidden_BxLxD: jax.Array,
+    targets_BxL: jax.Array,
     *,
     temperature: float | jax.Array = 1.0,
     banned_V: jax.Array | None = None,
     chunk: int = 1024,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of each target and entropy of its distribution, in nats, float32 [N] each.
+    """Log-probability of each target and entropy of its distribution, in nats, float32 [B, L] each.
 
     The distribution is softmax(logits / temperature) over the tokens that are not banned. Logits exist for `chunk`
-    tokens at a time, in the forward and, recomputed, in the backward pass.
+    tokens at a time (for one position of all rows, if those are more), in the forward and, recomputed, in the backward
+    pass.
 
     Args:
       model: whose output embedding is applied.
-      hidden_NxD: normalised hidden states, from `Qwen3VL.hidden`.
-      targets_N: token ids.
+      hidden_BxLxD: normalised hidden states, from `Qwen3VL.hidden`.
+      targets_BxL: token ids.
       temperature: above 0.
       banned_V: bool [V], True where a token cannot be chosen; a banned target has log-probability -1e30.
       chunk: tokens per piece.
     """
-    count = len(targets_N)
-    pieces = -(-count // chunk)
-    padding = pieces * chunk - count
+    rows, length = targets_BxL.shape
+    size = max(chunk // rows, 1)
+    pieces = -(-length // size)
 
     def piece(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         hidden, targets = inputs
@@ -41,11 +43,23 @@ def token_log_probs(
             logits = jnp.where(banned_V, _BANNED, logits)
         log_probs = jax.nn.log_softmax(logits)
         entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, -1)
-        return jnp.take_along_axis(log_probs, targets[:, None], -1)[:, 0], entropy
+        return pick(log_probs, targets, model.execution.mesh), entropy
 
     if pieces == 1:
-        return piece((hidden_NxD, targets_N))
-    hidden = jnp.pad(hidden_NxD, ((0, padding), (0, 0))).reshape(pieces, chunk, -1)
-    targets = jnp.pad(targets_N, (0, padding)).reshape(pieces, chunk)
-    log_prob, entropy = jax.lax.map(jax.checkpoint(piece), (hidden, targets))
-    return log_prob.reshape(-1)[:count], entropy.reshape(-1)[:count]
+        return piece((hidden_BxLxD, targets_BxL))
+
+    def split(x: jax.Array) -> jax.Array:
+        """[B, L, ...] to pieces of all rows [pieces, B, size, ...]: every device keeps its rows."""
+        padded = jnp.pad(x, [(0, 0), (0, pieces * size - length)] + [(0, 0)] * (x.ndim - 2))
+        return padded.reshape(rows, pieces, size, *x.shape[2:]).swapaxes(0, 1)
+
+    values = jax.lax.map(jax.checkpoint(piece), (split(hidden_BxLxD), split(targets_BxL)))
+    log_prob, entropy = (x.swapaxes(0, 1).reshape(rows, -1)[:, :length] for x in values)
+    return log_prob, entropy
+
+
+def pick(values: jax.Array, index: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """values[..., index[...]]; on a mesh by a sum, to which each device adds its part of the last axis."""
+    if mesh is None:
+        return jnp.take_along_axis(values, index[..., None], -1)[..., 0]
+    return jnp.sum(jnp.where(jnp.arange(values.shape[-1]) == index[..., None], values, 0), -1)

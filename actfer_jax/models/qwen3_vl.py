@@ -17,18 +17,21 @@ Shape letters: B rows, L new tokens, D hidden size, N pictures, P patches, K tok
 row, F DeepStack layers (of angles: frequencies), H heads, T positions of the cache, V vocabulary.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from actfer_jax.models.attention import attention, cached_attention
+from actfer_jax.models.attention import cached_attention
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import Execution, LayerNorm, RMSNorm, inverse_frequencies, linear, rotate, stack, table
+from actfer_jax.sharding import locally
 
 
 class ImageFeatures(NamedTuple):
@@ -52,22 +55,55 @@ def init_cache(config: Qwen3VLConfig, batch: int, length: int, dtype: DTypeLike)
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def write_cache(cache: KVCache, new: KVCache, start_B: jax.Array, count_B: jax.Array) -> KVCache:
+def write_cache(
+    cache: KVCache,
+    new: KVCache,
+    start_B: jax.Array,
+    count_B: jax.Array,
+    row_B: jax.Array | None = None,
+    mesh: Mesh | None = None,
+) -> KVCache:
     """Writes the first `count` of L new positions at position `start` of each row; nothing else changes.
 
     Positions past the end of the cache are dropped.
+
+    Args:
+      row_B: the row of the cache to write; None if b is. Rows past the last are dropped.
+      mesh: over which rows and heads are divided; each device writes its own rows.
     """
-    batch, _, length = new.keys.shape[1:4]
-    capacity = cache.keys.shape[3]
-    offset = jnp.arange(length)
-    position_BxL = jnp.where(offset < count_B[:, None], start_B[:, None] + offset, capacity)
-    row_Bx1 = jnp.arange(batch)[:, None]
+    batch, rows = new.keys.shape[1], cache.keys.shape[1]
+    row_B = jnp.arange(batch) if row_B is None else row_B
+    arguments = (*map(jnp.asarray, (start_B, count_B, row_B)), jnp.arange(rows))
+    names = ("layers rows kv_heads", "layers rows kv_heads", "rows", "rows", "rows", "rows")
+    write = locally(_write_rows, mesh, names, "layers rows kv_heads")
+    return KVCache(write(cache.keys, new.keys, *arguments), write(cache.values, new.values, *arguments))
 
-    def write(old: jax.Array, new: jax.Array) -> jax.Array:
-        values = new.transpose(1, 3, 0, 2, 4).astype(old.dtype)  # the indexed axes come first
-        return old.at[:, row_Bx1, :, position_BxL].set(values, mode="drop")
 
-    return KVCache(write(cache.keys, new.keys), write(cache.values, new.values))
+def _write_rows(
+    cache_NxRxKxTxD: jax.Array,
+    new_NxBxKxLxD: jax.Array,
+    start_B: jax.Array,
+    count_B: jax.Array,
+    row_B: jax.Array,
+    number_R: jax.Array,
+) -> jax.Array:
+    """Row by row, in place: a scatter makes the TPU's compiler copy the whole cache, and on CPU it takes longer."""
+    capacity, length = cache_NxRxKxTxD.shape[3], new_NxBxKxLxD.shape[3]
+    offset_L = jnp.arange(length)
+    row_B = row_B - number_R[0]
+
+    def write(b: jax.Array, cache: jax.Array) -> jax.Array:
+        begin = jnp.minimum(start_B[b], capacity - length)  # the slice ends where the cache does
+        shift = start_B[b] - begin
+        piece = jax.lax.dynamic_index_in_dim(new_NxBxKxLxD, b, 1).astype(cache.dtype)
+        if length > 1:
+            piece = jnp.roll(piece, shift, axis=3)
+        used_L = (offset_L >= shift) & (offset_L < shift + count_B[b]) & (row_B[b] < cache.shape[1])
+        at = (0, row_B[b], 0, begin, 0)
+        old = jax.lax.dynamic_slice(cache, at, piece.shape)
+        return jax.lax.dynamic_update_slice(cache, jnp.where(used_L[:, None], piece, old), at)
+
+    return jax.lax.fori_loop(0, row_B.size, write, cache_NxRxKxTxD)
 
 
 class VisionAttention(nnx.Module):
@@ -75,13 +111,14 @@ class VisionAttention(nnx.Module):
         size = config.hidden_size
         self.qkv = linear(size, 3 * size, ("embed", "heads"), bias=True, execution=execution, rngs=rngs)
         self.proj = linear(size, size, ("heads", "embed"), bias=True, execution=execution, rngs=rngs)
-        self.heads, self.backend = config.num_heads, execution.attention
+        self.heads, self.execution = config.num_heads, execution
 
     def __call__(self, x_NxPxD: jax.Array, angles_NxPxF: jax.Array, mask_NxP: jax.Array) -> jax.Array:
         count, patches, size = x_NxPxD.shape
         qkv = self.qkv(x_NxPxD).reshape(count, patches, 3, self.heads, size // self.heads)
         query, key = rotate(qkv[:, :, 0], angles_NxPxF), rotate(qkv[:, :, 1], angles_NxPxF)
-        output = attention(query, key, qkv[:, :, 2], mask_NxP.astype(jnp.int32), causal=False, backend=self.backend)
+        segment_ids = mask_NxP.astype(jnp.int32)
+        output = self.execution.attend(query, key, qkv[:, :, 2], segment_ids, causal=False)
         return self.proj(output.reshape(x_NxPxD.shape))
 
 
@@ -99,12 +136,14 @@ class VisionBlock(nnx.Module):
     def __init__(self, config: VisionConfig, execution: Execution, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(config.hidden_size, execution)
         self.norm2 = LayerNorm(config.hidden_size, execution)
+        self.execution = execution
         self.attn = VisionAttention(config, execution, rngs)
         self.mlp = VisionMLP(config, execution, rngs)
 
     def __call__(self, x_NxPxD: jax.Array, angles_NxPxF: jax.Array, mask_NxP: jax.Array) -> jax.Array:
         x_NxPxD = x_NxPxD + self.attn(self.norm1(x_NxPxD), angles_NxPxF, mask_NxP)
-        return x_NxPxD + self.mlp(self.norm2(x_NxPxD))
+        x_NxPxD = self.execution.constrain(x_NxPxD, "rows")
+        return self.execution.constrain(x_NxPxD + self.mlp(self.norm2(x_NxPxD)), "rows")
 
 
 class PatchMerger(nnx.Module):
@@ -141,8 +180,11 @@ class VisionTower(nnx.Module):
 
     def __call__(self, images: ImageInputs) -> ImageFeatures:
         config = self.config
-        position_NxPxD = (self.pos_embed[...][images.position_index] * images.position_weight[..., None]).sum(-2)
-        x_NxPxD = self.patch_embed(images.patches) + position_NxPxD.astype(self.execution.dtype)
+        images = ImageInputs(*(self.execution.constrain(part, "rows") for part in images))
+        position_SxD = self.execution.gathered(self.pos_embed)[...].astype(self.execution.dtype)
+        position_NxPxD = (position_SxD[images.position_index] * images.position_weight[..., None]).sum(-2)
+        x_NxPxD = self.execution.gathered(self.patch_embed)(images.patches)
+        x_NxPxD += position_NxPxD.astype(self.execution.dtype)
         frequencies = inverse_frequencies(config.head_dim // 2, config.rope_theta)
         angles_NxPx2xF = images.coordinates[..., None].astype(jnp.float32) * frequencies
         angles_NxPxF = angles_NxPx2xF.reshape(
@@ -152,16 +194,32 @@ class VisionTower(nnx.Module):
         def run(block: VisionBlock, x_NxPxD: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(x_NxPxD, angles_NxPxF, images.mask), None
 
-        # The blocks run in pieces that end where DeepStack takes its features.
+        # The blocks run in pieces that end where DeepStack takes its features; equal pieces are compiled once.
         ends = [index + 1 for index in config.deepstack_visual_indexes]
-        taken = []
-        for begin, end in zip([0, *ends], [*ends, config.depth], strict=True):
-            if begin < end:
-                x_NxPxD, _ = self.execution.scan(run, self.blocks, x_NxPxD, None, begin, end)
-            taken.append(x_NxPxD)
-        tokens_NxKxD = self.merger(taken.pop())
-        merge = nnx.vmap(lambda merger, x_NxPxD: merger(x_NxPxD))
-        return ImageFeatures(tokens_NxKxD, merge(self.deepstack_merger_list, jnp.stack(taken)))
+        pieces = list(zip([0, *ends], [*ends, config.depth], strict=True))
+        if self.execution.rolled(config.depth) and len({end - begin for begin, end in pieces}) == 1:
+
+            def run_piece(x_NxPxD: jax.Array, blocks: nnx.Module) -> tuple[jax.Array, jax.Array]:
+                x_NxPxD, _ = self.execution.scan(run, blocks, x_NxPxD, None)
+                return x_NxPxD, x_NxPxD
+
+            blocks = jax.tree.map(lambda x: x.reshape(len(pieces), -1, *x.shape[1:]), self.blocks)
+            x_NxPxD, outputs = jax.lax.scan(run_piece, x_NxPxD, blocks)
+            taken_FxNxPxD = outputs[:-1]
+        else:
+            taken = []
+            for begin, end in pieces:
+                if begin < end:
+                    x_NxPxD, _ = self.execution.scan(run, self.blocks, x_NxPxD, None, begin, end)
+                taken.append(x_NxPxD)
+            taken_FxNxPxD = jnp.stack(taken[:-1])
+        tokens_NxKxD = self.execution.gathered(self.merger)(x_NxPxD)
+
+        def merge(merger: PatchMerger, _: None, x_NxPxD: jax.Array) -> tuple[None, jax.Array]:
+            return None, merger(x_NxPxD)
+
+        _, deepstack_FxNxKxD = self.execution.scan(merge, self.deepstack_merger_list, None, taken_FxNxPxD)
+        return ImageFeatures(tokens_NxKxD, deepstack_FxNxKxD)
 
 
 class Attention(nnx.Module):
@@ -174,7 +232,7 @@ class Attention(nnx.Module):
         self.o_proj = linear(heads * dim, size, ("heads", "embed"), bias=bias, execution=execution, rngs=rngs)
         self.q_norm = RMSNorm(dim, config.rms_norm_eps, execution)
         self.k_norm = RMSNorm(dim, config.rms_norm_eps, execution)
-        self.dim, self.backend = dim, execution.attention
+        self.dim, self.execution = dim, execution
 
     def __call__(
         self,
@@ -183,15 +241,26 @@ class Attention(nnx.Module):
         segment_ids_BxL: jax.Array,
         cache: KVCache | None,
         cache_length_B: jax.Array | None,
+        cache_row_B: jax.Array | None,
     ) -> tuple[jax.Array, KVCache]:
         heads = (*x_BxLxD.shape[:2], -1, self.dim)
         query = rotate(self.q_norm(self.q_proj(x_BxLxD).reshape(heads)), angles_BxLxF)
         key = rotate(self.k_norm(self.k_proj(x_BxLxD).reshape(heads)), angles_BxLxF)
         value = self.v_proj(x_BxLxD).reshape(heads)
         if cache is None or cache_length_B is None:
-            output = attention(query, key, value, segment_ids_BxL, causal=True, backend=self.backend)
+            output = self.execution.attend(query, key, value, segment_ids_BxL, causal=True)
         else:
-            output = cached_attention(query, key, value, segment_ids_BxL, cache.keys, cache.values, cache_length_B)
+            output = cached_attention(
+                query,
+                key,
+                value,
+                segment_ids_BxL,
+                cache.keys,
+                cache.values,
+                cache_length_B,
+                cache_row_B,
+                self.execution.mesh,
+            )
         new = KVCache(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3))
         return self.o_proj(output.reshape(*x_BxLxD.shape[:2], -1)), new
 
@@ -209,6 +278,7 @@ class MLP(nnx.Module):
 
 class DecoderLayer(nnx.Module):
     def __init__(self, config: TextConfig, execution: Execution, rngs: nnx.Rngs):
+        self.execution = execution
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, execution)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, execution)
         self.self_attn = Attention(config, execution, rngs)
@@ -221,17 +291,19 @@ class DecoderLayer(nnx.Module):
         segment_ids_BxL: jax.Array,
         cache: KVCache | None,
         cache_length_B: jax.Array | None,
+        cache_row_B: jax.Array | None,
     ) -> tuple[jax.Array, KVCache]:
         attended_BxLxD, new = self.self_attn(
-            self.input_layernorm(x_BxLxD), angles_BxLxF, segment_ids_BxL, cache, cache_length_B
+            self.input_layernorm(x_BxLxD), angles_BxLxF, segment_ids_BxL, cache, cache_length_B, cache_row_B
         )
-        x_BxLxD = x_BxLxD + attended_BxLxD
-        return x_BxLxD + self.mlp(self.post_attention_layernorm(x_BxLxD)), new
+        x_BxLxD = self.execution.constrain(x_BxLxD + attended_BxLxD, "rows")
+        x_BxLxD = self.execution.constrain(x_BxLxD + self.mlp(self.post_attention_layernorm(x_BxLxD)), "rows")
+        return x_BxLxD, new
 
 
 class Decoder(nnx.Module):
     def __init__(self, config: TextConfig, execution: Execution, rngs: nnx.Rngs):
-        self.embed_tokens = table(config.vocab_size, config.hidden_size, ("vocab", "embed"), execution, rngs)
+        self.embed_tokens = table(config.vocab_size, config.hidden_size, ("vocab", None), execution, rngs)
         self.layers = stack(lambda rngs: DecoderLayer(config, execution, rngs), config.num_hidden_layers, rngs)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, execution)
 
@@ -246,6 +318,7 @@ class Qwen3VL(nnx.Module):
       remat: what the backward pass of a layer keeps: "none" (everything), "dots" (matrix products), "full" (its input).
       unroll: layers per iteration of the scan over layers; None unrolls small stacks on CPU, where that is faster.
       attention: one of `attention.BACKENDS`.
+      mesh: over which it is divided (`sharding`); None on one device.
       rngs: for the initial values (normal, deviation 0.02).
     """
 
@@ -258,22 +331,26 @@ class Qwen3VL(nnx.Module):
         remat: str = "none",
         unroll: int | None = None,
         attention: str = "auto",
+        mesh: Mesh | None = None,
         rngs: nnx.Rngs,
     ):
-        execution = Execution(dtype, param_dtype, remat, unroll, attention)
+        execution = Execution(dtype, param_dtype, remat, unroll, attention, mesh)
         self.config, self.execution = config, execution
         self.source: str | None = None  # the directory it was loaded from, whose tokenizer files go with it
         self.visual = VisionTower(config.vision, execution, rngs)
         self.language_model = Decoder(config.text, execution, rngs)
         if not config.tie_word_embeddings:
-            self.lm_head = table(config.text.vocab_size, config.text.hidden_size, ("vocab", "embed"), execution, rngs)
+            self.lm_head = table(config.text.vocab_size, config.text.hidden_size, ("vocab", None), execution, rngs)
 
     def encode_images(self, images: ImageInputs) -> ImageFeatures:
         """Pictures [N, P, ...] to tokens [N, K, D] and DeepStack features [F, N, K, D], K = P / merge**2.
 
         Tokens of masked patches mean nothing.
         """
-        return self.visual(images)
+        if self.execution.remat != "full":
+            return self.visual(images)
+        # What the tower keeps for its backward pass would lie beside what the decoder keeps.
+        return jax.checkpoint(lambda visual, images: visual(images))(self.visual, images)
 
     def embed(
         self, tokens_BxL: jax.Array, image_index_BxL: jax.Array | None = None, features: ImageFeatures | None = None
@@ -288,7 +365,7 @@ class Qwen3VL(nnx.Module):
         Returns:
           x [B, L, D] and the DeepStack features [F, B, L, D], zero at text; None where all is text.
         """
-        x_BxLxD = self.language_model.embed_tokens[...][tokens_BxL].astype(self.execution.dtype)
+        x_BxLxD = self._look_up(tokens_BxL).astype(self.execution.dtype)
         if features is None or image_index_BxL is None:
             return x_BxLxD, None
         is_image_BxLx1 = (image_index_BxL >= 0)[..., None]
@@ -296,6 +373,13 @@ class Qwen3VL(nnx.Module):
         x_BxLxD = jnp.where(is_image_BxLx1, jnp.take_along_axis(features.tokens, index_BxLx1, axis=1), x_BxLxD)
         deepstack_FxBxLxD = jnp.take_along_axis(features.deepstack, index_BxLx1[None], axis=2)
         return x_BxLxD, jnp.where(is_image_BxLx1, deepstack_FxBxLxD, 0)
+
+    def _look_up(self, tokens_BxL: jax.Array) -> jax.Array:
+        """Rows of the token table; meanwhile "fsdp" divides features, so that neither table nor rows are gathered."""
+        constrain = self.execution.constrain
+        table_VxD = constrain(self.language_model.embed_tokens[...], "vocab_groups", "embed")
+        x_BxLxD = table_VxD[constrain(tokens_BxL, "row_groups")]
+        return constrain(constrain(x_BxLxD, "row_groups", None, "embed"), "rows")
 
     def hidden(
         self,
@@ -305,6 +389,7 @@ class Qwen3VL(nnx.Module):
         segment_ids_BxL: jax.Array,
         cache: KVCache | None = None,
         cache_length_B: jax.Array | None = None,
+        cache_row_B: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Runs the decoder over L new tokens.
 
@@ -315,6 +400,7 @@ class Qwen3VL(nnx.Module):
           segment_ids_BxL: a token attends to earlier tokens of its own segment; 0 is padding.
           cache: what the new tokens attend to besides; it is only read.
           cache_length_B: how many positions of the cache count, per row.
+          cache_row_B: which row of the cache belongs to each row; None if row b does.
 
         Returns:
           The normalised hidden states [B, L, D] and the new tokens' keys and values [layers, B, kv_heads, L, head_dim],
@@ -326,7 +412,7 @@ class Qwen3VL(nnx.Module):
 
         def run(layer: DecoderLayer, x_BxLxD: jax.Array, inputs: tuple[jax.Array, KVCache | None]) -> Any:
             index, cache = inputs
-            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxL, cache, cache_length_B)
+            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxL, cache, cache_length_B, cache_row_B)
             if deepstack_FxBxLxD is not None:
                 last = deepstack_FxBxLxD.shape[0] - 1
                 x_BxLxD += jnp.where(index <= last, deepstack_FxBxLxD[jnp.minimum(index, last)], 0)
@@ -338,9 +424,27 @@ class Qwen3VL(nnx.Module):
         return self.language_model.norm(x_BxLxD), new
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
-        """Float32 logits [..., V] of hidden states [..., D]."""
+        """Float32 logits [..., V] of hidden states [..., D].
+
+        On a mesh each device computes its part of the vocabulary for all rows of its part of "data".
+        """
         table = self.language_model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
-        return jnp.matmul(hidden, table[...].astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+        hidden = self.execution.constrain(hidden, "row_groups")
+        logits = jnp.matmul(hidden, table[...].astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+        return self.execution.constrain(logits, "row_groups", *(None,) * (hidden.ndim - 2), "vocab")
+
+
+def on_mesh(graphdef: nnx.GraphDef[Qwen3VL], params: nnx.State, mesh: Mesh | None) -> nnx.GraphDef[Qwen3VL]:
+    """The structure of the same model, run on a mesh.
+
+    Args:
+      graphdef, params: from `nnx.split(model, nnx.Param)`; the parameters may be abstract.
+    """
+    model = nnx.merge(graphdef, params)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(execution := getattr(module, "execution", None), Execution):
+            setattr(module, "execution", dataclasses.replace(execution, mesh=mesh))  # noqa: B010 (not every module's)
+    return nnx.split(model, nnx.Param)[0]
 
 
 def _mrope_angles(positions_BxLx3: jax.Array, config: TextConfig) -> jax.Array:

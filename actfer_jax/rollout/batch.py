@@ -127,6 +127,27 @@ def make_batch(rows: list[Sequence], group: int, length: int, slots: ImageSlots,
     return EpisodeBatch(tokens, positions, segment_ids, policy, image_index, scenes, crops)
 
 
+def abstract_batch(rows: int, group: int, length: int, slots: ImageSlots, config: Qwen3VLConfig) -> EpisodeBatch:
+    """The shapes of `make_batch`."""
+
+    def shape(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, length, *more), dtype)
+
+    def pictures(*shape: int) -> ImageInputs:
+        one = empty_inputs(1, shape[-1], config)
+        return ImageInputs(*(jax.ShapeDtypeStruct((*shape, *x.shape[2:]), x.dtype) for x in one))
+
+    return EpisodeBatch(
+        tokens=shape(jnp.int32),
+        positions=shape(jnp.int32, 3),
+        segment_ids=shape(jnp.int32),
+        policy=shape(jnp.bool),
+        image_index=shape(jnp.int32),
+        scenes=pictures(rows // group, slots.scene),
+        crops=pictures(rows, slots.crops, slots.crop),
+    )
+
+
 def encode_pictures(model: Qwen3VL, scenes: ImageInputs, crops: ImageInputs) -> ImageFeatures:
     """Image tokens of each row, scene first: tokens [R, M, D], deepstack [F, R, M, D]."""
     rows, slots = crops.mask.shape[:2]
@@ -152,14 +173,8 @@ def episode_log_probs(
     """Log-probability of each token after those before it, and the entropy there, float32 [R, L]; 0 at the first."""
     x, deepstack = model.embed(batch.tokens, batch.image_index, encode_pictures(model, batch.scenes, batch.crops))
     hidden, _ = model.hidden(x, deepstack, batch.positions, batch.segment_ids)
-    rows, length = batch.tokens.shape
     log_prob, entropy = token_log_probs(
-        model,
-        hidden[:, :-1].reshape(rows * (length - 1), -1),
-        batch.tokens[:, 1:].reshape(-1),
-        temperature=temperature,
-        banned_V=banned_V,
-        chunk=chunk,
+        model, hidden[:, :-1], batch.tokens[:, 1:], temperature=temperature, banned_V=banned_V, chunk=chunk
     )
     pad = ((0, 0), (1, 0))
-    return jnp.pad(log_prob.reshape(rows, -1), pad), jnp.pad(entropy.reshape(rows, -1), pad)
+    return jnp.pad(log_prob, pad), jnp.pad(entropy, pad)

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from actfer_jax import sharding
 from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.config import ConfigError
 from actfer_jax.faces.tools import Toolbox
-from actfer_jax.faces.views import View
+from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import image_inputs, mrope_positions
 from actfer_jax.models.qwen3_vl import Qwen3VL
@@ -145,9 +147,13 @@ class RolloutEngine:
     The programs compile on first use and never again, whatever the policy does.
 
     Args:
-      graphdef: the model's structure (`nnx.split`).
+      graphdef: the model's structure (`nnx.split`), on the mesh (`models.on_mesh`).
       model_config: its configuration.
       greedy: take the likeliest token instead of sampling.
+      mesh: over which rows, heads and vocabulary are divided; None on one device.
+
+    Raises:
+      ConfigError: the mesh cannot divide the queries or the rows of a fill.
     """
 
     def __init__(
@@ -162,11 +168,17 @@ class RolloutEngine:
         queries: int,
         group: int,
         greedy: bool = False,
+        mesh: Mesh | None = None,
     ):
+        # A query is prefilled once for its group, so whole queries lie on one part of the mesh.
+        self.mesh, self.parts = mesh, sharding.row_shards(mesh)
+        why = f"config.mesh.rollout divides rows into {self.parts} parts"
+        sharding.check_multiple("queries of an engine", queries, self.parts, why)
+        sharding.check_multiple("config.rollout.fill_rows", config.fill_rows, self.parts, why)
         self.config, self.model_config = config, model_config
         self.chat, self.encoder, self.toolbox = chat, encoder, toolbox
         self.queries, self.group = queries, group
-        self.slots = image_slots(config, toolbox, model_config)
+        self.slots = image_slots(config, toolbox.view_config, model_config)
         self.programs = Programs(
             graphdef,
             group=group,
@@ -176,6 +188,7 @@ class RolloutEngine:
             turn_end_id=chat.turn_end_id,
             temperature=0.0 if greedy else config.temperature,
             banned_V=chat.banned(model_config.text.vocab_size),
+            mesh=mesh,
         )
 
     def run(
@@ -193,7 +206,7 @@ class RolloutEngine:
         """Plays every episode to its end.
 
         Args:
-          params: the model's parameters.
+          params: the model's parameters. A copy for rollouts (`Programs.weights`) lives until this returns.
           queries: at most as many as the engine was made for.
           seed, step: with a query's index and the rollout's number, all that sampling depends on.
           forced: the arm that is instructed in each rollout [Q][G]: "", "zoom" or "answer".
@@ -207,6 +220,7 @@ class RolloutEngine:
         clock = _Clock(seconds)
         rows = self._open(queries, forced)
         clock.lap("host")
+        params = self.programs.weights(params)
         state = self._prefill(params, rows, queries, seed, step)
         clock.lap("prefill")
         replies: dict[Future[tuple[Reply, float]], int] = {}
@@ -228,8 +242,9 @@ class RolloutEngine:
                 while len(ready := [future for future in replies if future.done()]) >= self.config.fill_rows or (
                     idle and ready
                 ):
-                    batch = ready[: self.config.fill_rows]
-                    served = [(replies.pop(future), *future.result()) for future in batch]
+                    slots = self._slots([replies[future] for future in ready])
+                    served = {slots[r]: (r, *future.result()) for future in ready if (r := replies[future]) in slots}
+                    replies = {future: r for future, r in replies.items() if r not in slots}
                     state = self._fill(params, state, rows, served)
                 clock.lap("fill")
                 if progress is not None:
@@ -283,9 +298,8 @@ class RolloutEngine:
         index = np.array([query.index for query in queries] + [0] * (self.queries - len(queries)), np.uint32)
         keys = row_keys(seed, step, index, self.group)
         valid = np.arange(self.queries) < len(queries)
-        return jax.block_until_ready(
-            self.programs.prefill(params, tokens, count, positions, image_index, scenes, valid, keys)
-        )
+        inputs = sharding.place((tokens, count, positions, image_index, scenes, valid, keys), self.mesh, "rows")
+        return jax.block_until_ready(self.programs.prefill(params, *inputs))
 
     def _end_turn(
         self, row: _Row, tokens: np.ndarray, pool: ThreadPoolExecutor, treatment: str
@@ -332,9 +346,22 @@ class RolloutEngine:
             return " " + prompts.ANSWER_NOW
         return " " + prompts.ZOOM_FIRST if aligned and row.episode.forced == "zoom" else ""
 
+    def _slots(self, waiting: list[int]) -> dict[int, int]:
+        """The slots of the rows that the next fill serves: each part of the mesh has its own, for its own rows."""
+        rows, slots = self.queries * self.group // self.parts, self.config.fill_rows // self.parts
+        chosen: dict[int, int] = {}
+        used = [0] * self.parts
+        for row in waiting:
+            part = row // rows
+            if used[part] < slots:
+                chosen[row] = part * slots + used[part]
+                used[part] += 1
+        return chosen
+
     def _fill(
-        self, params: nnx.State, state: RowState, rows: list[_Row], served: list[tuple[int, Reply, float]]
+        self, params: nnx.State, state: RowState, rows: list[_Row], served: dict[int, tuple[int, Reply, float]]
     ) -> RowState:
+        """Serves the rows in their slots: (row, reply, seconds)."""
         config, size = self.config, self.config.fill_rows
         capacity = config.reply_tokens + 2
         tokens = np.zeros((size, capacity), np.int32)
@@ -343,7 +370,7 @@ class RolloutEngine:
         count, position = np.ones(size, np.int32), np.zeros(size, np.int32)
         index = np.full(size, len(state.length), np.int32)
         pictures = empty_inputs(size, self.slots.crop, self.model_config)
-        for f, (r, reply, seconds) in enumerate(served):
+        for f, (r, reply, seconds) in served.items():
             row, turn = rows[r], rows[r].episode.turns[-1]
             turn.reply, turn.seconds = reply, seconds
             text = reply.text + self._instruction(row, reply, config.max_length - row.length - config.reply_tokens)
@@ -372,7 +399,7 @@ class RolloutEngine:
             row.length += n - 1
             row.waiting = False
         fill = Fill(index, tokens, count, positions, position, image_index, pictures)
-        return self.programs.fill(params, state, fill)
+        return self.programs.fill(params, state, sharding.place(fill, self.mesh, "rows"))
 
     def _collect(self, rows: list[_Row], state: RowState) -> list[Rollout]:
         tokens, policy, log_probs, raw = jax.device_get(
@@ -386,9 +413,9 @@ class RolloutEngine:
         return rollouts
 
 
-def image_slots(config: RolloutConfig, toolbox: Toolbox, model_config: Qwen3VLConfig) -> ImageSlots:
+def image_slots(config: RolloutConfig, views: ViewConfig, model_config: Qwen3VLConfig) -> ImageSlots:
     """The picture capacities that a rollout's views need."""
-    views, patch = toolbox.view_config, model_config.vision.patch_size
+    patch = model_config.vision.patch_size
     return ImageSlots(
         scene=views.scene_max_pixels // patch**2,
         crop=max(views.aligned_side**2, views.zoom_max_pixels) // patch**2,

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
+from actfer_jax import sharding
 from actfer_jax.models.images import ImageInputs
+from actfer_jax.models.log_probs import pick
 from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, write_cache
 
 
@@ -49,6 +52,8 @@ class RowState(NamedTuple):
 class Fill(NamedTuple):
     """Replies for F rows; a row index of R or more is padding.
 
+    Where rows are divided over the parts of a mesh, so are the F slots, and each part's slots are for its own rows.
+
     Attributes:
       rows: int32 [F].
       tokens: int32 [F, S]: the row's pending token, then the reply; the last reply token becomes the pending one.
@@ -80,7 +85,7 @@ class Programs:
     """The compiled programs of one model and one set of shapes.
 
     Args:
-      graphdef: the model's structure (`nnx.split`).
+      graphdef: the model's structure (`nnx.split`), on the mesh (`models.on_mesh`).
       group: rollouts a query, G.
       length: positions a row holds, T.
       chunk: most tokens a call of `decode` adds.
@@ -88,6 +93,7 @@ class Programs:
       turn_end_id: the token that ends a turn.
       temperature: of sampling; 0 takes the likeliest token (log-probabilities are then those of temperature 1).
       banned_V: ids that are never sampled.
+      mesh: over which rows, heads and vocabulary are divided; None on one device.
     """
 
     def __init__(
@@ -101,14 +107,30 @@ class Programs:
         turn_end_id: int,
         temperature: float,
         banned_V: jax.typing.ArrayLike,
+        mesh: Mesh | None = None,
     ):
         self.graphdef = graphdef
         self.group, self.length, self.chunk = group, length, chunk
         self.turn_tokens, self.turn_end_id = turn_tokens, turn_end_id
         self.temperature, self.banned_V = temperature, jnp.asarray(banned_V)
+        self.mesh = mesh
+        self.reshard = jax.jit(self._reshard)
         self.prefill = jax.jit(self._prefill)
         self.decode = jax.jit(self._decode, donate_argnums=1)
         self.fill = jax.jit(self._fill, donate_argnums=1)
+
+    def weights(self, params: nnx.State) -> nnx.State:
+        """The parameters as the other programs want them: a copy, but where they are in the right dtype on one device.
+
+        A copy is wanted once a rollout: else every token would cast all weights, and gather them over "fsdp".
+        """
+        dtype = nnx.merge(self.graphdef, params).execution.dtype
+        ready = self.mesh is None and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+        return params if ready else self.reshard(params)
+
+    def _reshard(self, params: nnx.State) -> nnx.State:
+        params = sharding.cast(params, nnx.merge(self.graphdef, params).execution.dtype)
+        return sharding.undivide(params, self.mesh)
 
     def _prefill(
         self,
@@ -129,7 +151,7 @@ class Programs:
         x, deepstack = model.embed(tokens_QxP, image_index_QxP, model.encode_images(scenes))
         _, new = model.hidden(x, deepstack, positions_QxPx3, segment_ids)
         cache = init_cache(model.config, queries, self.length, new.keys.dtype)
-        cache = write_cache(cache, new, jnp.zeros_like(count_Q), count_Q - 1)
+        cache = write_cache(cache, new, jnp.zeros_like(count_Q), count_Q - 1, mesh=self.mesh)
 
         def to_rows(values: jax.Array, axis: int = 0) -> jax.Array:
             return jnp.repeat(values, self.group, axis=axis)
@@ -138,7 +160,7 @@ class Programs:
         last = jnp.take_along_axis(positions_QxPx3[:, :, 0], count_Q[:, None] - 1, axis=1)[:, 0]
         tokens = jnp.zeros((queries, self.length), jnp.int32).at[:, :capacity].set(tokens_QxP)
         length = to_rows(count_Q)
-        return RowState(
+        state = RowState(
             tokens=to_rows(tokens),
             policy=jnp.zeros((rows, self.length), bool),
             log_probs=jnp.zeros((rows, self.length), jnp.float32),
@@ -150,6 +172,15 @@ class Programs:
             keys=keys,
             cache=KVCache(to_rows(cache.keys, 1), to_rows(cache.values, 1)),
         )
+        return self._divided(state)
+
+    def _divided(self, state: RowState) -> RowState:
+        """The state as every program takes it and leaves it: rows, and heads of the cache, divided over the mesh."""
+        parts = {
+            name: sharding.constrain(x, self.mesh, "rows") for name, x in state._asdict().items() if name != "cache"
+        }
+        cache = KVCache(*(sharding.constrain(x, self.mesh, "layers", "rows", "kv_heads") for x in state.cache))
+        return RowState(**parts, cache=cache)
 
     def _decode(self, params: nnx.State, state: RowState) -> RowState:
         """Adds up to `chunk` tokens to every active row; stops early once no row is active."""
@@ -177,13 +208,13 @@ class Programs:
                 length=length,
                 position=state.position + state.active,
                 active=state.active & ~ended,
-                cache=write_cache(state.cache, new, state.length - 1, state.active.astype(jnp.int32)),
+                cache=write_cache(state.cache, new, state.length - 1, state.active.astype(jnp.int32), mesh=self.mesh),
             )
 
         def more(carry: tuple[jax.Array, RowState]) -> jax.Array:
             return (carry[0] < self.chunk) & carry[1].active.any()
 
-        return jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), state))[1]
+        return self._divided(jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), state))[1])
 
     def _sample(
         self, logits_RxV: jax.Array, keys: jax.Array, length_R: jax.Array
@@ -192,39 +223,46 @@ class Programs:
         scaled = jnp.where(self.banned_V, -jnp.inf, logits_RxV / (self.temperature or 1.0))
         if self.temperature:
             draw = jax.vmap(lambda key, t: jax.random.gumbel(jax.random.fold_in(key, t), logits_RxV.shape[1:]))
-            token = jnp.argmax(scaled + draw(keys, length_R), axis=-1)
+            noise_RxV = sharding.constrain(draw(keys, length_R), self.mesh, "row_groups", "vocab")
+            token = jnp.argmax(scaled + noise_RxV, axis=-1)
         else:
             token = jnp.argmax(scaled, axis=-1)
 
         def log_prob(logits: jax.Array) -> jax.Array:
-            return jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
+            return pick(jax.nn.log_softmax(logits), token, self.mesh)
 
         return token.astype(jnp.int32), log_prob(scaled), log_prob(logits_RxV)
 
     def _fill(self, params: nnx.State, state: RowState, fill: Fill) -> RowState:
         """Appends the replies to their rows, which go on decoding; all other rows are left alone."""
         model = nnx.merge(self.graphdef, params)
-        rows = jnp.minimum(fill.rows, state.length.shape[0] - 1)
+        # A slot of padding reads the row of its number, which is on its device, and writes nothing.
+        slots, count = fill.rows.size, state.length.size
+        rows = jnp.where(fill.rows < count, fill.rows, jnp.arange(slots) * count // slots)
         start = state.length[rows]
         size = fill.tokens.shape[1]
         segment_ids = (jnp.arange(size) < fill.used[:, None] - 1).astype(jnp.int32)
         features: ImageFeatures = model.encode_images(fill.pictures)
         x, deepstack = model.embed(fill.tokens, fill.image_index, features)
-        cache = KVCache(state.cache.keys[:, rows], state.cache.values[:, rows])
-        _, new = model.hidden(x, deepstack, fill.positions, segment_ids, cache=cache, cache_length_B=start - 1)
-        cache = write_cache(cache, new, start - 1, fill.used - 1)
+        _, new = model.hidden(
+            x,
+            deepstack,
+            fill.positions,
+            segment_ids,
+            cache=state.cache,
+            cache_length_B=start - 1,
+            cache_row_B=rows,
+        )
         # tokens[start - 1] is the pending token, which the fill repeats.
         offset = jnp.where(jnp.arange(size) < fill.used[:, None], start[:, None] - 1 + jnp.arange(size), self.length)
         at = fill.rows
         length = start + fill.used - 1
-        return state._replace(
+        state = state._replace(
             tokens=state.tokens.at[at[:, None], offset].set(fill.tokens, mode="drop"),
             length=state.length.at[at].set(length, mode="drop"),
             position=state.position.at[at].set(fill.position, mode="drop"),
             limit=state.limit.at[at].set(jnp.minimum(length + self.turn_tokens, self.length), mode="drop"),
             active=state.active.at[at].set(True, mode="drop"),
-            cache=KVCache(
-                state.cache.keys.at[:, at].set(cache.keys, mode="drop"),
-                state.cache.values.at[:, at].set(cache.values, mode="drop"),
-            ),
+            cache=write_cache(state.cache, new, start - 1, fill.used - 1, at, self.mesh),
         )
+        return self._divided(state)

@@ -1,0 +1,452 @@
+"""Compiles every program of a training run for a TPU pod, on a machine without one, and says whether they fit.
+
+    pip install libtpu
+    python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=v5e:4x4 [--json=FILE]
+
+From shapes alone: no weights, no data, no TPU. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else
+the path needs a config.json only. Ends with status 1 where a program does not fit, and says which and what to change.
+docs/compile_check.md explains the table.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+from flax import nnx
+from jax.experimental import topologies
+from ml_collections import config_flags
+
+import actfer_jax.models
+from actfer_jax import cli, flops, sharding
+from actfer_jax.collectives import collectives
+from actfer_jax.config import ConfigError, read_config
+from actfer_jax.files import write_atomically
+from actfer_jax.models import KVCache, Qwen3VL, Qwen3VLConfig, on_mesh
+from actfer_jax.optimizer import make_optimizer
+from actfer_jax.rollout.batch import ImageSlots, abstract_batch
+from actfer_jax.rollout.engine import image_slots
+from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
+from actfer_jax.settings import TrainConfig
+from actfer_jax.sharding import Meshes, make_meshes
+from actfer_jax.train_step import (
+    PolicyBatch,
+    init_train_state,
+    make_log_probs,
+    make_policy_update,
+    make_sft_update,
+    split_batch,
+)
+
+GIB = 2**30
+PUBLISHED = Path(actfer_jax.models.__file__).parent / "qwen3_vl_4b.json"
+"""Sizes of Qwen3-VL-4B-Instruct, as published in its config.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip of a TPU generation.
+
+    Attributes:
+      hbm: memory in GiB.
+      teraflops: matrix products in bfloat16, at most.
+      topologies: some that exist, for messages.
+    """
+
+    hbm: int
+    teraflops: int
+    topologies: tuple[str, ...]
+
+
+# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
+CHIPS = {
+    "v4": Chip(32, 275, ("2x2x1", "2x2x2", "2x2x4", "4x4x4")),
+    "v5e": Chip(16, 197, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
+    "v5p": Chip(95, 459, ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")),
+    "v6e": Chip(32, 918, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
+}
+RESERVED = 0.25
+"""GiB of HBM that the TPU's runtime keeps to itself."""
+
+NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""Keeps the TPU's compiler from looking for a TPU, which takes minutes, and from keeping it to itself."""
+
+
+@dataclasses.dataclass
+class Program:
+    """One program to compile.
+
+    Attributes:
+      name: for the table.
+      jitted, arguments: what is compiled, and its arguments as abstract arrays with shardings.
+      others: what else is in memory while it runs, by name.
+      flops: of the model, for all chips, by formula.
+      advice: what makes it smaller.
+    """
+
+    name: str
+    jitted: Any
+    arguments: tuple[Any, ...]
+    others: dict[str, Any]
+    flops: float
+    advice: str
+
+
+@dataclasses.dataclass
+class Result:
+    """What compiling a program showed; sizes in bytes on one chip.
+
+    Attributes:
+      total: the program's peak and all other arrays that are alive then.
+      collectives: bytes sent by kind (`Collectives`); loops of unknown length are counted once.
+      per_iteration: of those loops.
+      error: why it was not compiled, or "".
+    """
+
+    name: str
+    arguments: int = 0
+    temporaries: int = 0
+    outputs: int = 0
+    peak: int = 0
+    others: dict[str, int] = dataclasses.field(default_factory=dict)
+    total: int = 0
+    teraflops: float = 0.0
+    collectives: dict[str, int] = dataclasses.field(default_factory=dict)
+    per_iteration: list[int] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    fits: bool = False
+    advice: str = ""
+    error: str = ""
+
+
+def topology_devices(name: str) -> tuple[Chip, list[Any]]:
+    """The chips of a TPU topology.
+
+    Raises:
+      ConfigError: libtpu is not installed, or knows no such topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError("libtpu is not installed; `pip install libtpu` brings the TPU's compiler (no TPU is needed)")
+    known = ", ".join(f"{family}:{size}" for family, chip in CHIPS.items() for size in chip.topologies)
+    chip = CHIPS.get(name.split(":")[0])
+    if chip is None:
+        raise ConfigError(f"topology {name!r} is not known; there are {known}")
+    try:
+        return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"topology {name!r} is not known ({reason}); there are {known}") from error
+
+
+def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -> Iterator[Program]:
+    """Every program of a run, with what is in memory beside its arguments."""
+    dtype, param_dtype = jnp.dtype(config.model.dtype), jnp.dtype(config.model.param_dtype)
+    options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "remat": config.model.remat}
+    model = nnx.eval_shape(lambda: Qwen3VL(model_config, mesh=meshes.update, rngs=nnx.Rngs(0), **options))
+    graphdef, params = nnx.split(model, nnx.Param)
+    optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
+    state = jax.eval_shape(partial(init_train_state, optimizer=optimizer), params)
+    state = sharding.place_parameters(state, meshes.update)
+    params = state.params
+    slots = image_slots(config.rollout, config.views, model_config)
+    if config.algorithm == "sft":
+        yield from _sft_programs(config, model_config, meshes, graphdef, optimizer, state, slots)
+        return
+    kept = {"params": params, "optimizer": (state.opt_state, state.skipped)}
+    reference = jax.eval_shape(partial(sharding.cast, dtype=dtype), params)
+    reference = sharding.place_parameters(reference, meshes.update)
+    if config.loss.kl:
+        kept["reference"] = reference
+    yield from _rollout_programs(config, model_config, meshes, graphdef, kept, slots)
+    yield from _update_programs(config, model_config, meshes, graphdef, optimizer, state, reference, slots)
+
+
+def _sft_programs(
+    config: TrainConfig,
+    model_config: Qwen3VLConfig,
+    meshes: Meshes,
+    graphdef: Any,
+    optimizer: Any,
+    state: Any,
+    slots: ImageSlots,
+) -> Iterator[Program]:
+    size, mesh = config.batch, meshes.update
+    update = make_sft_update(graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
+    batches = {"update": (size.queries, size.length, slots)}
+    if config.traces.readings_steps:
+        one_view = ImageSlots(scene=slots.crop, crop=slots.crop, crops=0)
+        rows = size.queries * len(config.traces.readings_views)
+        batches["update, readings"] = (rows, config.traces.readings_length, one_view)
+    for name, (rows, length, pictures) in batches.items():
+        batch = abstract_batch(rows, 1, length, pictures, model_config)
+        work = flops.update(model_config, batch)
+        pieces = _pieces(batch, size.microbatches, mesh)
+        yield Program(name, update.program, (state, pieces), {}, work, _update_advice(config))
+
+
+def _rollout_programs(
+    config: TrainConfig,
+    model_config: Qwen3VLConfig,
+    meshes: Meshes,
+    graphdef: Any,
+    kept: dict[str, Any],
+    slots: ImageSlots,
+) -> Iterator[Program]:
+    """Weights for the rollout, prefill, a chunk of decoding, and a fill of slots."""
+    size, rollout, mesh = config.batch, config.rollout, meshes.rollout
+    queries, rows, vocabulary = size.queries, size.queries * size.rollouts, model_config.text.vocab_size
+    jitted = Programs(
+        on_mesh(graphdef, kept["params"], mesh),
+        group=size.rollouts,
+        length=rollout.max_length,
+        chunk=rollout.chunk,
+        turn_tokens=rollout.turn_tokens,
+        turn_end_id=0,
+        temperature=rollout.temperature,
+        banned_V=np.zeros(vocabulary, bool),
+        mesh=mesh,
+    )
+    others = {name: tree for name, tree in kept.items() if name != "params"}
+    advice = 'more of the "tensor" axis in config.mesh.rollout'
+    yield Program("rollout weights", jitted.reshard, (kept["params"],), others, 0.0, advice)
+
+    weights = sharding.place_parameters(jax.eval_shape(jitted._reshard, kept["params"]), mesh)
+    prompt = abstract_batch(queries, 1, rollout.prompt_tokens, dataclasses.replace(slots, crops=0), model_config)
+    keys = jax.eval_shape(lambda: row_keys(0, 0, jnp.zeros(queries, jnp.uint32), size.rollouts))
+    count, valid = (jax.ShapeDtypeStruct((queries,), dtype) for dtype in (jnp.int32, jnp.bool))
+    inputs = (prompt.tokens, count, prompt.positions, prompt.image_index, prompt.scenes, valid, keys)
+    inputs = sharding.place(inputs, mesh, "rows")
+    advice = "fewer config.batch.queries or config.batch.rollouts, a smaller config.rollout.max_length, or " + advice
+    work = flops.prefill(model_config, prompt)
+    yield Program("prefill", jitted.prefill, (weights, *inputs), kept, work, advice)
+
+    state: RowState = jax.eval_shape(jitted._prefill, weights, *inputs)
+    cache = KVCache(*sharding.place(tuple(state.cache), mesh, "layers", "rows", "kv_heads"))
+    state = RowState(**sharding.place(state._asdict() | {"cache": None}, mesh, "rows"))._replace(cache=cache)
+    work = flops.decode(model_config, rows, rollout.chunk, rollout.max_length)
+    yield Program("decode chunk", jitted.decode, (weights, state), kept, work, advice)
+
+    filled, length = rollout.fill_rows, rollout.reply_tokens + 2
+    replies = abstract_batch(filled, 1, length, ImageSlots(slots.crop, slots.crop, 0), model_config)
+    row = jax.ShapeDtypeStruct((filled,), jnp.int32)
+    fill = Fill(row, replies.tokens, row, replies.positions, row, replies.image_index, replies.scenes)
+    fill = sharding.place(fill, mesh, "rows")
+    work = flops.fill(model_config, replies, rollout.max_length)
+    advice = "fewer config.rollout.fill_rows, " + advice
+    yield Program("slot fill", jitted.fill, (weights, state, fill), kept, work, advice)
+
+
+def _update_programs(
+    config: TrainConfig,
+    model_config: Qwen3VLConfig,
+    meshes: Meshes,
+    graphdef: Any,
+    optimizer: Any,
+    state: Any,
+    reference: Any,
+    slots: ImageSlots,
+) -> Iterator[Program]:
+    """Log-probabilities, of the reference and for importance correction, and the update."""
+    size, mesh = config.batch, meshes.update
+    rows = size.queries * size.rollouts
+    shared = sharding.shared_rows(size.rollouts, rows // size.microbatches, mesh)
+    batch = abstract_batch(rows, shared, size.length, slots, model_config)
+    pieces = _pieces(batch, size.microbatches, mesh)
+    options: dict[str, Any] = {
+        "temperature": config.rollout.temperature,
+        "banned_V": np.zeros(model_config.text.vocab_size, bool),
+        "microbatches": size.microbatches,
+        "chunk": size.chunk,
+        "mesh": mesh,
+    }
+    advice, forward = _update_advice(config), flops.forward(model_config, batch)
+    log_probs = make_log_probs(graphdef, **options)
+    optimizer_state = {"optimizer": (state.opt_state, state.skipped)}
+    kept = {"reference": reference} if config.loss.kl else {}
+    if config.loss.importance_cap:
+        others = kept | optimizer_state
+        yield Program("log-probs", log_probs.program, (state.params, pieces), others, forward, advice)
+    if config.loss.kl:
+        others = {"params": state.params} | optimizer_state
+        yield Program("reference log-probs", log_probs.program, (reference, pieces), others, forward, advice)
+    values = _pieces(jax.ShapeDtypeStruct((rows, size.length), jnp.float32), size.microbatches, mesh)
+    policy_batch = PolicyBatch(pieces, values, values, values, values if config.loss.kl else None)
+    update = make_policy_update(graphdef, optimizer, config.loss, **options)
+    work = flops.update(model_config, batch)
+    yield Program("update", update.program, (state, policy_batch), kept, work, advice)
+
+
+def _pieces(batch: Any, microbatches: int, mesh: Any) -> Any:
+    return sharding.place(jax.eval_shape(partial(split_batch, pieces=microbatches), batch), mesh, None, "rows")
+
+
+def _update_advice(config: TrainConfig) -> str:
+    """What makes an update smaller, the cheapest first."""
+    size = config.batch
+    advice = [f"config.batch.microbatches={2 * size.microbatches}"]
+    if config.model.remat != "full":
+        advice.append("config.model.remat=full")
+    if config.algorithm == "rl" and config.loss.kl:
+        advice.append("config.loss.kl=0, which needs no reference")
+    return ", or ".join([*advice, "a smaller config.batch.length", 'more of the "fsdp" axis in config.mesh.update'])
+
+
+def check(program: Program, limit: float) -> Result:
+    """Compiles one program.
+
+    Args:
+      limit: GiB on a chip.
+    """
+    result = Result(program.name, teraflops=program.flops / 1e12, advice=program.advice)
+    result.others = {name: bytes_on_a_chip(tree) for name, tree in program.others.items()}
+    began = time.perf_counter()
+    try:
+        compiled = program.jitted.lower(*program.arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        # The TPU's compiler refuses a program that does not fit by itself.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used [\d.]+\w? of [\d.]+\w? hbm", str(error))
+        result.error = used[0] if used else str(error).splitlines()[0][:200]
+        result.seconds = time.perf_counter() - began
+        return result
+    result.seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    result.arguments, result.temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    # Of the results only those count that are not written over donated arguments.
+    result.outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    result.peak = result.arguments + result.temporaries + result.outputs + memory.generated_code_size_in_bytes
+    result.total = result.peak + sum(result.others.values())
+    result.fits = result.total <= (limit - RESERVED) * GIB
+    sent = collectives(compiled.as_text())
+    result.collectives, result.per_iteration = sent.total, sent.unknown_loops
+    return result
+
+
+def bytes_on_a_chip(tree: Any) -> int:
+    """Bytes of abstract arrays on one device, without the padding of their tiles."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def table(results: list[Result], chip: Chip, chips: int) -> str:
+    """The results as lines for a terminal, sizes in GiB on a chip."""
+    head = ["program", "arguments", "temporaries", "results", "others", "total", f"of {chip.hbm}"]
+    rows = [[*head, "TFLOP", "best ms", "sent", "compiled"]]
+    for result in results:
+        fits = "fits" if result.fits else "NO"
+        if result.error:
+            rows.append([result.name, *[""] * 4, result.error, fits, "", "", "", f"{result.seconds:.0f} s"])
+            continue
+        sizes = (result.arguments, result.temporaries, result.outputs, sum(result.others.values()), result.total)
+        each = result.teraflops / chips
+        unknown = "+" if result.per_iteration else ""
+        rows.append(
+            [
+                result.name,
+                *(f"{size / GIB:.2f}" for size in sizes),
+                fits,
+                f"{each:.1f}",
+                f"{each / chip.teraflops * 1e3:.0f}",
+                f"{sum(result.collectives.values()) / GIB:.2f}{unknown}",
+                f"{result.seconds:.0f} s",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
+    )
+
+
+def compile_check(config: TrainConfig, model_config: Qwen3VLConfig, topology: str) -> dict[str, Any]:
+    """Compiles every program of a config for a topology and prints each result as it is there.
+
+    Returns:
+      What `--json` writes: the topology, meshes, sizes of what stays in memory, and a `Result` of each program.
+
+    Raises:
+      ConfigError: the topology is not known, or its meshes do not fit the config.
+    """
+    chip, devices = topology_devices(topology)
+    meshes = make_meshes(config.mesh, devices)
+    config.check_meshes(meshes)
+    assert meshes.update is not None and meshes.rollout is not None
+    shapes = {name: tuple(mesh.shape.values()) for name, mesh in meshes._asdict().items()}
+    print(f"{topology}: {len(devices)} chips; update mesh {shapes['update']}, rollout mesh {shapes['rollout']}")
+    results: list[Result] = []
+    kept: dict[str, int] = {}
+    for program in programs(config, model_config, meshes):
+        print(f"  compiling {program.name} ...", file=sys.stderr, flush=True)
+        results.append(check(program, chip.hbm))
+        kept |= results[-1].others
+        if program.name == "decode chunk":
+            kept["cache"] = bytes_on_a_chip(program.arguments[1].cache)
+            kept["rollout weights"] = bytes_on_a_chip(program.arguments[0])
+    return {
+        "topology": topology,
+        "chips": len(devices),
+        "hbm_gib": chip.hbm,
+        "meshes": shapes,
+        "kept_bytes": kept,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu", "flax")},
+        "programs": [dataclasses.asdict(result) for result in results],
+    }
+
+
+def load_config(raw: ml_collections.ConfigDict) -> tuple[TrainConfig, Qwen3VLConfig]:
+    """The config of a run and the sizes of its model."""
+    published = not raw.model.path
+    with raw.unlocked():
+        raw.model.path = raw.model.path or str(PUBLISHED)
+    config = read_config(raw, TrainConfig, "config")
+    try:
+        path = PUBLISHED if published else config.model.directory / "config.json"
+        return config, Qwen3VLConfig.from_json(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config.model.path: {error}") from error
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    given = flags.FLAGS
+    jax.config.update("jax_platforms", "cpu")
+    os.environ |= NO_TPU
+    config, model_config = load_config(given.config)
+    report = compile_check(config, model_config, given.topology)
+    results = [Result(**program) for program in report["programs"]]
+    print(table(results, CHIPS[given.topology.split(":")[0]], report["chips"]))
+    print("; ".join(f"{name} {size / GIB:.2f} GiB" for name, size in report["kept_bytes"].items()))
+    if given.json:
+        write_atomically(given.json, json.dumps(report, indent=1) + "\n")
+    large = [result for result in results if not result.fits]
+    for result in large:
+        detail = result.error or f"{result.total / GIB:.2f} GiB"
+        print(f"error: {result.name} does not fit on {given.topology} ({detail}); try {result.advice}", file=sys.stderr)
+    if large:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
+    flags.DEFINE_string("topology", None, "TPU generation and shape, such as v5e:4x4.", required=True)
+    flags.DEFINE_string("json", None, "File for the results.")
+    flags.mark_flag_as_required("config")
+    cli.run(main)

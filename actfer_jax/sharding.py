@@ -1,0 +1,328 @@
+"""How arrays are divided over devices: meshes, and one table from names of axes to axes of a mesh.
+
+A mesh has the axes ("data", "fsdp", "tensor"). Two meshes cover the same devices in the same order: the *update* mesh
+divides parameters and optimizer over "fsdp", the *rollout* mesh divides heads, MLP and vocabulary over "tensor". Where
+there is one device there is no mesh (None), and every function here leaves its arrays as they are.
+
+Layout rules as in "Scaling Up Models and Data with t5x" (arXiv 2203.17189), section 2, and FSDP as in ZeRO stage 3
+(arXiv 1910.02054).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from actfer_jax.config import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, tuple[str, ...]] = {
+    # Parameters; "layers" is the axis of a stack, which is never divided.
+    "layers": (),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor", "fsdp"),
+    # Activations, batches and the KV cache: whole rows lie on one device of "data" and "fsdp".
+    "rows": ("data", "fsdp"),
+    # A table of embeddings while rows are looked up in it or compared with it: "fsdp" has another use there.
+    "row_groups": ("data",),
+    "vocab_groups": ("tensor",),
+}
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes (data, fsdp, tensor); -1 takes the devices that are left.
+
+    Attributes:
+      update: while parameters are trained.
+      rollout: while episodes are sampled.
+      slices: slices of a multi-slice TPU; "data" is divided over them first.
+    """
+
+    update: tuple[int, int, int] = (1, -1, 1)
+    rollout: tuple[int, int, int] = (-1, 1, 1)
+    slices: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("update", "rollout"):
+            sizes = getattr(self, name)
+            if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+                raise ValueError(f"{name} is {sizes}; sizes are at least 1, and one of them may be -1 (what is left)")
+        if self.slices < 1:
+            raise ValueError(f"slices is {self.slices}; it must be at least 1")
+
+
+class Meshes(NamedTuple):
+    """The meshes of a run; None on a single device."""
+
+    update: Mesh | None = None
+    rollout: Mesh | None = None
+
+
+ONE_DEVICE = Meshes()
+
+
+def make_meshes(config: MeshConfig, devices: Sequence[Any] | None = None) -> Meshes:
+    """The update and the rollout mesh over one order of the devices, in which "tensor" has neighbours.
+
+    Args:
+      devices: all of this run if None, and then a single one needs no mesh.
+
+    Raises:
+      ConfigError: the sizes do not fit the number of devices.
+    """
+    found = jax.devices() if devices is None else list(devices)
+    update = _sizes("update", config.update, len(found), config.slices)
+    rollout = _sizes("rollout", config.rollout, len(found), config.slices)
+    if devices is None and len(found) == 1:
+        return ONE_DEVICE
+    if config.slices > 1:
+        inner = (rollout[0] // config.slices, *rollout[1:])
+        outer = (config.slices, 1, 1)
+        ordered = mesh_utils.create_hybrid_device_mesh(inner, outer, found, allow_split_physical_axes=True)
+    else:
+        ordered = mesh_utils.create_device_mesh(rollout, found, allow_split_physical_axes=True)
+    return Meshes(Mesh(ordered.reshape(update), AXES), Mesh(ordered, AXES))
+
+
+def _sizes(name: str, sizes: tuple[int, ...], devices: int, slices: int) -> tuple[int, ...]:
+    given = math.prod(size for size in sizes if size != -1)
+    full = tuple(devices // given if size == -1 else size for size in sizes)
+    if math.prod(full) != devices:
+        raise ConfigError(
+            f"config.mesh.{name} is {sizes}, but there are {devices} devices; the product of its sizes must be that "
+            f"number, or a divisor of it beside a -1"
+        )
+    if full[0] % slices:
+        raise ConfigError(f"config.mesh.{name} is {full}: its first size must be a multiple of {slices} slices")
+    return full
+
+
+def row_shards(mesh: Mesh | None) -> int:
+    """Over how many parts the rows of a batch are divided."""
+    return 1 if mesh is None else math.prod(mesh.shape.get(axis, 1) for axis in RULES["rows"])
+
+
+def check_multiple(key: str, value: int, unit: int, why: str) -> None:
+    """Raises ConfigError, naming values that would do, unless a setting is a multiple of `unit`.
+
+    Args:
+      key: of the config; why: what divides it, for the message.
+    """
+    if value % unit:
+        below, above = value // unit * unit, -(-value // unit) * unit
+        would_do = f"{below} or {above}" if below else str(above)
+        raise ConfigError(f"{key} is {value}, but {why}: it must be a multiple of {unit}; {would_do} would do")
+
+
+def shared_rows(group: int, rows: int, mesh: Mesh | None) -> int:
+    """How many rows of a group can share a scene, so that the scenes of `rows` rows divide over the mesh as they do."""
+    parts = row_shards(mesh)
+    return next(size for size in range(group, 0, -1) if group % size == 0 and rows // size % parts == 0)
+
+
+def platform(mesh: Mesh | None) -> str:
+    """What programs are compiled for: "tpu", "gpu" or "cpu"."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
+def spec(
+    mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: dict[str, tuple[str, ...]] = RULES
+) -> PartitionSpec:
+    """Over which mesh axes each axis of an array is divided.
+
+    Mesh axes whose size does not divide an axis of the array are left out, from the last: such an axis is held whole
+    (a model with 2 key heads on 4 devices of "tensor", say).
+
+    Args:
+      names: of the axes, from `RULES`; None for an axis that is held whole.
+    """
+    parts: list[Any] = []
+    for name, size in zip(names, shape, strict=True):
+        axes = _dividing(mesh, rules[name], size) if name else ()
+        parts.append(axes if len(axes) > 1 else axes[0] if axes else None)
+    return PartitionSpec(*parts)
+
+
+def constrain(x: jax.Array, mesh: Mesh | None, *names: str | None) -> jax.Array:
+    """The array, divided by the names of its first axes; further axes are held whole."""
+    if mesh is None:
+        return x
+    names += (None,) * (x.ndim - len(names))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, names, x.shape)))
+
+
+def place(tree: Any, mesh: Mesh | None, *names: str | None) -> Any:
+    """Puts arrays of the host, or of other devices, where the names of their first axes say; likewise abstract ones.
+
+    Every host array becomes a global one here and nowhere else.
+    """
+    if mesh is None:
+        return tree
+
+    def put(x: Any) -> Any:
+        axes = (*names, *(None,) * x.ndim)[: x.ndim]
+        sharding = NamedSharding(mesh, spec(mesh, axes, x.shape))
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        if isinstance(x, jax.Array):
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree)
+
+
+def shardings(tree: Any, mesh: Mesh, rules: dict[str, tuple[str, ...]] = RULES) -> Any:
+    """The sharding of each leaf of a pytree: parameters by the names they carry, everything else whole.
+
+    What an optimizer keeps for a parameter carries the parameter's names.
+    """
+
+    def of(leaf: Any) -> Any:
+        if not isinstance(leaf, nnx.Variable):
+            return NamedSharding(mesh, PartitionSpec())
+        return leaf.replace(NamedSharding(mesh, spec(mesh, leaf.get_metadata("out_sharding"), leaf.shape, rules)))
+
+    return jax.tree.map(of, tree, is_leaf=_is_parameter)
+
+
+def place_parameters(tree: Any, mesh: Mesh | None) -> Any:
+    """Puts a pytree with parameters where `shardings` says; likewise an abstract one."""
+    if mesh is None:
+        return tree
+
+    def put(x: Any, sharding: NamedSharding) -> Any:
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        return jax.device_put(x, sharding)
+
+    return jax.tree.map(put, tree, shardings(tree, mesh))
+
+
+def constrain_parameters(tree: Any, mesh: Mesh | None) -> Any:
+    """The same inside of a program."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
+
+
+def gather(weights: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
+    """Parameters as a layer computes with them: of the computation's dtype, and not divided over "fsdp".
+
+    They are cast before they are gathered, so that the small dtype travels; gradients are scattered again as they are
+    summed. Parameters that no rule divides (norms) stay as they are.
+    """
+    if mesh is None:
+        return weights
+    whole = {name: tuple(axis for axis in axes if axis != "fsdp") for name, axes in RULES.items()}
+
+    def one(leaf: Any) -> Any:
+        if not _is_divided(leaf):
+            return leaf
+        value = leaf[...]
+        # In the body of a scan over a stack the axis of the layers is gone, but not its name.
+        names = leaf.get_metadata("out_sharding")[-value.ndim :]
+        divided, gathered = (NamedSharding(mesh, spec(mesh, names, value.shape, rules)) for rules in (RULES, whole))
+        return leaf.replace(_gather(value, np.dtype(dtype), value.dtype, divided, gathered))
+
+    return jax.tree.map(one, weights, is_leaf=_is_parameter)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _gather(
+    x: jax.Array, dtype: DTypeLike, stored: DTypeLike, divided: NamedSharding, gathered: NamedSharding
+) -> jax.Array:
+    x = jax.lax.with_sharding_constraint(x.astype(dtype), divided)
+    return jax.lax.with_sharding_constraint(x, gathered)
+
+
+def _gather_forward(x: jax.Array, *options: Any) -> tuple[jax.Array, None]:
+    return _gather(x, *options), None
+
+
+def _gather_backward(
+    dtype: DTypeLike, stored: DTypeLike, divided: NamedSharding, gathered: NamedSharding, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    # Summed, then divided: the compiler makes one reduce-scatter of the two. Divided at once, it would cut each product
+    # into a loop over the devices.
+    gradient = jax.lax.with_sharding_constraint(gradient, gathered)
+    return (jax.lax.with_sharding_constraint(gradient, divided).astype(stored),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def cast(params: Any, dtype: DTypeLike) -> Any:
+    """A copy of parameters in the dtype in which they are computed with; those that no rule divides keep theirs."""
+
+    def one(leaf: Any) -> Any:
+        return leaf.replace(jnp.array(leaf[...], dtype if _is_divided(leaf) else leaf.dtype, copy=True))
+
+    return jax.tree.map(one, params, is_leaf=_is_parameter)
+
+
+def undivide(params: Any, mesh: Mesh | None) -> Any:
+    """Parameters that come from the update mesh, divided over a rollout mesh with the same order of devices.
+
+    In two steps, each of which the partitioner knows an efficient operation for: what lies together on "data" later is
+    exchanged first, then gathered. In one step it would gather everything everywhere.
+    """
+    if mesh is None:
+        return params
+    middle = RULES | {"embed": ("data", "fsdp"), "vocab": ("tensor", "fsdp", "data")}
+    step = jax.lax.with_sharding_constraint(params, shardings(params, mesh, middle))
+    return constrain_parameters(step, mesh)
+
+
+def locally(function: Callable[..., jax.Array], mesh: Mesh | None, names: Sequence[str], result: str) -> Any:
+    """A function that every device applies to its own parts of the arguments.
+
+    A name is divided only where it can be in every argument.
+
+    Args:
+      names: of each argument's axes, with blanks between them; "." is an axis that is held whole, as are those that
+        follow.
+      result: likewise of the result.
+    """
+    if mesh is None:
+        return function
+    split = [words.split() for words in names]
+
+    def run(*arguments: jax.Array) -> jax.Array:
+        rules = {".": ()} | RULES
+        for words, x in zip(split, arguments, strict=True):
+            for word, size in zip(words, x.shape, strict=False):
+                rules[word] = _dividing(mesh, rules[word], size)
+        specs = [PartitionSpec(*(rules[word] or None for word in words)) for words in [*split, result.split()]]
+        # Kernels do not say how their results vary over the mesh, so that cannot be checked.
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False)
+        return mapped(*arguments)
+
+    return run
+
+
+def _dividing(mesh: Mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """The first of the mesh axes that together divide a size."""
+    axes = tuple(axis for axis in axes if axis in mesh.shape)
+    while axes and size % math.prod(mesh.shape[axis] for axis in axes):
+        axes = axes[:-1]
+    return axes
+
+
+def _is_divided(leaf: nnx.Variable) -> bool:
+    return any(RULES[name] for name in leaf.get_metadata("out_sharding") if name)
+
+
+def _is_parameter(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
