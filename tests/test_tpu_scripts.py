@@ -194,10 +194,8 @@ echo $((now + step)) "$step" > "$FAKE/clock"
 
 # Trainings. `tell` says something to the test and goes on when the test has read it.
 TELL = 'tell() { printf "%s\\n" "$FAKE_WORKER $*" > "$FAKE/told"; }\n'
-RUNS = (
-    TELL
-    + 'trap "echo told to stop: saved step 1 of 9; kill %1; exit 0" TERM\necho step 1\nsleep infinity &\ntell runs $$\nwait'
-)
+STOPS = 'trap "echo told to stop: saved step 1 of 9; kill %1; exit 0" TERM\n'
+RUNS = TELL + STOPS + "echo step 1\nsleep infinity &\ntell runs $$\nwait"
 FINISHES = "echo done"
 
 
