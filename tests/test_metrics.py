@@ -17,6 +17,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from actfer_jax.metrics import (
     Alarms,
+    Goodput,
     MetricWriter,
     Progress,
     ResourceMeter,
@@ -147,6 +148,17 @@ def test_progress_leaves_out_the_step_that_compiles():
     progress.update(12)
     line = progress.update(13, {"reward/total": 0.123456})
     assert line == "step 13/4000 | 2.00 s/step | 2 h 12 min left | reward/total 0.1235"
+
+
+def test_goodput_counts_what_is_kept_over_all_starts():
+    first = Goodput(clock=iter([1000.0, 1100.0]).__next__)
+    first.add(30.0)
+    saved = first.state()
+    assert first.share() == pytest.approx(0.3)
+    first.add(50.0)  # Lost: the machine goes before the next checkpoint.
+    second = Goodput(**json.loads(json.dumps(saved)), clock=iter([1300.0]).__next__)
+    second.add(90.0)
+    assert second.share() == pytest.approx(120 / 300)
 
 
 def steps_of_alarms(records) -> list[tuple[int, str]]:
