@@ -132,7 +132,7 @@ def config(**changes: Any) -> TrainConfig:
     [
         # Eight rows a query: 24 queries are 192 rows, 48 a microbatch, and a part of 16 gets 3 of them.
         ({"batch__queries": 12}, "config.batch.queries is 12, .*config.mesh.update .* 8 or 16 would do"),
-        ({"batch__queries": 2}, "config.batch.queries is 2, .*config.mesh.rollout .* 8 would do"),
+        ({"batch__queries": 4}, "config.batch.queries is 4, .*config.mesh.rollout .* 8 would do"),
         ({"rollout__fill_rows": 30}, "config.rollout.fill_rows is 30, .* 28 or 32 would do"),
         ({"evaluation__queries": 70}, "config.evaluation.queries is 70, .* 68 or 72 would do"),
     ],

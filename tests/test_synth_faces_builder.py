@@ -83,3 +83,11 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
         process.kill()
         alive = psutil.wait_procs(workers, timeout=60)[1]
     assert not alive
+
+
+def test_a_size_that_the_builder_lists_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (listed,) = [config for config in builder.SynthFaces.BUILDER_CONFIGS if config.split == "test"]
+    face = builder.encode_face(("test", 0, 64))
+    monkeypatch.setattr(builder, "encode_face", lambda task: face | {"seed": np.array([2, task[1]])})
+    monkeypatch.setattr(listed, "size", 64)  # Pictures of that size cost nothing.
+    assert len(load("test", listed.stop, tmp_path, jobs=1)) == listed.stop

@@ -219,6 +219,7 @@ def load(
 
     def part(start: int, stop: int, render_all: RenderAll = map) -> SynthFaces:
         config = faces_config(split, start, stop, size)
+        config = SynthFaces.builder_configs.get(config.name, config)  # a name that it lists is its own
         return SynthFaces(
             config=config, data_dir=os.fspath(data_dir), file_format="array_record", render_all=render_all
         )
