@@ -62,7 +62,9 @@ class ScriptedEngine:
         self.toolbox, self.script, self.queries = toolbox, script, queries
         self.batches: list[int] = []
 
-    def run(self, params: object, queries: list[Query], *, seed: int, step: int, treatment: str = "") -> RolloutResult:
+    def run(
+        self, params: object, queries: list[Query], *, seed: int, step: int, treatment: str = "", **unused: object
+    ) -> RolloutResult:
         del params, seed, step
         assert 0 < len(queries) <= self.queries
         self.batches.append(len(queries))

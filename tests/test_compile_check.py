@@ -64,7 +64,7 @@ def test_a_run_that_cannot_fit_is_refused_by_name() -> None:
     done = run("--config=configs/sft.py:demo", "--topology=v5e:2x2", "--config.batch.queries=262144")
     assert done.returncode == 1
     assert "error: update does not fit on v5e:2x2" in done.stderr
-    assert "config.batch.microbatches=2" in done.stderr
+    assert "config.batch.microbatches=4" in done.stderr
     assert "Traceback" not in done.stderr
 
 

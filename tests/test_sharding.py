@@ -32,7 +32,8 @@ LAYOUTS: dict[str, tuple[list[int], list[int] | None, list[int]]] = {
 def outcomes() -> dict[str, Any]:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        # Eight devices on few cores may wait long for each other.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=900",
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, str(ROOT / "tests" / "sharded_training.py"), json.dumps(LAYOUTS)]

@@ -182,7 +182,7 @@ def test_every_part_of_the_loss_at_once(shared):
     for record in read_metrics(workdir):
         assert record["mismatch/logp_abs_diff_max"] < 1e-4
         # The third update of a batch is no longer at the policy that sampled it, nor at the reference.
-        assert abs(record["policy/ratio_max"] - 1) > 1e-3
+        assert abs(record["policy/ratio_max"] - 1) > 1e-4
         assert record["policy/kl"] > 0
 
 
