@@ -31,7 +31,7 @@ LAYOUTS: dict[str, tuple[list[int], list[int] | None, list[int]]] = {
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, Any]:
     if "ACTFER_MESHES" not in os.environ:
-        pytest.skip("eight devices on two cores take over ten minutes: set ACTFER_MESHES=1 (CONTRIBUTING.md)")
+        pytest.skip("eight devices on two cores take over five minutes a mesh: set ACTFER_MESHES=1 (CONTRIBUTING.md)")
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         # Eight devices on few cores may wait long for each other.
