@@ -31,7 +31,16 @@ from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
 from actfer_jax.config import read_config
-from actfer_jax.data.sources import Sample, Source, batches, emotion_labels, open_face_store, open_source, order
+from actfer_jax.data.sources import (
+    Sample,
+    Source,
+    SubtleSamples,
+    batches,
+    emotion_labels,
+    open_face_store,
+    open_source,
+    order,
+)
 from actfer_jax.data.traces import TraceMaker
 from actfer_jax.episode_picture import episode_picture
 from actfer_jax.episode_records import to_record
@@ -211,7 +220,8 @@ def _trace_rows(config: TrainConfig, maker: TraceMaker, source: Source, start: i
     queries, readings_steps = config.batch.queries, config.traces.readings_steps
     samples = order(source, config.seed)
     if start < readings_steps:
-        readings = batches(samples.map(maker.readings), queries, start, DATA_THREADS, ahead=2)
+        read = order(SubtleSamples(source), config.seed) if config.traces.readings_subtle else samples
+        readings = batches(read.map(maker.readings), queries, start, DATA_THREADS, ahead=2)
         for faces in islice(readings, readings_steps - start):
             # A face that was not found has no readings; its rows are taken by others, since the shape is fixed.
             found = cycle([reading for face in faces for reading in face])

@@ -25,6 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.traces.readings_steps = 0
     config.traces.readings_views = ("aligned", "brows", "eyes", "nose", "cheeks", "mouth", "chin")
     config.traces.readings_length = 48
+    config.traces.readings_subtle = False
     config.traces.no_zoom = 0.3
     config.traces.answer_now = 0.05
     config.traces.instructed_answer = 0.05

@@ -9,7 +9,7 @@ import pytest
 from actfer_jax import facs
 from actfer_jax.agent.episode import Reference
 from actfer_jax.agent.parser import parse_turn
-from actfer_jax.data.sources import DataError, Sample
+from actfer_jax.data.sources import DataConfig, DataError, Sample, SubtleSamples, open_source
 from actfer_jax.data.synth_faces import DEMO_EMOTIONS, face_of, render
 from actfer_jax.data.traces import TraceConfig, TraceMaker, draw_plan
 
@@ -73,6 +73,15 @@ def test_readings_are_pieces_of_episodes(maker, subtle):
                 ((patches, grid),) = reading.pictures
                 assert any(grid == other and np.array_equal(patches, seen) for seen, other in trace.pictures[1:])
     assert found == set(range(1 + len(facs.REGIONS)))
+
+
+def test_subtle_samples_are_those_whose_emotion_rests_on_fine_lines(tmp_path):
+    source = open_source(DataConfig(split="validation", size=28, directory=str(tmp_path)))
+    subtle = SubtleSamples(source)
+    wanted = [index for index in range(28) if face_of("validation", index).subtle]
+    assert [subtle[index].name for index in range(len(subtle))] == [f"validation/{index:06d}" for index in wanted]
+    with pytest.raises(DataError, match="none of the 1 samples is subtle"):
+        SubtleSamples(open_source(DataConfig(split="validation", size=1, directory=str(tmp_path))))
 
 
 def test_a_sample_without_action_units_is_named(maker, subtle):

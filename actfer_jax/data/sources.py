@@ -32,12 +32,19 @@ class Sample:
     reference: Reference
 
 
-class Source(Protocol):
+class Samples(Protocol):
     """Random access to samples."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class Source(Samples, Protocol):
+    """A data set."""
+
+    def is_subtle(self, index: int) -> bool:
+        """Whether a sample's emotion is known to rest on what only a zoom resolves."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +77,29 @@ def open_face_store(config: DataConfig) -> FaceStore:
     return FaceStore(Path(config.directory).expanduser() / "faces.sqlite")
 
 
-def order(source: Source, seed: int) -> grain.MapDataset[Sample]:
+def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
     """An endless sequence of samples: element i is the same for a given seed, however many hosts or workers read it.
 
     Every pass over the source is shuffled anew, and element `step * batch + row` belongs to that row of that step, so
     one integer resumes it.
     """
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+
+
+class SubtleSamples:
+    """The samples of a source whose emotion is known to rest on what only a zoom resolves."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.indices = [index for index in range(len(source)) if source.is_subtle(index)]
+        if not self.indices:
+            raise DataError(f"none of the {len(source)} samples is subtle; raise config.data.size")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[self.indices[index]]
 
 
 def batches(dataset: grain.MapDataset, batch: int, start: int, threads: int, ahead: int) -> Iterator[list]:
@@ -106,6 +129,9 @@ class SynthFacesSource:
 
     def __len__(self) -> int:
         return len(self.faces)
+
+    def is_subtle(self, index: int) -> bool:
+        return self.faces.is_subtle(index)
 
     def __getitem__(self, index: int) -> Sample:
         face = self.faces[index]

@@ -36,6 +36,7 @@ class TraceConfig:
         faster, and they say nothing of when or where to look.
       readings_views: which views of a face are read: "aligned" or a region.
       readings_length: positions such a row is padded to.
+      readings_subtle: read subtle faces only. Fine lines take many times more examples than what is seen from afar.
       no_zoom: share of traces without a zoom; `answer_now` and `instructed_answer` are parts of it.
       answer_now: share of traces that are told to answer at once and use no tool.
       instructed_answer: share of traces that are told after the alignment to answer.
@@ -46,6 +47,7 @@ class TraceConfig:
     readings_steps: int = 0
     readings_views: tuple[str, ...] = (ALIGNED, *facs.REGIONS)
     readings_length: int = 48
+    readings_subtle: bool = False
     no_zoom: float = 0.3
     answer_now: float = 0.05
     instructed_answer: float = 0.05
@@ -167,8 +169,11 @@ class TraceMaker:
         return sequences
 
     def episode(self, sample: Sample, rng: np.random.Generator) -> Sequence:
-        """One trace of an episode: a picture in which no face is found is answered after the first reply."""
-        plan = draw_plan(rng, self.config)
+        """One trace of an episode, with a plan that is drawn."""
+        return self.planned(sample, draw_plan(rng, self.config))
+
+    def planned(self, sample: Sample, plan: Plan) -> Sequence:
+        """The episode of a plan; a picture in which no face is found is answered after the first reply."""
         views = [self.toolbox.scene(sample.image)]
         pictures = [self.encoder(views[0].pixels)]
         prompt = prompts.make_prompt(self.style, sample.reference.labels, answer_now=not plan.align)

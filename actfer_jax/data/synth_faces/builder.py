@@ -130,11 +130,18 @@ class FaceSource:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def is_subtle(self, index: int) -> bool:
+        """Whether a face is subtle, without decoding its picture."""
+        return bool(self._raw(index)["subtle"])
+
+    def _raw(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"face {index} of {len(self)}")
         part = int(np.searchsorted(self._ends, index, side="right"))
-        raw = self._parts[part][int(index - (self._ends[part - 1] if part else 0))]
+        return self._parts[part][int(index - (self._ends[part - 1] if part else 0))]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        raw = self._raw(index)
         region = ("", *REGIONS)[int(raw["deciding_region"])]
         aus = raw["aus"]
         return {
