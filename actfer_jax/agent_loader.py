@@ -1,5 +1,6 @@
 """Puts a checkpoint and the face tools together: what training, evaluation and analysis all start from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,15 @@ class Agent:
     rollout: RolloutConfig
     meshes: Meshes = ONE_DEVICE
 
-    def engine(self, *, queries: int, group: int, greedy: bool = False) -> RolloutEngine:
-        """An engine that plays `group` episodes of each of `queries` pictures at a time."""
+    def engine(
+        self,
+        *,
+        queries: int,
+        group: int,
+        greedy: bool = False,
+        needed_by: Sequence[frozenset[int]] | None = None,
+    ) -> RolloutEngine:
+        """An engine that plays `group` episodes of each of `queries` pictures at a time (`RolloutEngine`)."""
         return RolloutEngine(
             on_mesh(self.graphdef, self.params, self.meshes.rollout),
             self.model_config,
@@ -81,6 +89,7 @@ class Agent:
             group=group,
             greedy=greedy,
             mesh=self.meshes.rollout,
+            needed_by=needed_by,
         )
 
 

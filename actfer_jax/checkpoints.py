@@ -20,6 +20,8 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from actfer_jax import hosts
+
 log = logging.getLogger(__name__)
 
 _CHECKSUMS = "checksums.json"
@@ -64,12 +66,8 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         try:
-            if jax.process_index() == 0:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                self._set_damaged_aside()
-                self._remove_unfinished("*")
-                self._empty_deleted()
-            # With several processes the constructor is a barrier: the others see the steps that process 0 left.
+            hosts.from_first(self._tidy)
+            # All processes see the steps that the first one left.
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             message = f"checkpoints cannot be kept under {self.directory}: {error}; choose another workdir"
@@ -131,7 +129,7 @@ class Checkpoints:
           CheckpointError: the step holds another state than `abstract_state` describes.
         """
         self.wait()
-        step = self._manager.latest_step()
+        step = hosts.from_first(self._manager.latest_step)
         return None if step is None else (step, *self.restore(step, abstract_state))
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
@@ -159,7 +157,7 @@ class Checkpoints:
         with self._errors_named():
             self._manager.wait_until_finished()
         self._saving = None
-        if jax.process_index() == 0:
+        if hosts.is_first():
             self._empty_deleted()
 
     def close(self) -> None:
@@ -181,7 +179,10 @@ class Checkpoints:
         return metrics.get(self._best_metric or "", float("-inf"))
 
     def _write_checksums(self) -> None:
-        """Called by Orbax, in its thread, between the last data file and the rename that commits the step."""
+        """Called by Orbax, in its thread, between the last data file and the rename that commits the step.
+
+        Only process 0 gets here, when all processes have written their files.
+        """
         # On storage that cannot rename, Orbax fills the step itself and commits it by a marker file.
         step_directory = next(iter(self._unfinished(self._saving)), self.directory / str(self._saving))
         names = sorted({path.relative_to(step_directory).as_posix() for path in _files(step_directory)} - _UNCHECKED)
@@ -199,6 +200,12 @@ class Checkpoints:
 
     def _committed(self) -> list[epath.Path]:
         return [path for path in self.directory.iterdir() if re.fullmatch(r"\d+", path.name)]
+
+    def _tidy(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._set_damaged_aside()
+        self._remove_unfinished("*")
+        self._empty_deleted()
 
     def _set_damaged_aside(self) -> None:
         for step_directory in self._committed():
@@ -221,7 +228,8 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk.
             step = self._saving
             with suppress(OSError):
-                self._remove_unfinished(step)
+                if hosts.is_first():
+                    self._remove_unfinished(step)
             steps = [int(path.name) for path in self._committed()]
             resume = f"the same command resumes from step {max(steps)}" if steps else "the same command starts again"
             remedy = "the disk is full: free some space, then " if _disk_is_full(error) else ""

@@ -3,17 +3,19 @@
 import importlib.util
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from actfer_jax.config import ConfigError
+
+Value = TypeVar("Value")
 
 _LEAST_BYTES = 2**14  # Of a message: sizes are powers of two, so that few programs are compiled to exchange them.
 
@@ -47,7 +49,13 @@ def connect(coordinator: str | None = None, processes: int | None = None, index:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
-            coordinator, processes, index, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, initialization_timeout=300
+            coordinator,
+            processes,
+            index,
+            initialization_timeout=300,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            # A process that fails waits so long for the others, which wait for it.
+            shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         where = coordinator or "the coordinator that this TPU names"
@@ -75,6 +83,46 @@ def gather(record: Any) -> list[Any]:
     room = max(_LEAST_BYTES, 1 << (int(sizes.max()) - 1).bit_length())
     messages = np.asarray(multihost_utils.process_allgather(np.pad(message, (0, room - len(message)))))
     return [json.loads(row[:size].tobytes()) for row, size in zip(messages, sizes, strict=True)]
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints, and writes what is written once."""
+    return jax.process_index() == 0
+
+
+def from_first(function: Callable[[], Value]) -> Value:
+    """What a function gives on process 0, which alone calls it; every process must call this at the same point.
+
+    Args:
+      function: returns something that JSON can hold.
+
+    Raises:
+      ConfigError: it failed there, on the other processes; on process 0, what it raised.
+    """
+    if jax.process_count() == 1:
+        return function()
+    value, error = None, None
+    if is_first():
+        try:
+            value = function()
+        except Exception as raised:
+            error = raised
+    heard = gather([value, None if error is None else str(error) or repr(error)])[0]
+    if error is not None:
+        raise error
+    if heard[1] is not None:
+        raise ConfigError(f"process 0 ends: {heard[1]}")
+    return heard[0]
+
+
+def first_before_others(function: Callable[[], Value]) -> Value:
+    """What a function gives on this process, called on process 0 first: what it prepares in a directory that processes
+    share is then there for the others."""
+    if is_first():
+        value = function()
+    if jax.process_count() > 1:
+        gather(None)
+    return value if is_first() else function()
 
 
 class Termination:

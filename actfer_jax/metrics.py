@@ -350,7 +350,7 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
 
 
 def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
-    """Makes the workdir and makes sure that this run can write to it and may continue what is in it.
+    """Makes the workdir and makes sure that this process can write to it and that the run may continue what is there.
 
     `FREE_KEYS` of the config may differ from those of the run that is there.
 
@@ -360,7 +360,7 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     workdir = epath.Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
+        probe = workdir / f".writable-{jax.process_index()}"
         write_atomically(probe, b"")
         probe.unlink()
     except OSError as error:

@@ -11,7 +11,7 @@ Layout rules as in "Scaling Up Models and Data with t5x" (arXiv 2203.17189), sec
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -165,24 +165,61 @@ def constrain(x: jax.Array, mesh: Mesh | None, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, names, x.shape)))
 
 
+def holders(mesh: Mesh | None, rows: int, pieces: int = 1) -> list[frozenset[int]]:
+    """The processes that hold each row of a batch which is cut into equal pieces, each divided over the mesh."""
+    if mesh is None:
+        return [frozenset({0})] * rows
+    size = rows // pieces
+    held: list[set[int]] = [set() for _ in range(size)]
+    sharding = NamedSharding(mesh, spec(mesh, ("rows",), (size,)))
+    devices: dict[Any, Any] = dict(sharding.devices_indices_map((size,)))
+    for device, (part,) in devices.items():
+        for row in range(*part.indices(size)):
+            held[row].add(device.process_index)
+    return [frozenset(processes) for processes in held] * pieces
+
+
+def fetch(tree: Any, mesh: Mesh | None) -> Any:
+    """Arrays of the mesh as whole numpy arrays on every process; all processes must call this at the same point."""
+    if not all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
+        tree = _replicate(mesh)(tree)
+    return jax.device_get(tree)
+
+
+def local(tree: Any, mesh: Mesh | None) -> Any:
+    """Arrays of the mesh, whole, on a device of this process, as `fetch` has them; without a mesh they are there."""
+    return tree if mesh is None else jax.tree.map(jnp.asarray, fetch(tree, mesh))
+
+
+@lru_cache
+def _replicate(mesh: Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
 def place(tree: Any, mesh: Mesh | None, *names: str | None) -> Any:
     """Puts arrays of the host, or of other devices, where the names of their first axes say; likewise abstract ones.
 
-    Every host array becomes a global one here and nowhere else.
+    Of an array of the host, or of devices of this process, only the parts that this process holds are looked at.
     """
     if mesh is None:
         return tree
 
     def put(x: Any) -> Any:
         axes = (*names, *(None,) * x.ndim)[: x.ndim]
-        sharding = NamedSharding(mesh, spec(mesh, axes, x.shape))
-        if isinstance(x, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-        if isinstance(x, jax.Array):
-            return jax.device_put(x, sharding)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        return _put(x, NamedSharding(mesh, spec(mesh, axes, x.shape)))
 
     return jax.tree.map(put, tree)
+
+
+def _put(x: Any, sharding: NamedSharding) -> Any:
+    """Every array of one process becomes a global one here and nowhere else."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    if isinstance(x, jax.Array) and (sharding.is_fully_addressable or not x.is_fully_addressable):
+        return jax.device_put(x, sharding)
+    # Random keys have no form in numpy.
+    host = x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: host[index])
 
 
 def shardings(tree: Any, mesh: Mesh, rules: dict[str, tuple[str, ...]] = RULES) -> Any:
@@ -201,15 +238,7 @@ def shardings(tree: Any, mesh: Mesh, rules: dict[str, tuple[str, ...]] = RULES) 
 
 def place_parameters(tree: Any, mesh: Mesh | None) -> Any:
     """Puts a pytree with parameters where `shardings` says; likewise an abstract one."""
-    if mesh is None:
-        return tree
-
-    def put(x: Any, sharding: NamedSharding) -> Any:
-        if isinstance(x, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-        return jax.device_put(x, sharding)
-
-    return jax.tree.map(put, tree, shardings(tree, mesh))
+    return tree if mesh is None else jax.tree.map(_put, tree, shardings(tree, mesh))
 
 
 def constrain_parameters(tree: Any, mesh: Mesh | None) -> Any:

@@ -2,6 +2,9 @@
 
     python -m actfer_jax.train --config=configs/ucgrpo.py:demo --workdir=runs/ucgrpo
 
+With several processes the same command is started on every host, with a workdir that all of them see. On a TPU they
+find each other; elsewhere `--coordinator`, `--processes` and `--process` say who is who.
+
 The run goes on by itself if the workdir holds a checkpoint. The workdir gets `metrics.jsonl` and TensorBoard files,
 `manifest.json`, `episodes/`, `checkpoints/`, `evaluation.json`, and at the end `policy/`: a Hugging Face directory.
 """
@@ -12,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +28,12 @@ from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
-from actfer_jax import cli, facs
+from actfer_jax import cli, facs, hosts
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
-from actfer_jax.config import read_config
+from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data.sources import (
     Sample,
     Source,
@@ -50,7 +53,16 @@ from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
 from actfer_jax.hosts import Interrupted, Termination, termination
-from actfer_jax.metrics import Alarms, Goodput, MetricWriter, Progress, ResourceMeter, check_workdir, write_manifest
+from actfer_jax.metrics import (
+    MANIFEST,
+    Alarms,
+    Goodput,
+    MetricWriter,
+    Progress,
+    ResourceMeter,
+    check_workdir,
+    write_manifest,
+)
 from actfer_jax.models import save_pretrained
 from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.optimizer import make_optimizer
@@ -59,7 +71,7 @@ from actfer_jax.rl import rewards, ucgrpo
 from actfer_jax.rollout.batch import ImageSlots, Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.settings import TrainConfig
-from actfer_jax.sharding import cast, make_meshes, shared_rows
+from actfer_jax.sharding import cast, holders, local, make_meshes, place, place_parameters, shared_rows
 from actfer_jax.train_step import (
     PolicyBatch,
     TrainState,
@@ -104,8 +116,7 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
     Raises:
       Interrupted: the run was told to stop; it has saved what was done.
     """
-    check_workdir(workdir, raw_config)
-    write_manifest(workdir, raw_config, prompts_hash())
+    _open_workdir(workdir, raw_config)
     # Compiled programs are kept for the next start of this run, unless the user keeps them elsewhere.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
@@ -113,7 +124,7 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
     config.check_meshes(meshes)
     store = open_face_store(config.data)
     agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store, meshes=meshes)
-    source = open_source(config.data)
+    source = hosts.first_before_others(lambda: open_source(config.data))
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     if config.model.initialise == "random":
@@ -124,15 +135,17 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
         start, state = (restored[0], restored[1]) if restored else (0, initial)
         if restored:
             log.info("continuing after step %d of %d", start, config.steps)
-        records = EpisodeWriter(workdir)
-        records.drop_after(start)
+        records = EpisodeWriter(workdir, jax.process_index())
+        if hosts.is_first():
+            records.drop_after(start)
         _evaluate("before", config, agent, agent.params, workdir, stop)
         make_step = _sft_steps if config.algorithm == "sft" else _rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
         progress, alarms, meter = Progress(config.steps, start), Alarms(), ResourceMeter()
         goodput = Goodput(**restored[2]["goodput"]) if restored else Goodput()
-        with MetricWriter(workdir, start if restored else None) as writer:
-            writer.write_hparams(raw_config)
+        with MetricWriter(workdir, start if restored else None) if hosts.is_first() else nullcontext() as writer:
+            if writer is not None:
+                writer.write_hparams(raw_config)
             try:
                 for step in range(start + 1, config.steps + 1):
                     _profile(config, step - start, workdir)
@@ -141,7 +154,7 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
                     goodput.add(time.perf_counter() - began)
                     metrics |= {"perf/step_s": time.perf_counter() - began, "perf/goodput": goodput.share()}
                     metrics |= meter.metrics()
-                    if step % config.logging.every == 0 or step == config.steps:
+                    if writer is not None and (step % config.logging.every == 0 or step == config.steps):
                         writer.write(step, metrics)
                         progress.update(step, {name: float(metrics[name]) for name in SHOWN if name in metrics})
                         for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
@@ -156,17 +169,42 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
                 # A rollout that was under way is dropped; the state is that of the last whole step.
                 if start > (restored[0] if restored else 0):
                     checkpoints.save(start, state, saved)
-                log.info("told to stop: saved step %d of %d; the same command goes on from there", start, config.steps)
+                # Said on every host: `tpu_scripts` look for it there.
+                log.warning(
+                    "told to stop: saved step %d of %d; the same command goes on from there", start, config.steps
+                )
                 raise
         params = state.train.params
     save_policy(config, agent, params, workdir / "policy")
     _evaluate("after", config, agent, params, workdir, stop)
 
 
+def _open_workdir(workdir: Path, raw_config: ml_collections.ConfigDict) -> None:
+    """Makes the workdir a workdir of this run, and makes sure that every process can use it.
+
+    Raises:
+      WorkdirError, ConfigError: one of them cannot.
+    """
+
+    def begin() -> None:
+        check_workdir(workdir, raw_config)
+        write_manifest(workdir, raw_config, prompts_hash())
+
+    hosts.from_first(begin)
+    if not all(hosts.gather((workdir / MANIFEST).exists())):
+        raise ConfigError(
+            f"the workdir {workdir} of process 0 is not seen by all processes: give a --workdir on storage that every "
+            "host sees, such as gs://BUCKET/RUN"
+        )
+    if not hosts.is_first():
+        # By now the manifest is there: whoever was started with another config ends.
+        check_workdir(workdir, raw_config)
+
+
 def initial_state(agent: Agent, optimizer: optax.GradientTransformation) -> RunState:
     """The state before the first step."""
     train_state = init_train_state(agent.params, optimizer, agent.meshes.update)
-    return RunState(train_state, ucgrpo.init_calibration(len(facs.EMOTIONS)))
+    return RunState(train_state, place(ucgrpo.init_calibration(len(facs.EMOTIONS)), agent.meshes.update))
 
 
 def whitened(config: TrainConfig, agent: Agent, source: Source) -> Agent:
@@ -179,7 +217,7 @@ def whitened(config: TrainConfig, agent: Agent, source: Source) -> Agent:
         for patches, _ in sequence.pictures
     ]
     params = whiten_patch_embedding(agent.params, np.concatenate(patches), config.seed)
-    return dataclasses.replace(agent, params=params)
+    return dataclasses.replace(agent, params=place_parameters(params, agent.meshes.update))
 
 
 def trace_maker(config: TrainConfig, agent: Agent) -> TraceMaker:
@@ -197,8 +235,9 @@ def _sft_steps(
 ) -> StepFunction:
     """Supervised steps: traces are written while the device works."""
     maker, readings_steps = trace_maker(config, agent), config.traces.readings_steps
-    rows = _trace_rows(config, maker, source, start)
     size, mesh = config.batch, agent.meshes.update
+    held = [jax.process_index() in processes for processes in holders(mesh, size.queries, size.microbatches)]
+    rows = _trace_rows(config, maker, source, start, held)
     update = make_sft_update(agent.graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
     slots = image_slots(config.rollout, config.views, agent.model_config)
     one_view = ImageSlots(scene=slots.crop, crop=slots.crop, crops=0)
@@ -209,14 +248,20 @@ def _sft_steps(
         batch = make_batch(next(rows), 1, *shape, agent.model_config)
         waited = time.perf_counter() - began
         train_state, metrics = update(state.train, batch)
-        metrics = jax.device_get(metrics) | {"perf/data_s": waited, "perf/pad_frac": 1 - batch.segment_ids.mean()}
+        padding = 1 - batch.segment_ids[batch.segment_ids[:, 0] > 0].mean()
+        metrics = jax.device_get(metrics) | {"perf/data_s": waited, "perf/pad_frac": padding}
         return StepOutput(RunState(train_state, state.calibration), metrics, [], [], np.zeros(0))
 
     return step_function
 
 
-def _trace_rows(config: TrainConfig, maker: TraceMaker, source: Source, start: int) -> Iterator[list[Sequence]]:
-    """The rows of each step after `start`: first readings, then episodes."""
+def _trace_rows(
+    config: TrainConfig, maker: TraceMaker, source: Source, start: int, held: list[bool]
+) -> Iterator[list[Sequence]]:
+    """The rows of each step after `start`: first readings, then episodes, which are empty in rows not `held` here.
+
+    Readings are made of all faces everywhere: which of them goes into which row depends on the faces that are found.
+    """
     queries, readings_steps = config.batch.queries, config.traces.readings_steps
     samples = order(source, config.seed)
     if start < readings_steps:
@@ -226,7 +271,13 @@ def _trace_rows(config: TrainConfig, maker: TraceMaker, source: Source, start: i
             # A face that was not found has no readings; its rows are taken by others, since the shape is fixed.
             found = cycle([reading for face in faces for reading in face])
             yield list(islice(found, queries * len(config.traces.readings_views)))
-    episodes = samples.seed(config.seed + 1).random_map(maker.episode)
+
+    def episode(indexed: tuple[int, Sample], rng: np.random.Generator) -> Sequence:
+        index, sample = indexed
+        return maker.episode(sample, rng) if held[index % queries] else Sequence([], [], [])
+
+    # The generator of an element is a function of the seed and the element's index.
+    episodes = samples.map_with_index(lambda index, sample: (index, sample)).seed(config.seed + 1).random_map(episode)
     yield from batches(episodes, queries, max(start, readings_steps), DATA_THREADS, ahead=2)
 
 
@@ -240,17 +291,18 @@ def _rl_steps(
 ) -> StepFunction:
     """Steps of reinforcement learning: roll out, score, weigh, update."""
     size = config.batch
-    engine = agent.engine(queries=size.queries, group=size.rollouts)
+    rows, mesh = size.queries * size.rollouts, agent.meshes.update
+    needed_by = holders(mesh, rows, size.microbatches)
+    engine = agent.engine(queries=size.queries, group=size.rollouts, needed_by=needed_by)
     samples: Iterator[list[Sample]] = batches(order(source, config.seed), size.queries, start, DATA_THREADS, ahead=2)
     shared: dict[str, Any] = {
         "temperature": config.rollout.temperature,
         "banned_V": engine.programs.banned_V,
         "microbatches": size.microbatches,
         "chunk": size.chunk,
-        "mesh": agent.meshes.update,
+        "mesh": mesh,
     }
-    rows = size.queries * size.rollouts
-    scene_rows = shared_rows(size.rollouts, rows // size.microbatches, agent.meshes.update)
+    scene_rows = shared_rows(size.rollouts, rows // size.microbatches, mesh)
     update = make_policy_update(agent.graphdef, optimizer, config.loss, **shared)
     log_probs = make_log_probs(agent.graphdef, **shared)
     # The reference must outlive the donated training parameters.
@@ -276,7 +328,7 @@ def _rl_steps(
             arrays["task"],
             arrays["inspected"],
             arrays["emotion"],
-            state.calibration,
+            local(state.calibration, mesh),
             config=config.ucgrpo,
             step=step,
             forced=np.array([[bool(arm) for arm in group] for group in forced]),
@@ -315,7 +367,11 @@ def _rl_steps(
         metrics["adv/std"] = float(np.std(advantage.advantage))
         metrics |= _timings(result, flat, waited, packed, trained) | {"perf/pad_frac": 1 - episodes.segment_ids.mean()}
         return StepOutput(
-            RunState(train_state, calibration), metrics, result.rollouts, scores, np.asarray(advantage.advantage)
+            RunState(train_state, place(calibration, mesh)),
+            metrics,
+            result.rollouts,
+            scores,
+            np.asarray(advantage.advantage),
         )
 
     return step_function
@@ -386,9 +442,10 @@ def _timings(
 
 
 def _show_episodes(
-    config: TrainConfig, step: int, episodes: list[Any], writer: MetricWriter, records: EpisodeWriter
+    config: TrainConfig, step: int, episodes: list[Any], writer: MetricWriter | None, records: EpisodeWriter
 ) -> None:
-    """Writes the records of a step, and now and then shows an episode in TensorBoard."""
+    """Writes the records of the episodes that this process owns, and on the first one now and then shows an episode in
+    TensorBoard."""
     rollouts, scores, advantages = episodes
     if not rollouts:
         return
@@ -405,10 +462,11 @@ def _show_episodes(
                 )
                 for q, group in enumerate(rollouts)
                 for g, rollout in enumerate(group)
+                if rollout.owner == jax.process_index()
             ),
         )
-    if config.logging.episodes_every and step % config.logging.episodes_every == 0:
-        rollout = rollouts[0][0]
+    if writer is not None and config.logging.episodes_every and step % config.logging.episodes_every == 0:
+        rollout = next(rollout for group in rollouts for rollout in group if rollout.owner == jax.process_index())
         writer.write_images(step, {"episode": episode_picture(rollout)})
         turns = "\n\n".join(
             f"```\n{turn.text}\n```\n{'' if turn.reply is None else turn.reply.text}" for turn in rollout.episode.turns
@@ -421,25 +479,27 @@ def _evaluate(
     when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: Path, stop: Termination
 ) -> None:
     """Evaluates greedily into `evaluation.json`, unless an earlier start did; prints the table at the end."""
-    if config.evaluation is None:
+    evaluation = config.evaluation
+    if evaluation is None:
         return
     path = workdir / "evaluation.json"
-    runs = json.loads(path.read_text()) if path.exists() else {}
+    runs = hosts.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
     if when not in runs:
-        samples = open_source(config.evaluation.data)
-        engine = agent.engine(queries=config.evaluation.queries, group=1, greedy=True)
+        samples = hosts.first_before_others(lambda: open_source(evaluation.data))
+        engine = agent.engine(queries=evaluation.queries, group=1, greedy=True)
         outcomes = evaluate_policy(
             engine,
             params,
             samples,
-            controls=config.evaluation.controls,
+            controls=evaluation.controls,
             seed=config.seed,
-            progress=ProgressLine(f"episodes evaluated {when} training"),
+            progress=ProgressLine(f"episodes evaluated {when} training") if hosts.is_first() else None,
             between_chunks=stop.check,
         )
         runs[when] = {control: summarise(results) for control, results in outcomes.items()}
-        write_atomically(path, json.dumps(runs, indent=1) + "\n")
-    if when == "after":
+        if hosts.is_first():
+            write_atomically(path, json.dumps(runs, indent=1) + "\n")
+    if when == "after" and hosts.is_first():
         print(controls_table(runs), flush=True)
 
 
@@ -448,6 +508,8 @@ def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory:
     model = nnx.merge(agent.graphdef, params)
     model.source = str(config.model.directory)
     save_pretrained(model, directory)
+    if not hosts.is_first():
+        return
     card = PolicyCard(
         labels=emotion_labels(config.data),
         trained_on=(config.data.name,),
@@ -459,8 +521,10 @@ def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory:
 
 
 def _profile(config: TrainConfig, steps_done: int, workdir: Path) -> None:
-    """Starts and stops the profiler at the ends of its window."""
+    """Starts and stops the profiler at the ends of its window, on the first process."""
     logging_config = config.logging
+    if not hosts.is_first():
+        return
     if logging_config.profile_steps and steps_done == logging_config.profile_start:
         jax.profiler.start_trace(workdir / "profile")
     elif logging_config.profile_steps and steps_done == logging_config.profile_start + logging_config.profile_steps:
@@ -474,6 +538,10 @@ def _count(params: nnx.State) -> int:
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
+    hosts.connect(given.coordinator, given.processes, given.process)
+    if not hosts.is_first():
+        # What all have to say is said once; warnings and errors come from every host.
+        log.setLevel(logging.WARNING)
     config = read_config(given.config, TrainConfig, "config")
     with termination() as stop, suppress(Interrupted):
         train(config, Path(given.workdir), given.config, stop)
@@ -482,5 +550,8 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
     flags.DEFINE_string("workdir", None, "Directory of the run; a run that is there is continued.", required=True)
+    flags.DEFINE_string("coordinator", None, "Address and port of process 0; on a TPU it is found.")
+    flags.DEFINE_integer("processes", None, "How many processes train together; on a TPU they are counted.")
+    flags.DEFINE_integer("process", None, "Which of them this is, from 0; on a TPU it is found.")
     flags.mark_flag_as_required("config")
     cli.run(main)

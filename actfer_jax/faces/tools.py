@@ -120,6 +120,11 @@ class Toolbox:
         """The whole image [H, W, 3] as the first view of an episode."""
         return cut(image, *scene_frame(image.shape[0], image.shape[1], self.view_config), "scene")
 
+    def unseen_scene(self, image: NDArray[np.uint8]) -> View:
+        """The same without its pixels."""
+        to_original, size = scene_frame(image.shape[0], image.shape[1], self.view_config)
+        return View.without_pixels(size, to_original, "scene")
+
     def faces(self, image_key: Hashable, image: NDArray[np.uint8]) -> tuple[Face, ...]:
         """The faces in an image [H, W, 3], best score first, detected once for every `image_key`.
 

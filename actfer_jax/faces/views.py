@@ -29,7 +29,7 @@ class View:
     """A picture and where it was cut from.
 
     Attributes:
-      pixels: uint8 [h, w, 3].
+      pixels: uint8 [h, w, 3]; [h, w, 0] of a view whose pixels another process has.
       to_original: float64 [2, 3], from pixel coordinates of the view to pixel coordinates of the original image.
       name: what it shows, in a few words.
     """
@@ -37,6 +37,16 @@ class View:
     pixels: NDArray[np.uint8]
     to_original: Affine
     name: str
+
+    @classmethod
+    def without_pixels(cls, size: tuple[int, int], to_original: Affine, name: str) -> "View":
+        """Where a view of (height, width) pixels lies, for a process that does not need to see it."""
+        return cls(np.empty((*size, 0), np.uint8), to_original, name)
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether its pixels are here."""
+        return self.pixels.shape[2] > 0
 
     @property
     def height(self) -> int:

@@ -1,5 +1,7 @@
 """Episodes as arrays: the one layout that supervised training, policy updates and log-probabilities share."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +15,10 @@ from actfer_jax.models.log_probs import token_log_probs
 from actfer_jax.models.qwen3_vl import ImageFeatures, Qwen3VL
 
 Patches = tuple[np.ndarray, tuple[int, int, int]]
-"""One picture as the image processor leaves it: patches [p, C] float32 and the grid (1, rows, columns)."""
+"""One picture as the image processor leaves it: patches [p, C] float32 and the grid (1, rows, columns).
+
+There are no patches, [0, 0], where the picture belongs to rows that lie on other processes only.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,23 +79,22 @@ class ImageSlots:
         )
 
 
-def crop_inputs(pictures: list[list[Patches]], slots: ImageSlots, config: Qwen3VLConfig) -> ImageInputs:
-    """The crops of each row in its slots [R, S, P1, ...]; empty slots are masked."""
-    shape = (len(pictures), slots.crops)
-    rows = [(row, slot) for row, crops in enumerate(pictures) for slot in range(len(crops))]
-    if rows:
-        patches, grids = zip(*(crop for crops in pictures for crop in crops), strict=True)
-        filled = image_inputs(list(patches), np.array(grids), slots.crop, config)
-    else:
-        filled = empty_inputs(0, slots.crop, config)
-    index = tuple(np.array(rows, np.int32).reshape(-1, 2).T)
+def placed_inputs(
+    pictures: Mapping[Any, Patches], shape: tuple[int, ...], capacity: int, config: Qwen3VLConfig
+) -> ImageInputs:
+    """Pictures at their indices (tuples) in an array of pictures [*shape, capacity, ...].
 
-    def place(values: np.ndarray) -> np.ndarray:
-        out = np.zeros(shape + values.shape[1:], values.dtype)
-        out[index] = values
-        return out
-
-    return ImageInputs(*(place(np.asarray(values)) for values in filled))
+    All other places are masked, and so are those of pictures whose patches other processes have.
+    """
+    here = {index: picture for index, picture in pictures.items() if len(picture[0])}
+    placed = empty_inputs(math.prod(shape), capacity, config)
+    placed = ImageInputs(*(x.reshape(*shape, *x.shape[1:]) for x in placed))
+    if here:
+        patches, grids = zip(*here.values(), strict=True)
+        index = tuple(np.array(list(here)).T)
+        for target, values in zip(placed, image_inputs(patches, np.array(grids), capacity, config), strict=True):
+            target[index] = values
+    return placed
 
 
 def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig) -> ImageInputs:
@@ -106,7 +110,10 @@ def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig) -> ImageInput
 
 
 def make_batch(rows: list[Sequence], group: int, length: int, slots: ImageSlots, config: Qwen3VLConfig) -> EpisodeBatch:
-    """Pads episodes into a batch; rows of one group follow one another and share the scene of the first."""
+    """Pads episodes into a batch; rows of one group follow one another and share the scene of the first.
+
+    Rows that lie on other processes only may be empty.
+    """
     merge = config.vision.spatial_merge_size
     shape = (len(rows), length)
     tokens, segment_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -114,6 +121,8 @@ def make_batch(rows: list[Sequence], group: int, length: int, slots: ImageSlots,
     image_index = np.full(shape, -1, np.int32)
     for r, row in enumerate(rows):
         count = len(row.tokens)
+        if not count:
+            continue
         tokens[r, :count] = row.tokens
         policy[r, :count] = row.policy
         segment_ids[r, :count] = 1
@@ -121,9 +130,10 @@ def make_batch(rows: list[Sequence], group: int, length: int, slots: ImageSlots,
         positions[r, :count], _ = mrope_positions(tokens[r, :count], grids, config)
         placeholders = np.flatnonzero(tokens[r, :count] == config.image_token_id)
         image_index[r, placeholders] = slots.token_index([int(np.prod(grid)) // merge**2 for grid in grids], merge)
-    scene_patches, scene_grids = zip(*(row.pictures[0] for row in rows[::group]), strict=True)
-    scenes = image_inputs(list(scene_patches), np.array(scene_grids), slots.scene, config)
-    crops = crop_inputs([row.pictures[1:] for row in rows], slots, config)
+    scene_of = {(q,): row.pictures[0] for q, row in enumerate(rows[::group]) if row.pictures}
+    scenes = placed_inputs(scene_of, (len(rows) // group,), slots.scene, config)
+    crop_of = {(r, s): crop for r, row in enumerate(rows) for s, crop in enumerate(row.pictures[1:])}
+    crops = placed_inputs(crop_of, (len(rows), slots.crops), slots.crop, config)
     return EpisodeBatch(tokens, positions, segment_ids, policy, image_index, scenes, crops)
 
 

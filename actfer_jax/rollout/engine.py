@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as AnySequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -19,11 +20,12 @@ from actfer_jax.config import ConfigError
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.models.config import Qwen3VLConfig
-from actfer_jax.models.images import image_inputs, mrope_positions
+from actfer_jax.models.images import mrope_positions
 from actfer_jax.models.qwen3_vl import Qwen3VL
-from actfer_jax.rollout.batch import ImageSlots, Patches, Sequence, empty_inputs
+from actfer_jax.rollout.batch import ImageSlots, Patches, Sequence, placed_inputs
 from actfer_jax.rollout.pictures import PictureEncoder
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
+from actfer_jax.rollout.replies import Answered, exchange
 
 TOOL_SECONDS = 60.0
 """How long one tool call may take before the run stops: a backstop against a hang, which never changes an episode."""
@@ -104,6 +106,7 @@ class Rollout:
       views: the scene, then the views that the tools returned.
       sequence: the same as tokens and pictures, as training takes it.
       log_probs, raw_log_probs: float32 [l], 0 at tokens that the policy did not choose.
+      owner: the process that surely has the pixels of the views, and that others rely on for what is written once.
     """
 
     query: Query
@@ -112,6 +115,7 @@ class Rollout:
     sequence: Sequence
     log_probs: np.ndarray
     raw_log_probs: np.ndarray
+    owner: int = 0
 
 
 @dataclass
@@ -151,6 +155,7 @@ class RolloutEngine:
       model_config: its configuration.
       greedy: take the likeliest token instead of sampling.
       mesh: over which rows, heads and vocabulary are divided; None on one device.
+      needed_by: of each row, processes that need its pictures afterwards, beside those that hold it on the mesh.
 
     Raises:
       ConfigError: the mesh cannot divide the queries or the rows of a fill.
@@ -169,6 +174,7 @@ class RolloutEngine:
         group: int,
         greedy: bool = False,
         mesh: Mesh | None = None,
+        needed_by: AnySequence[frozenset[int]] | None = None,
     ):
         # A query is prefilled once for its group, so whole queries lie on one part of the mesh.
         self.mesh, self.parts = mesh, sharding.row_shards(mesh)
@@ -178,6 +184,11 @@ class RolloutEngine:
         self.config, self.model_config = config, model_config
         self.chat, self.encoder, self.toolbox = chat, encoder, toolbox
         self.queries, self.group = queries, group
+        held = sharding.holders(mesh, queries * group)
+        # A row's tools are run by every process that needs its pixels; what the first of its holders hears, counts.
+        self.owners = [min(processes) for processes in held]
+        self.holders = held if needed_by is None else [a | b for a, b in zip(held, needed_by, strict=True)]
+        self.here = jax.process_index()
         self.slots = image_slots(config, toolbox.view_config, model_config)
         self.programs = Programs(
             graphdef,
@@ -223,28 +234,33 @@ class RolloutEngine:
         params = self.programs.weights(params)
         state = self._prefill(params, rows, queries, seed, step)
         clock.lap("prefill")
-        replies: dict[Future[tuple[Reply, float]], int] = {}
+        waiting: list[int] = []
+        replies: dict[int, Future[Answered]] = {}
         with ThreadPoolExecutor(self.config.tool_threads) as pool:
             while not all(row.done for row in rows):
                 state = self.programs.decode(params, state)
-                tokens, length, active = jax.device_get((state.tokens, state.length, state.active))
+                tokens, length, active = sharding.fetch((state.tokens, state.length, state.active), self.mesh)
                 clock.lap("decode")
                 for index, row in enumerate(rows):
-                    if not (row.done or row.waiting or active[index]):
-                        future = self._end_turn(row, tokens[index, : length[index]], pool, treatment)
-                        if future is not None:
-                            replies[future] = index
+                    if row.done or row.waiting or active[index]:
+                        continue
+                    self._end_turn(row, tokens[index, : length[index]])
+                    if row.waiting:
+                        waiting.append(index)
+                        if self.here in self.holders[index]:
+                            replies[index] = pool.submit(self._run_tool, row, treatment)
                 # Full fills go out while other rows decode; when none decodes there is nothing to wait for but tools.
                 idle = not any(active[index] for index, row in enumerate(rows) if not row.done)
-                if idle and wait(replies, timeout=TOOL_SECONDS).not_done:
+                if idle and wait(replies.values(), timeout=TOOL_SECONDS).not_done:
                     raise TimeoutError(f"a face tool has not returned for {TOOL_SECONDS:.0f} s; the run stops")
+                done = {index: future.result() for index, future in replies.items() if future.done()}
+                ready = exchange(waiting, done, self.holders, self.owners)
                 clock.lap("tools")
-                while len(ready := [future for future in replies if future.done()]) >= self.config.fill_rows or (
-                    idle and ready
-                ):
-                    slots = self._slots([replies[future] for future in ready])
-                    served = {slots[r]: (r, *future.result()) for future in ready if (r := replies[future]) in slots}
-                    replies = {future: r for future, r in replies.items() if r not in slots}
+                while len(ready) >= self.config.fill_rows or (idle and ready):
+                    slots = self._slots(list(ready))
+                    served = {slots[index]: (index, *ready.pop(index)) for index in slots}
+                    waiting = [index for index in waiting if index not in slots]
+                    replies = {index: future for index, future in replies.items() if index not in slots}
                     state = self._fill(params, state, rows, served)
                 clock.lap("fill")
                 if progress is not None:
@@ -257,7 +273,8 @@ class RolloutEngine:
     def _open(self, queries: list[Query], forced: list[list[str]] | None) -> list[_Row]:
         rows = []
         for q, query in enumerate(queries):
-            scene = self.toolbox.scene(query.image)
+            needed = any(self.here in self.holders[q * self.group + g] for g in range(self.group))
+            scene = self.toolbox.scene(query.image) if needed else self.toolbox.unseen_scene(query.image)
             patches = self.encoder(scene.pixels)
             for g in range(self.group):
                 episode = Episode(forced=forced[q][g] if forced else "")
@@ -286,25 +303,17 @@ class RolloutEngine:
             image_index[q, at] = self.slots.token_index([at.size], merge)
             for row in group:
                 row.length, row.next_position = len(ids), next_position
-        pictures = [rows[q * self.group].pictures[0] for q in range(len(queries))]
-        # Queries short of the engine's number are filled up with the first picture and stay idle.
-        pictures += [pictures[0]] * (self.queries - len(queries))
-        scenes = image_inputs(
-            [patches for patches, _ in pictures],
-            np.array([grid for _, grid in pictures]),
-            self.slots.scene,
-            self.model_config,
-        )
+        pictures = {(q,): rows[q * self.group].pictures[0] for q in range(len(queries))}
+        scenes = placed_inputs(pictures, (self.queries,), self.slots.scene, self.model_config)
+        # Places of queries short of the engine's number stay idle.
         index = np.array([query.index for query in queries] + [0] * (self.queries - len(queries)), np.uint32)
         keys = row_keys(seed, step, index, self.group)
         valid = np.arange(self.queries) < len(queries)
         inputs = sharding.place((tokens, count, positions, image_index, scenes, valid, keys), self.mesh, "rows")
         return jax.block_until_ready(self.programs.prefill(params, *inputs))
 
-    def _end_turn(
-        self, row: _Row, tokens: np.ndarray, pool: ThreadPoolExecutor, treatment: str
-    ) -> Future[tuple[Reply, float]] | None:
-        """Reads the turn that a row has just ended; starts its tool, or closes the episode."""
+    def _end_turn(self, row: _Row, tokens: np.ndarray) -> None:
+        """Reads the turn that a row has just ended: the row is done, or waits for a tool."""
         sampled = tokens[row.length :].tolist()
         row.length = len(tokens)
         row.next_position += len(sampled)
@@ -312,29 +321,27 @@ class RolloutEngine:
         text = self.chat.turn_text(sampled)
         turn = Turn(text, parse_turn(text), truncated=sampled[-1] != self.chat.turn_end_id)
         row.episode.turns.append(turn)
-        if not turn.parsed.calls:
-            row.done = True
-            return None
-        call = turn.parsed.call
-        if row.final:
+        if turn.parsed.calls and not row.final:
+            row.waiting = True
+            return
+        row.done = True
+        if turn.parsed.calls:
+            call = turn.parsed.call
             turn.reply = Reply(prompts.NO_CALLS_LEFT, ok=False, tool=call.name if call else "")
-            row.done = True
-            return None
-        row.waiting = True
 
-        def run_tool() -> tuple[Reply, float]:
-            start = time.perf_counter()
-            reply = self.toolbox.execute(
-                call,
-                turn.parsed.error,
-                image=row.query.image,
-                image_key=row.query.key,
-                views=row.views,
-                treatment=treatment,
-            )
-            return reply, time.perf_counter() - start
-
-        return pool.submit(run_tool)
+    def _run_tool(self, row: _Row, treatment: str) -> Answered:
+        """Carries out the call of the turn that a row has ended."""
+        start = time.perf_counter()
+        turn = row.episode.turns[-1].parsed
+        reply = self.toolbox.execute(
+            turn.call,
+            turn.error,
+            image=row.query.image,
+            image_key=row.query.key,
+            views=row.views,
+            treatment=treatment,
+        )
+        return reply, time.perf_counter() - start
 
     def _instruction(self, row: _Row, reply: Reply, room: int) -> str:
         """What the reply ends with: the assigned arm, or that this is the last turn."""
@@ -369,7 +376,7 @@ class RolloutEngine:
         image_index = np.full((size, capacity), -1, np.int32)
         count, position = np.ones(size, np.int32), np.zeros(size, np.int32)
         index = np.full(size, len(state.length), np.int32)
-        pictures = empty_inputs(size, self.slots.crop, self.model_config)
+        pictures: dict[tuple[int, ...], Patches] = {}
         for f, (r, reply, seconds) in served.items():
             row, turn = rows[r], rows[r].episode.turns[-1]
             turn.reply, turn.seconds = reply, seconds
@@ -384,9 +391,7 @@ class RolloutEngine:
                 row.views.append(reply.view)
                 row.pictures.append(patches)
                 grids = np.array([patches[1]])
-                one = image_inputs([patches[0]], grids, self.slots.crop, self.model_config)
-                for target, source in zip(pictures, one, strict=True):
-                    target[f] = source[0]
+                pictures[f,] = patches
             n = len(ids)
             index[f], count[f] = r, n
             tokens[f, :n] = ids
@@ -398,18 +403,19 @@ class RolloutEngine:
             image_index[f, at] = np.arange(at.size)
             row.length += n - 1
             row.waiting = False
-        fill = Fill(index, tokens, count, positions, position, image_index, pictures)
+        inputs = placed_inputs(pictures, (size,), self.slots.crop, self.model_config)
+        fill = Fill(index, tokens, count, positions, position, image_index, inputs)
         return self.programs.fill(params, state, sharding.place(fill, self.mesh, "rows"))
 
     def _collect(self, rows: list[_Row], state: RowState) -> list[Rollout]:
-        tokens, policy, log_probs, raw = jax.device_get(
-            (state.tokens, state.policy, state.log_probs, state.raw_log_probs)
-        )
+        arrays = state.tokens, state.policy, state.log_probs, state.raw_log_probs
+        tokens, policy, log_probs, raw = sharding.fetch(arrays, self.mesh)
         rollouts = []
         for r, row in enumerate(rows):
             n = row.length
             sequence = Sequence(tokens[r, :n].tolist(), policy[r, :n].tolist(), row.pictures)
-            rollouts.append(Rollout(row.query, row.episode, row.views, sequence, log_probs[r, :n], raw[r, :n]))
+            chosen = log_probs[r, :n], raw[r, :n]
+            rollouts.append(Rollout(row.query, row.episode, row.views, sequence, *chosen, self.owners[r]))
         return rollouts
 
 

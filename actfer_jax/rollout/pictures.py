@@ -37,10 +37,12 @@ class PictureEncoder:
                 )
 
     def __call__(self, pixels: np.ndarray) -> Patches:
-        """Patches [p, C] float32 and the grid of a picture uint8 [H, W, 3]."""
+        """Patches [p, C] float32 and the grid of a picture uint8 [H, W, 3]; no patches of a view without pixels."""
+        expected = (1, pixels.shape[0] // self.processor.patch_size, pixels.shape[1] // self.processor.patch_size)
+        if not pixels.size:
+            return np.zeros((0, 0), np.float32), expected
         inputs = self.processor(images=[pixels], return_tensors="np")
         grid = tuple(int(n) for n in inputs["image_grid_thw"][0])
-        expected = (1, pixels.shape[0] // self.processor.patch_size, pixels.shape[1] // self.processor.patch_size)
         if grid != expected:
             raise ValueError(
                 f"the image processor resized a {pixels.shape[1]}x{pixels.shape[0]} view to the grid {grid}"

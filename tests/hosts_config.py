@@ -1,0 +1,25 @@
+"""The demo's configs, cut down to a few steps of a few rows that divide over two processes with two devices each."""
+
+from ml_collections import ConfigDict
+
+from configs import sft, ucgrpo
+
+
+def get_config(algorithm: str) -> ConfigDict:
+    config = {"rl": ucgrpo, "sft": sft}[algorithm].get_config("demo")
+    config.steps = 3
+    config.checkpoint.every = 1
+    config.logging.every = 1
+    config.data.size = 14
+    config.rollout.fill_rows = 2
+    config.mesh.update = (1, -1, 1)
+    config.mesh.rollout = (-1, 1, 1)
+    del config.evaluation
+    if algorithm == "rl":
+        config.batch.queries, config.batch.rollouts = 2, 4
+        config.ucgrpo.forced_arm_rate, config.ucgrpo.n_min, config.ucgrpo.ramp = 0.5, 0.0, 0
+        config.loss.kl, config.loss.importance_cap = 0.05, 2.0
+    else:
+        config.batch.queries, config.batch.microbatches = 8, 2
+        config.traces.readings_steps = 1
+    return config
