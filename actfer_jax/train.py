@@ -193,8 +193,8 @@ def _open_workdir(workdir: Path, raw_config: ml_collections.ConfigDict) -> None:
     hosts.from_first(begin)
     if not all(hosts.gather((workdir / MANIFEST).exists())):
         raise ConfigError(
-            f"the workdir {workdir} of process 0 is not seen by all processes: give a --workdir on storage that every "
-            "host sees, such as gs://BUCKET/RUN"
+            f"the workdir {workdir} of process 0 is not seen by all processes: give a --workdir on a file system "
+            "that every host has mounted"
         )
     if not hosts.is_first():
         # By now the manifest is there: whoever was started with another config ends.
@@ -543,6 +543,8 @@ def main(argv: list[str]) -> None:
         # What all have to say is said once; warnings and errors come from every host.
         log.setLevel(logging.WARNING)
     config = read_config(given.config, TrainConfig, "config")
+    if "://" in given.workdir:
+        raise ConfigError(f"--workdir is {given.workdir}; a run needs a mounted file system so far: give a path on one")
     with termination() as stop, suppress(Interrupted):
         train(config, Path(given.workdir), given.config, stop)
 

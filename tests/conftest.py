@@ -1,6 +1,7 @@
 """What several test files share: the small policy of the package and rendered pictures."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,6 +23,12 @@ def agent() -> Agent:
     card = PolicyCard.load(demo_checkpoint())
     model = ModelConfig(path="demo", dtype="float32", remat="none")
     return load_agent(model, ViewConfig(**card.views), RolloutConfig(**card.rollout))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    """What the runs of a test file share: rendered faces, compiled programs, and their workdirs."""
+    return tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture(scope="session")

@@ -48,11 +48,6 @@ runpy.run_module("actfer_jax.train", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("shared")
-
-
 def start(
     shared: Path, algorithm: str, workdir: Path, *extra: str, processes: int = 1, changes: dict[int, dict] | None = None
 ) -> list[subprocess.Popen]:

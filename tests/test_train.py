@@ -56,13 +56,8 @@ runpy.run_module("actfer_jax.train", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("shared")
-
-
 def start(
-    shared: Path, algorithm: str, workdir: Path, *extra: str, killer: list[str] | None = None
+    shared: Path, algorithm: str, workdir: Path | str, *extra: str, killer: list[str] | None = None
 ) -> subprocess.CompletedProcess:
     program = ["-m", "actfer_jax.train"] if killer is None else ["-c", KILLER, *killer]
     command = [
@@ -91,6 +86,13 @@ def undisturbed(request, shared) -> tuple[str, Path]:
     run = start(shared, request.param, workdir)
     assert run.returncode == 0, run.stderr[-3000:]
     return request.param, workdir
+
+
+def test_a_remote_workdir_is_refused_and_no_directory_made_of_its_name(shared):
+    result = start(shared, "sft", "gs://bucket/run")
+    assert result.returncode == 1
+    assert "--workdir is gs://bucket/run" in result.stderr and "Traceback" not in result.stderr
+    assert not (ROOT / "gs:").exists()
 
 
 def without_timings(workdir: Path) -> list[dict]:
