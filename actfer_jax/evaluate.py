@@ -37,7 +37,8 @@ class EvaluateConfig:
       data: the samples.
       controls: what is played beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
       queries: pictures at a time.
-      seed: of the bootstrap resamples.
+      seed: of the bootstrap resamples, and of the sampling.
+      greedy: take the likeliest tokens; or sample, as in training, for what the policy does on average.
       dtype: of the model's weights and activations, "float32" or "bfloat16".
     """
 
@@ -45,6 +46,7 @@ class EvaluateConfig:
     controls: tuple[str, ...]
     queries: int
     seed: int
+    greedy: bool
     dtype: str
 
     def __post_init__(self) -> None:
@@ -89,10 +91,11 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: Path) -> dict[str, Su
         shards += 1
 
     outcomes = evaluate_policy(
-        agent.engine(queries=config.queries, group=1, greedy=True),
+        agent.engine(queries=config.queries, group=1, greedy=config.greedy),
         agent.params,
         open_source(config.data),
         controls=config.controls,
+        seed=config.seed,
         progress=ProgressLine("episodes"),
         record=record,
     )

@@ -329,7 +329,7 @@ def _rl_steps(
             arrays["inspected"],
             arrays["emotion"],
             local(state.calibration, mesh),
-            config=config.ucgrpo,
+            config=ucgrpo.at_step(config.ucgrpo, step),
             step=step,
             forced=np.array([[bool(arm) for arm in group] for group in forced]),
         )

@@ -1,10 +1,12 @@
 """Methods side by side on rendered faces: the same start, budget, seeds and held-out faces.
 
-    python benchmarks/compare_methods.py --workdir=runs/methods --json=docs/results/methods.json
+    python benchmarks/compare_methods.py --json=docs/results/methods.json --png=docs/images/methods.png
 
-Trains the small policy of the package with every method and seed, evaluates each on 700 held-out faces (100 a class,
-with the three controls), and prints a table: mean over the seeds, and the range in brackets. Runs that are there are
-not run again, and one that was stopped goes on.
+Trains the small policy of the package with every method and seed, evaluates each greedily on 700 held-out faces (100 a
+class, with the three controls), and prints a table: mean over the seeds, and the range in brackets. "start, sampled" is
+the start as training meets it: its traces chose regions at random, of which greedy decoding takes one and the same.
+The figure has the zoom rates in the course of training. Runs that are there are not run again, and one that was stopped
+goes on.
 """
 
 import json
@@ -16,7 +18,10 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
+from matplotlib.figure import Figure
 
+from actfer_jax.evaluation import plots
+from actfer_jax.evaluation.plots import COLOURS
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
 from actfer_jax.metrics import read_metrics
@@ -26,16 +31,20 @@ _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the training.")
 _METHODS = flags.DEFINE_list("methods", None, "Which methods; all of them by default.")
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out faces: test, or validation while anything is still tuned.")
 _EPISODES = flags.DEFINE_integer("episodes", 700, "How many held-out faces.")
-_SFT_STEPS = flags.DEFINE_integer("sft_steps", 500, "Steps of continued supervised training.")
+_SFT_STEPS = flags.DEFINE_integer("sft_steps", 400, "Steps of continued supervised training.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures of all runs.")
+_PNG = flags.DEFINE_string("png", None, "File for the figure.")
 _EXTRA = flags.DEFINE_multi_string("extra", [], "A config override for the runs of reinforcement learning: key=value.")
 
+START = "start"
+SAMPLED = "start, sampled"
 CONTINUED = ["--config=configs/sft.py:demo", "--config.model.initialise=pretrained", "--config.traces.readings_steps=0"]
 CONTINUED += ["--config.optimizer.learning_rate=5e-4"]
 METHODS: dict[str, list[str]] = {
     "SFT continued": CONTINUED,
     "GRPO": ["--config=configs/grpo.py:demo"],
-    "GRPO with gain": ["--config=configs/ucgrpo.py:demo", "--config.ucgrpo.beta=0.0"],
+    "GRPO with gain": ["--config=configs/grpo.py:demo", "--config.ucgrpo.gain=2.0"],
+    "GRPO, where first": ["--config=configs/ucgrpo.py:demo", "--config.ucgrpo.beta=0.0"],
     "UC-GRPO": ["--config=configs/ucgrpo.py:demo"],
 }
 
@@ -73,6 +82,39 @@ def train(method: str, seed: str) -> Path:
     return workdir
 
 
+def sample_start(seed: str) -> Summary:
+    """The start, sampled at temperature 1 on the same faces."""
+    out = Path(_WORKDIR.value) / f"start-sampled-{seed}"
+    if not (out / "results.json").exists():
+        command = [
+            *(sys.executable, "-m", "actfer_jax.evaluate", "--config=configs/eval/synth_faces.py", "--checkpoint=demo"),
+            *(f"--out={out}", "--config.greedy=False", f"--config.seed={seed}", "--config.queries=70"),
+            *(f"--config.data.split={_SPLIT.value}", f"--config.data.size={_EPISODES.value}"),
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads((out / "results.json").read_text())["results"]
+
+
+def figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Figure:
+    """Zoom rates on subtle and on plain faces by step, a panel for each method: mean over seeds and range."""
+    drawn = Figure(figsize=(3.0 * len(curves), 3.0), dpi=150, layout="constrained")
+    panels = np.atleast_1d(drawn.subplots(1, len(curves), sharey=True))
+    for panel, (method, runs) in zip(panels, curves.items(), strict=True):
+        for name, colour in (("subtle", COLOURS[0]), ("plain", COLOURS[1])):
+            rates = [np.convolve([r[f"zoom_rate/{name}"] for r in run], np.ones(5) / 5, "valid") for run in runs]
+            steps = [record["step"] for record in runs[0]][2:-2]
+            panel.plot(steps, np.mean(rates, 0), color=colour, label=f"{name} faces")
+            panel.fill_between(steps, np.min(rates, 0), np.max(rates, 0), color=colour, alpha=0.2, linewidth=0)
+        panel.set_title(method, loc="left")
+        panel.set_xlabel("step")
+        panel.set_ylim(0, 1)
+        panel.grid(axis="y", color="#e4e4e4")
+        panel.spines[["top", "right"]].set_visible(False)
+    drawn.axes[0].set_ylabel("share of episodes with a zoom")
+    drawn.axes[0].legend(frameon=False, loc="lower left")
+    return drawn
+
+
 def _evaluation(workdir: Path) -> dict[str, Any]:
     path = workdir / "evaluation.json"
     return json.loads(path.read_text()) if path.exists() else {}
@@ -90,19 +132,28 @@ def row(title: str, runs: Sequence[Summary], minutes: Sequence[float]) -> list[s
 def main(argv: Sequence[str]) -> None:
     del argv
     methods = _METHODS.value or list(METHODS)
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {START: {}, SAMPLED: {}}
+    curves: dict[str, list[list[dict[str, Any]]]] = {}
     for seed in _SEEDS.value:
+        results[SAMPLED][seed] = {"evaluation": sample_start(seed), "minutes": None}
         for method in methods:
             workdir = train(method, seed)
             runs = _evaluation(workdir)
-            minutes = sum(record.get("perf/step_s", 0.0) for record in read_metrics(workdir)) / 60
-            results.setdefault("start", {})["0"] = {"evaluation": runs["before"], "minutes": None}
+            records = read_metrics(workdir)
+            minutes = sum(record.get("perf/step_s", 0.0) for record in records) / 60
+            if METHODS[method] is not CONTINUED:
+                curves.setdefault(method, []).append(records)
+                results[START] = {"0": {"evaluation": runs["before"], "minutes": None}}
             results.setdefault(method, {})[seed] = {"evaluation": runs["after"], "minutes": minutes}
             if _JSON.value:
                 Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(_JSON.value, json.dumps(results, indent=1) + "\n")
+            if _PNG.value and curves:
+                write_atomically(_PNG.value, plots.png(figure(curves)))
     table = [["method", *FIGURES, "minutes"]]
     for method, by_seed in results.items():
+        if not by_seed:
+            continue
         minutes = [run["minutes"] for run in by_seed.values() if run["minutes"] is not None]
         table.append(row(method, [run["evaluation"] for run in by_seed.values()], minutes))
     print(align(table, left=1))

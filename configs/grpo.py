@@ -12,4 +12,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ucgrpo.get_config(variant)
     config.ucgrpo.beta = 0.0
     config.ucgrpo.gain = 1.0
+    config.ucgrpo.decision_start = 1
     return config

@@ -46,8 +46,12 @@ def get_config(variant: str = "") -> ConfigDict:
         config.batch.queries = 32
         config.batch.microbatches = 2
         config.batch.length = 192
+        config.rollout.max_turns = 4  # traces take up to two zooms
+        config.rollout.max_length = 224
+        config.rollout.temperature = 1.0
         config.optimizer.learning_rate = 2e-3
         config.optimizer.weight_decay = 0.01
+        config.optimizer.eps = 1e-8
         config.checkpoint.every = 100
         config.logging.every = 10
     return config

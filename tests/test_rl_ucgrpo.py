@@ -216,6 +216,21 @@ def test_a_single_arm_gives_plain_grpo(reward, looked, config):
     jax.tree.map(np.testing.assert_array_equal, state, warm_state())
 
 
+def test_the_decision_is_learned_from_its_first_step_on():
+    config = ucgrpo.UCGRPOConfig(decision_start=3, ramp=0, n_min=0)
+    reward, looked = np.array([[0.2, 0.9, 0.4, 0.5]]), np.array([[1, 1, 0, 0]])
+
+    def at(step):
+        config_then = ucgrpo.at_step(config, step)
+        return ucgrpo.advantages(reward, reward, looked, [0], warm_state(), config=config_then, step=step)
+
+    for step, factor in ((1, 0), (2, 0), (3, 1), (4, 1)):
+        result, state = at(step)
+        assert np.sign(np.asarray(result.between)).tolist() == [[factor, factor, -factor, -factor]]
+        np.testing.assert_allclose(np.sign(result.within), [[-1, 1, -1, 1]])
+        jax.tree.map(np.testing.assert_array_equal, state, at(9)[1])  # the calibration counts from the first
+
+
 @pytest.mark.parametrize("n", [2, 7])
 @pytest.mark.parametrize("std", ["group", "batch", "none"])
 def test_equal_rewards_give_exactly_nothing(n, std):
@@ -398,7 +413,15 @@ def test_diagnostics_count_the_groups_whose_sign_the_calibration_turned():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("std", "global"), ("credit", "token"), ("eps", 0.0), ("beta", 1.5), ("kappa", -1.0), ("u_max", float("nan"))],
+    [
+        ("std", "global"),
+        ("credit", "token"),
+        ("eps", 0.0),
+        ("beta", 1.5),
+        ("kappa", -1.0),
+        ("u_max", float("nan")),
+        ("decision_start", -1),
+    ],
 )
 def test_bad_constants_are_named(field, value):
     with pytest.raises(ValueError, match=f"^{field} "):

@@ -13,7 +13,7 @@ Shapes: B queries, G rollouts of each, E emotion classes, N = B * G rows, L toke
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,7 @@ class UCGRPOConfig:
       ema_rate: how fast a class forgets, per group of four rollouts that split evenly.
       beta: share of the calibrated utility in the weight of the decision, once warm.
       gain: weight of the decision against what follows it.
+      decision_start: the step from which the decision is learned; up to it `gain` is 0 (see `at_step`).
       u_max: bound of the calibrated utility, in units of reward.
       cost: what inspecting costs, in units of reward: the zoom price.
       n_min: how much contrast a class must have seen before it is used.
@@ -54,6 +55,7 @@ class UCGRPOConfig:
     ema_rate: float = 0.05
     beta: float = 0.5
     gain: float = 2.0
+    decision_start: int = 1
     u_max: float = 0.5
     cost: float = 0.03
     n_min: float = 20.0
@@ -64,7 +66,7 @@ class UCGRPOConfig:
     forced_arm_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("kappa", "kappa_g", "gain", "u_max", "cost", "n_min", "ramp"):
+        for field in ("kappa", "kappa_g", "gain", "u_max", "cost", "n_min", "ramp", "decision_start"):
             value = getattr(self, field)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{field} must be a number of at least 0, got {value}")
@@ -118,6 +120,16 @@ class Result(NamedTuple):
     """[B], share of the valid rollouts that inspected."""
     rollouts: jax.Array
     """[B], number of valid rollouts."""
+
+
+def at_step(config: UCGRPOConfig, step: int) -> UCGRPOConfig:
+    """The constants of a step (counted from 1): before `decision_start`, nothing is learned between the arms.
+
+    What looking brings depends on where one looks. A policy that looks anywhere learns that looking is not worth its
+    price, and then never learns where. So where to look can be learned first, from the rewards within the arms, and
+    when to look from there on.
+    """
+    return replace(config, gain=0.0) if step < config.decision_start else config
 
 
 def init_calibration(num_classes: int) -> Calibration:

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     # Beside the policy as it is: told to answer at once; zoomed views greyed; zoomed views without their finer pixels.
     config.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.queries = 64  # pictures at a time
-    config.seed = 0  # of the bootstrap intervals
+    config.seed = 0  # of the bootstrap intervals, and of the sampling
+    config.greedy = True  # or sample, as in training
     config.dtype = "float32"
     return config
