@@ -27,11 +27,11 @@ from actfer_jax.files import write_atomically
 from actfer_jax.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/methods", "Where the runs are kept.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the training.")
+_SEEDS = flags.DEFINE_list("seeds", ["10", "11", "12"], "Seeds of the training; none of them was used for tuning.")
 _METHODS = flags.DEFINE_list("methods", None, "Which methods; all of them by default.")
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out faces: test, or validation while anything is still tuned.")
 _EPISODES = flags.DEFINE_integer("episodes", 700, "How many held-out faces.")
-_SFT_STEPS = flags.DEFINE_integer("sft_steps", 400, "Steps of continued supervised training.")
+_SFT_STEPS = flags.DEFINE_integer("sft_steps", 600, "Steps of continued supervised training.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures of all runs.")
 _PNG = flags.DEFINE_string("png", None, "File for the figure.")
 _EXTRA = flags.DEFINE_multi_string("extra", [], "A config override for the runs of reinforcement learning: key=value.")

@@ -51,7 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.rollout.temperature = 1.0
         config.optimizer.learning_rate = 2e-3
         config.optimizer.weight_decay = 0.01
-        config.optimizer.eps = 1e-8
+        config.optimizer.b1, config.optimizer.eps = 0.9, 1e-8
         config.checkpoint.every = 100
         config.logging.every = 10
     return config
