@@ -80,7 +80,7 @@ class Checkpoints:
             # Of an object store Orbax asks things by Google's own client, which has errors of its own, or is not there.
             if not isinstance(error, OSError) and not is_remote(self.directory):
                 raise
-            remedy = "pip install 'actfer_jax[tpu]'" if isinstance(error, ImportError) else "choose another workdir"
+            remedy = "pip install -e '.[tpu]'" if isinstance(error, ImportError) else "choose another workdir"
             message = f"checkpoints cannot be kept under {self.directory}: {error}; {remedy}"
             raise CheckpointError(message) from error
 

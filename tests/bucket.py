@@ -12,6 +12,7 @@ import ipaddress
 import json
 import re
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,14 @@ class Bucket:
             return {"items": [self.describe(name) for name in names if ends[name] < 0], "prefixes": prefixes}
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        if not isinstance(sys.exception(), OSError):  # A client that was killed hangs up.
+            super().handle_error(request, client_address)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -122,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.bucket.lock:
             for method, pattern, handle in ROUTES:
                 match = re.fullmatch(pattern, url.path)
-                if match and self.command in method:
+                if match and self.command in method.split():
                     return handle(self, *map(unquote, match.groups()), query=query, body=body)
         self.answer(400, f"the stand-in does not know {self.command} {self.path}".encode())
 
@@ -130,6 +139,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def about(self, *, query, body) -> None:
         self.answer(200, {"kind": "storage#bucket", "name": NAME, "location": "US", "locationType": "region"})
+
+    def elsewhere(self, *, query, body) -> None:
+        self.answer(403)
 
     def layout(self, *, query, body) -> None:
         self.answer(200, {"kind": "storage#storageLayout", "bucket": NAME, "location": "US"})
@@ -199,6 +211,7 @@ ROUTES = (
     ("GET", f"/storage/v1/b/{NAME}/o/([^/]+)", Handler.get),
     ("DELETE", f"/storage/v1/b/{NAME}/o/([^/]+)", Handler.delete),
     ("GET", f"/{NAME}/(.+)", Handler.get),
+    ("GET POST", f"/(?:upload/)?storage/v1/b/(?!{NAME}/).*", Handler.elsewhere),
 )
 
 
@@ -225,8 +238,7 @@ def serve(directory: Path) -> Iterator[Bucket]:
     """Serves an empty bucket from threads of this process; `directory` gets a certificate."""
     certificate = _certify(directory)
     handler = type("BucketHandler", (Handler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), handler)
     handler.bucket = Bucket(server, certificate)
     handler.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     handler.tls.load_cert_chain(certificate)
