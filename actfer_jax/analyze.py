@@ -9,9 +9,9 @@ model saw) and `index.html`, one page that shows it all and needs nothing else.
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from absl import app, flags
+from etils import epath
 
 from actfer_jax import analysis_page, cli, facs
 from actfer_jax.agent.episode import Episode, Reference
@@ -34,7 +34,7 @@ def caveat(trained_on: Sequence[str]) -> str:
     return RENDERED_ONLY if set(trained_on) == {"synth_faces"} else ""
 
 
-def analyze(paths: Sequence[str], checkpoint: str, out: Path, dtype: str) -> int:
+def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str) -> int:
     """Analyses pictures one after the other; those that cannot be read are reported and passed over.
 
     Args:
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("give at least one picture")
     given = flags.FLAGS
-    unread = analyze(argv[1:], given.checkpoint, Path(given.out), given.dtype)
+    unread = analyze(argv[1:], given.checkpoint, epath.Path(given.out), given.dtype)
     if unread:
         sys.exit(f"error: {unread} of {len(argv) - 1} pictures could not be read")
 

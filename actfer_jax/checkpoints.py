@@ -3,6 +3,9 @@
 Orbax writes the arrays, in the background. It does not notice damaged files when it reads them back, so the size and
 SHA-256 of every file of a step are written into the step just before a rename commits it: a step that can be seen has
 its checksums, and a step that does not match them is set aside.
+
+In an object store, which cannot rename, a step is filled where it is to stay and committed by a marker object after its
+checksums. A step without the marker is removed at the next start.
 """
 
 import errno
@@ -21,12 +24,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from actfer_jax import hosts
+from actfer_jax.files import is_remote, reason
 
 log = logging.getLogger(__name__)
 
 _CHECKSUMS = "checksums.json"
+_MARKER = "commit_success.txt"
 # Orbax completes these two after the checksums are taken; nothing that is restored depends on them.
-_UNCHECKED = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+_UNCHECKED = {"_CHECKPOINT_METADATA", _MARKER}
+_BLOCK = 2**24
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,6 +68,7 @@ class Checkpoints:
             preservation_policy=policy.AnyPreservationPolicy(keepers),
             best_fn=self._score if best_metric is not None else None,
             # A step is renamed out of sight before its files go: a kill in between leaves no step with a part missing.
+            # In an object store it does leave one, of which the next start finds that it is damaged.
             todelete_subdir="deleted",
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
@@ -69,8 +76,12 @@ class Checkpoints:
             hosts.from_first(self._tidy)
             # All processes see the steps that the first one left.
             self._manager = ocp.CheckpointManager(self.directory, options=options)
-        except OSError as error:
-            message = f"checkpoints cannot be kept under {self.directory}: {error}; choose another workdir"
+        except Exception as error:
+            # Of an object store Orbax asks things by Google's own client, which has errors of its own, or is not there.
+            if not isinstance(error, OSError) and not is_remote(self.directory):
+                raise
+            remedy = "pip install -e '.[tpu]'" if isinstance(error, ImportError) else "choose another workdir"
+            message = f"checkpoints cannot be kept under {self.directory}: {error}; {remedy}"
             raise CheckpointError(message) from error
 
     def steps(self) -> list[int]:
@@ -183,28 +194,28 @@ class Checkpoints:
 
         Only process 0 gets here, when all processes have written their files.
         """
-        # On storage that cannot rename, Orbax fills the step itself and commits it by a marker file.
-        step_directory = next(iter(self._unfinished(self._saving)), self.directory / str(self._saving))
+        (step_directory,) = self._unfinished(str(self._saving))
         names = sorted({path.relative_to(step_directory).as_posix() for path in _files(step_directory)} - _UNCHECKED)
         with ThreadPoolExecutor() as pool:
             sums = dict(zip(names, pool.map(lambda name: _checksum(step_directory / name), names), strict=True))
         (step_directory / _CHECKSUMS).write_text(json.dumps({"step": self._saving, "files": sums}, indent=1))
 
-    def _unfinished(self, step: int | str | None) -> list[epath.Path]:
-        """What Orbax fills, to rename it in the end."""
-        return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+    def _unfinished(self, step: str = r"\d+") -> list[epath.Path]:
+        """What Orbax fills, to commit it in the end."""
+        name = re.compile(rf"{step}(\.orbax-checkpoint-tmp.*)?")
+        return [path for path in self.directory.iterdir() if name.fullmatch(path.name) and not _is_committed(path)]
 
-    def _remove_unfinished(self, step: int | str | None) -> None:
+    def _remove_unfinished(self, step: str = r"\d+") -> None:
         for path in self._unfinished(step):
             path.rmtree()
 
     def _committed(self) -> list[epath.Path]:
-        return [path for path in self.directory.iterdir() if re.fullmatch(r"\d+", path.name)]
+        return [path for path in self.directory.iterdir() if _is_committed(path)]
 
     def _tidy(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._set_damaged_aside()
-        self._remove_unfinished("*")
+        self._remove_unfinished()
         self._empty_deleted()
 
     def _set_damaged_aside(self) -> None:
@@ -229,13 +240,17 @@ class Checkpoints:
             step = self._saving
             with suppress(OSError):
                 if hosts.is_first():
-                    self._remove_unfinished(step)
+                    self._remove_unfinished(str(step))
             steps = [int(path.name) for path in self._committed()]
             resume = f"the same command resumes from step {max(steps)}" if steps else "the same command starts again"
             remedy = "the disk is full: free some space, then " if _disk_is_full(error) else ""
             cause = (str(error) or repr(error)).splitlines()[0][:300]
             message = f"step {step} could not be saved under {self.directory}: {cause}; {remedy}{resume}"
             raise CheckpointError(message) from error
+
+
+def _is_committed(path: epath.Path) -> bool:
+    return re.fullmatch(r"\d+", path.name) is not None and (not is_remote(path) or (path / _MARKER).exists())
 
 
 def _numbered(name: str) -> Iterator[str]:
@@ -265,8 +280,12 @@ def _files(directory: epath.Path) -> Iterator[epath.Path]:
 
 
 def _checksum(path: epath.Path) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        return {"size": path.stat().length, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def _damage(step_directory: epath.Path) -> str:
@@ -283,7 +302,7 @@ def _damage(step_directory: epath.Path) -> str:
         try:
             return "" if _checksum(step_directory / name) == files[name] else f"{name} has changed"
         except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
+            return f"{name} cannot be read: {reason(error)}"
 
     with ThreadPoolExecutor() as pool:
         return next((reason for reason in pool.map(check, files) if reason), "")

@@ -10,9 +10,10 @@ from absl import logging as absl_logging
 from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import ConfigError
 from actfer_jax.data.sources import DataError
+from actfer_jax.files import FILE_ERRORS
 from actfer_jax.metrics import WorkdirError
 
-USER_ERRORS = (ConfigError, DataError, WorkdirError, CheckpointError, OSError)
+USER_ERRORS = (ConfigError, DataError, WorkdirError, CheckpointError, *FILE_ERRORS)
 
 
 def run(main: Callable[[list[str]], None], *, arguments: bool = False) -> None:

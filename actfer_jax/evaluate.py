@@ -9,9 +9,9 @@ Prints a table and writes to the output directory `results.json` (every figure, 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from actfer_jax import cli
@@ -57,7 +57,7 @@ class EvaluateConfig:
             raise ValueError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
 
 
-def evaluate(config: EvaluateConfig, checkpoint: str, out: Path) -> dict[str, Summary]:
+def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path) -> dict[str, Summary]:
     """Plays every episode and writes the results.
 
     Args:
@@ -111,7 +111,7 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: Path) -> dict[str, Su
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
-    summaries = evaluate(read_config(given.config, EvaluateConfig, "config"), given.checkpoint, Path(given.out))
+    summaries = evaluate(read_config(given.config, EvaluateConfig, "config"), given.checkpoint, epath.Path(given.out))
     print(controls_table({"": summaries}))
     print()
     print(classes_table(summaries[NORMAL]))

@@ -4,21 +4,22 @@ python -m actfer_jax.export --workdir=runs/ucgrpo --out=runs/ucgrpo-policy
 """
 
 import json
-from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from actfer_jax import cli
 from actfer_jax.agent_loader import load_agent
 from actfer_jax.checkpoints import Checkpoints
 from actfer_jax.config import ConfigError, read_config
+from actfer_jax.files import FILE_ERRORS
 from actfer_jax.metrics import MANIFEST
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.settings import TrainConfig
 from actfer_jax.train import initial_state, save_policy
 
 
-def export(workdir: Path, out: Path) -> int:
+def export(workdir: epath.Path, out: epath.Path) -> int:
     """Writes the policy of the newest sound checkpoint of `workdir` to `out`; returns its step.
 
     Raises:
@@ -26,7 +27,7 @@ def export(workdir: Path, out: Path) -> int:
     """
     try:
         raw_config = json.loads((workdir / MANIFEST).read_text())["config"]
-    except (OSError, ValueError, KeyError) as error:
+    except (*FILE_ERRORS, ValueError, KeyError) as error:
         raise ConfigError(f"{workdir} is not the workdir of a training run ({error})") from error
     config = read_config(raw_config, TrainConfig, "config")
     agent = load_agent(config.model, config.views, config.rollout, seed=config.seed)
@@ -42,7 +43,7 @@ def export(workdir: Path, out: Path) -> int:
 
 def main(argv: list[str]) -> None:
     del argv
-    step = export(Path(flags.FLAGS.workdir), Path(flags.FLAGS.out))
+    step = export(epath.Path(flags.FLAGS.workdir), epath.Path(flags.FLAGS.out))
     print(f"the policy after step {step} is in {flags.FLAGS.out}")
 
 

@@ -1,12 +1,25 @@
-"""Files that are whole or absent, whenever the process is killed."""
+"""Files that are whole or absent, whenever the process is killed, on a file system or in an object store."""
 
 import os
+from pathlib import Path
 
+import tensorflow as tf
 from etils import epath
+
+# What reading or writing a file may raise: object stores are reached through TensorFlow, which has errors of its own.
+FILE_ERRORS: tuple[type[OSError], type[Exception]] = (OSError, tf.errors.OpError)
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path leads into an object store (`gs://bucket/name`)."""
+    return "://" in os.fspath(path)
 
 
 def write_atomically(path: epath.PathLike, data: bytes | str, *, sync: bool = True) -> None:
-    """Writes a file under a temporary name beside it and renames it, replacing what was there.
+    """Writes a whole file, replacing what was there.
+
+    A local file is written under a temporary name beside it and renamed. An object store cannot rename, and shows an
+    object only when all of it has arrived.
 
     Args:
       path: the file; its directory must exist.
@@ -17,14 +30,42 @@ def write_atomically(path: epath.PathLike, data: bytes | str, *, sync: bool = Tr
       OSError: the disk is full or the directory cannot be written; nothing is left under either name.
     """
     path = epath.Path(path)
+    content = data.encode() if isinstance(data, str) else data
+    if is_remote(path):
+        try:
+            path.write_bytes(content)
+        except tf.errors.OpError as error:
+            raise OSError(f"{path}: {error.message}") from error
+        return
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.write(content)
             file.flush()
-            if sync and "://" not in os.fspath(path):
+            if sync:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def copy_tree(source: Path, target: epath.PathLike) -> None:
+    """Copies a local directory's files, replacing those of the same name.
+
+    Raises:
+      OSError: one of them could not be written.
+    """
+    for path in sorted(source.rglob("*")):
+        copy = epath.Path(target) / path.relative_to(source).as_posix()
+        if path.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                epath.Path(path).copy(copy, overwrite=True)
+            except tf.errors.OpError as error:
+                raise OSError(f"{copy}: {error.message}") from error
+
+
+def reason(error: Exception) -> str:
+    """What one of `FILE_ERRORS` says, in a line."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0][:300]

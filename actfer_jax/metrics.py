@@ -27,7 +27,7 @@ from clu import metric_writers
 from etils import epath
 
 import actfer_jax
-from actfer_jax.files import write_atomically
+from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,11 @@ class MetricWriter:
     A record is `{"step": n, name: number, ...}`, names sorted, floats with all their digits, null for what is not
     finite. What belongs to a step should be written before the checkpoint of that step: a resumed run starts after it.
 
+    A local file is appended to. An object cannot be: of a workdir in an object store all lines are kept, and the object
+    is written anew with each record.
+
     Args:
-      workdir: an existing directory on a local disk.
+      workdir: an existing directory.
       resume_step: the step that was restored; later records are dropped. None: a fresh start, which drops all.
 
     Raises:
@@ -93,7 +96,7 @@ class MetricWriter:
 
     def __init__(self, workdir: epath.PathLike, resume_step: int | None = None):
         self._path = epath.Path(workdir) / METRICS
-        kept = []
+        kept: list[bytes] = []
         self._last_step: int | None = None
         if resume_step is not None and self._path.exists():
             for record, line in _complete_lines(self._path):
@@ -101,7 +104,8 @@ class MetricWriter:
                     kept.append(line + b"\n")
                     self._last_step = record["step"]
         write_atomically(self._path, b"".join(kept))
-        self._file = open(self._path, "ab", buffering=0)
+        self._lines = kept
+        self._file = None if is_remote(self._path) else open(self._path, "ab", buffering=0)
         self._tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(os.fspath(workdir)))
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -121,14 +125,19 @@ class MetricWriter:
             )
         numbers = {name: _number(name, metrics[name]) for name in sorted(metrics)}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        unwritten = json.dumps({"step": step, **finite}, allow_nan=False).encode() + b"\n"
-        try:
-            while unwritten:
-                unwritten = unwritten[self._file.write(unwritten) :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, os.fspath(self._path)) from error
+        self._append(json.dumps({"step": step, **finite}, allow_nan=False).encode() + b"\n")
         self._last_step = step
         self._tensorboard.write_scalars(step, numbers)
+
+    def _append(self, line: bytes) -> None:
+        if self._file is None:
+            self._lines.append(line)
+            return write_atomically(self._path, b"".join(self._lines))
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(self._path)) from error
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Shows pictures, uint8 [H, W, 3] or [N, H, W, 3], in TensorBoard."""
@@ -146,7 +155,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Writes out what is still queued."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._tensorboard.close()
 
     def __enter__(self) -> "MetricWriter":
@@ -363,8 +373,8 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
         probe = workdir / f".writable-{jax.process_index()}"
         write_atomically(probe, b"")
         probe.unlink()
-    except OSError as error:
-        message = f"workdir {workdir} cannot be written ({error.strerror or error}): choose another with --workdir"
+    except FILE_ERRORS as error:
+        message = f"workdir {workdir} cannot be written ({reason(error)}): choose another with --workdir"
         raise WorkdirError(message) from error
     path = workdir / MANIFEST
     if not path.exists():

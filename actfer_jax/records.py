@@ -11,13 +11,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
-from actfer_jax.files import write_atomically
+from actfer_jax.files import is_remote, write_atomically
 
 # What every record holds; a value that does not apply is None. The writer adds `images`.
 KEYS = (
@@ -34,6 +35,7 @@ KEYS = (
     "reward",  # its parts by name
     "advantage",
 )
+_THREADS = 16  # Compressing keeps a few of them busy; with an object store they mostly wait.
 _SHARD = re.compile(r"step-(\d+)-host(\d+)\.jsonl")
 
 
@@ -70,14 +72,18 @@ class EpisodeWriter:
           RecordError: a key is missing, a value has no JSON form (NaN included), or a picture is not uint8 [H, W, 3].
           OSError: the disk is full; names the file.
         """
-        lines = []
+        lines, unsaved = [], dict[str, np.ndarray]()
         for record, pictures in episodes:
             missing = [key for key in KEYS if key not in record]
             if missing:
                 raise RecordError(f"episode {record.get('id', '?')!r} has no {', '.join(missing)}")
-            images = [self._save_picture(picture) for picture in pictures]
+            images = [picture_name(picture) for picture in pictures]
+            unsaved.update(zip(images, pictures, strict=True))
             plain = _plain({**record, "images": images}, f"episode {record['id']!r}")
             lines.append(json.dumps(plain, allow_nan=False) + "\n")
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(self._save_picture, unsaved.keys(), unsaved.values()):
+                pass  # An error is raised here.
         path = self._workdir / "episodes" / f"step-{step:08d}-host{self._host}.jsonl"
         write_atomically(path, "".join(lines))
         return path
@@ -88,14 +94,13 @@ class EpisodeWriter:
             if _number(path)[0] > step:
                 path.unlink(missing_ok=True)
 
-    def _save_picture(self, pixels: np.ndarray) -> str:
-        name = picture_name(pixels)
+    def _save_picture(self, name: str, pixels: np.ndarray) -> None:
         path = self._workdir / name
-        if not path.exists():
+        # To ask an object store takes as long as to write.
+        if is_remote(path) or not path.exists():
             data = io.BytesIO()
             Image.fromarray(pixels).save(data, "png", compress_level=1)
             write_atomically(path, data.getvalue(), sync=False)
-        return name
 
 
 def picture_name(pixels: np.ndarray) -> str:

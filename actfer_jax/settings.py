@@ -59,7 +59,7 @@ class LoggingConfig:
       every: steps between two rows of metrics.
       episodes_every: steps between two episodes in TensorBoard; 0 for none.
       records_every: steps between two files of episode records; 0 for none.
-      profile_start, profile_steps: the window that the profiler records; 0 steps for none.
+      profile_start, profile_steps: the window that the profiler records, counted from 1 at each start; 0 for none.
     """
 
     every: int = 1

@@ -2,7 +2,8 @@
 
     python -m actfer_jax.train --config=configs/ucgrpo.py:demo --workdir=runs/ucgrpo
 
-With several processes the same command is started on every host, with a workdir that all of them see. On a TPU they
+With several processes the same command is started on every host, with a workdir that all of them see: on a shared file
+system or in a bucket (`--workdir=gs://bucket/run`, which needs the package's extra `tpu`). On a TPU they
 find each other; elsewhere `--coordinator`, `--processes` and `--process` say who is who.
 
 The run goes on by itself if the workdir holds a checkpoint. The workdir gets `metrics.jsonl` and TensorBoard files,
@@ -15,9 +16,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,7 @@ import ml_collections
 import numpy as np
 import optax
 from absl import flags
+from etils import epath
 from flax import nnx
 from ml_collections import config_flags
 
@@ -51,7 +54,7 @@ from actfer_jax.evaluation.controls import evaluate_policy
 from actfer_jax.evaluation.metrics import summarise
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import controls_table
-from actfer_jax.files import write_atomically
+from actfer_jax.files import copy_tree, write_atomically
 from actfer_jax.hosts import Interrupted, Termination, termination
 from actfer_jax.metrics import (
     MANIFEST,
@@ -70,7 +73,7 @@ from actfer_jax.records import EpisodeWriter
 from actfer_jax.rl import rewards, ucgrpo
 from actfer_jax.rollout.batch import ImageSlots, Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
-from actfer_jax.settings import TrainConfig
+from actfer_jax.settings import LoggingConfig, TrainConfig
 from actfer_jax.sharding import cast, holders, local, make_meshes, place, place_parameters, shared_rows
 from actfer_jax.train_step import (
     PolicyBatch,
@@ -110,7 +113,7 @@ class StepOutput(NamedTuple):
 StepFunction = Callable[[RunState, int], StepOutput]
 
 
-def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigDict, stop: Termination) -> None:
+def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination) -> None:
     """Runs the whole training of a config in a workdir.
 
     Raises:
@@ -141,18 +144,20 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
         _evaluate("before", config, agent, agent.params, workdir, stop)
         make_step = _sft_steps if config.algorithm == "sft" else _rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
+        profiler = _Profiler(config.logging, workdir)
         progress, alarms, meter = Progress(config.steps, start), Alarms(), ResourceMeter()
         goodput = Goodput(**restored[2]["goodput"]) if restored else Goodput()
         with MetricWriter(workdir, start if restored else None) if hosts.is_first() else nullcontext() as writer:
             if writer is not None:
                 writer.write_hparams(raw_config)
             try:
-                for step in range(start + 1, config.steps + 1):
-                    _profile(config, step - start, workdir)
-                    began = time.perf_counter()
-                    state, metrics, *episodes = step_function(state, step)
-                    goodput.add(time.perf_counter() - began)
-                    metrics |= {"perf/step_s": time.perf_counter() - began, "perf/goodput": goodput.share()}
+                for number, step in enumerate(range(start + 1, config.steps + 1), start=1):
+                    with profiler.step(number):
+                        began = time.perf_counter()
+                        state, metrics, *episodes = step_function(state, step)
+                        took = time.perf_counter() - began
+                    goodput.add(took)
+                    metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()}
                     metrics |= meter.metrics()
                     if writer is not None and (step % config.logging.every == 0 or step == config.steps):
                         writer.write(step, metrics)
@@ -179,7 +184,7 @@ def train(config: TrainConfig, workdir: Path, raw_config: ml_collections.ConfigD
     _evaluate("after", config, agent, params, workdir, stop)
 
 
-def _open_workdir(workdir: Path, raw_config: ml_collections.ConfigDict) -> None:
+def _open_workdir(workdir: epath.Path, raw_config: ml_collections.ConfigDict) -> None:
     """Makes the workdir a workdir of this run, and makes sure that every process can use it.
 
     Raises:
@@ -194,7 +199,7 @@ def _open_workdir(workdir: Path, raw_config: ml_collections.ConfigDict) -> None:
     if not all(hosts.gather((workdir / MANIFEST).exists())):
         raise ConfigError(
             f"the workdir {workdir} of process 0 is not seen by all processes: give a --workdir on a file system "
-            "that every host has mounted"
+            "that every host has mounted, or in a bucket"
         )
     if not hosts.is_first():
         # By now the manifest is there: whoever was started with another config ends.
@@ -476,7 +481,7 @@ def _show_episodes(
 
 
 def _evaluate(
-    when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: Path, stop: Termination
+    when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: epath.Path, stop: Termination
 ) -> None:
     """Evaluates greedily into `evaluation.json`, unless an earlier start did; prints the table at the end."""
     evaluation = config.evaluation
@@ -503,7 +508,7 @@ def _evaluate(
         print(controls_table(runs), flush=True)
 
 
-def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory: Path) -> None:
+def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory: epath.Path) -> None:
     """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on."""
     model = nnx.merge(agent.graphdef, params)
     model.source = str(config.model.directory)
@@ -520,15 +525,27 @@ def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory:
     log.info("the policy is in %s", directory)
 
 
-def _profile(config: TrainConfig, steps_done: int, workdir: Path) -> None:
-    """Starts and stops the profiler at the ends of its window, on the first process."""
-    logging_config = config.logging
-    if not hosts.is_first():
-        return
-    if logging_config.profile_steps and steps_done == logging_config.profile_start:
-        jax.profiler.start_trace(workdir / "profile")
-    elif logging_config.profile_steps and steps_done == logging_config.profile_start + logging_config.profile_steps:
-        jax.profiler.stop_trace()
+class _Profiler:
+    """Traces a window of the steps of this start, on the first process.
+
+    The trace is made on the local disk and copied when it is complete: jax's profiler writes to no object store.
+    """
+
+    def __init__(self, config: LoggingConfig, workdir: epath.Path):
+        steps = config.profile_steps if hosts.is_first() else 0
+        self._window = range(config.profile_start, config.profile_start + steps)
+        self._target = workdir / "profile"
+        self._scratch = TemporaryDirectory() if steps else None
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Surrounds a step; they are counted from 1."""
+        if self._scratch is not None and number == self._window[0]:
+            jax.profiler.start_trace(self._scratch.name)
+        yield
+        if self._scratch is not None and number == self._window[-1]:
+            jax.profiler.stop_trace()
+            copy_tree(Path(self._scratch.name), self._target)
 
 
 def _count(params: nnx.State) -> int:
@@ -543,10 +560,8 @@ def main(argv: list[str]) -> None:
         # What all have to say is said once; warnings and errors come from every host.
         log.setLevel(logging.WARNING)
     config = read_config(given.config, TrainConfig, "config")
-    if "://" in given.workdir:
-        raise ConfigError(f"--workdir is {given.workdir}; a run needs a mounted file system so far: give a path on one")
     with termination() as stop, suppress(Interrupted):
-        train(config, Path(given.workdir), given.config, stop)
+        train(config, epath.Path(given.workdir), given.config, stop)
 
 
 if __name__ == "__main__":

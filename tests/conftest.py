@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# TensorFlow, which reads this when it is imported, need not see at once what others write into a bucket.
+os.environ["GCS_STAT_CACHE_MAX_AGE"] = "0"
 
 import pytest
 

@@ -88,13 +88,6 @@ def undisturbed(request, shared) -> tuple[str, Path]:
     return request.param, workdir
 
 
-def test_a_remote_workdir_is_refused_and_no_directory_made_of_its_name(shared):
-    result = start(shared, "sft", "gs://bucket/run")
-    assert result.returncode == 1
-    assert "--workdir is gs://bucket/run" in result.stderr and "Traceback" not in result.stderr
-    assert not (ROOT / "gs:").exists()
-
-
 def without_timings(workdir: Path) -> list[dict]:
     return [{name: value for name, value in record.items() if not is_timing(name)} for record in read_metrics(workdir)]
 

@@ -5,6 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from actfer_jax.files import write_atomically
+
 FILE_NAME = "actfer.json"
 
 
@@ -23,8 +27,8 @@ class PolicyCard:
     views: dict[str, Any]
     rollout: dict[str, Any]
 
-    def save(self, directory: str | Path) -> None:
-        (Path(directory) / FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+    def save(self, directory: epath.PathLike) -> None:
+        write_atomically(epath.Path(directory) / FILE_NAME, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path) -> "PolicyCard":

@@ -11,6 +11,7 @@ import numpy as np
 from actfer_jax.agent.episode import Reference
 from actfer_jax.data import synth_faces
 from actfer_jax.faces.store import FaceStore
+from actfer_jax.files import is_remote
 
 
 class DataError(ValueError):
@@ -70,6 +71,8 @@ class DataConfig:
             raise ValueError(f"split is {self.split!r}; choose train, validation or test")
         if self.size < 1:
             raise ValueError(f"size is {self.size}; it must be at least 1")
+        if is_remote(self.directory):
+            raise ValueError(f"directory is {self.directory!r}; data is prepared on a disk of each host: give a path")
 
 
 def open_face_store(config: DataConfig) -> FaceStore:

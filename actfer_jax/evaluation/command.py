@@ -1,30 +1,31 @@
 """What the commands that let a checkpoint act share: where they write, and what they load."""
 
-from pathlib import Path
+from etils import epath
 
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
 from actfer_jax.config import ConfigError
 from actfer_jax.faces.views import ViewConfig
+from actfer_jax.files import FILE_ERRORS, reason
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rollout.engine import RolloutConfig
 
 
-def open_output(directory: Path) -> EpisodeWriter:
+def open_output(directory: epath.Path) -> EpisodeWriter:
     """Makes a directory for results, without the episodes of an earlier call.
 
     Raises:
       ConfigError: it cannot be made or written, or holds a training run, whose episodes must stay.
     """
-    if (directory / "manifest.json").exists():
-        raise ConfigError(f"{directory} holds a training run; choose another directory with --out")
     try:
+        if (directory / "manifest.json").exists():
+            raise ConfigError(f"{directory} holds a training run; choose another directory with --out")
         directory.mkdir(parents=True, exist_ok=True)
         writer = EpisodeWriter(directory)
         writer.drop_after(-1)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"{directory} cannot be written ({reason}); choose another directory with --out") from error
+    except FILE_ERRORS as error:
+        message = f"{directory} cannot be written ({reason(error)}); choose another directory with --out"
+        raise ConfigError(message) from error
     return writer
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
-from actfer_jax.models.huggingface import load_pretrained, save_pretrained
+from actfer_jax.models.huggingface import load_pretrained, local_directory, save_pretrained
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.inference import logits
 from actfer_jax.models.log_probs import token_log_probs
@@ -21,6 +21,7 @@ __all__ = [
     "image_inputs",
     "init_cache",
     "load_pretrained",
+    "local_directory",
     "logits",
     "mrope_positions",
     "on_mesh",

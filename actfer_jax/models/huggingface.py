@@ -4,12 +4,16 @@ Format: `config.json`; weights in `model.safetensors`, or in shards with a `mode
 names of tensors to files; tokenizer and processor files beside them, which pass through untouched.
 """
 
+import hashlib
 import json
+import logging
 import math
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -26,8 +31,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from actfer_jax import sharding
+from actfer_jax.files import copy_tree, is_remote, write_atomically
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
+
+log = logging.getLogger(__name__)
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
@@ -149,13 +157,53 @@ def _weight_files(directory: Path) -> list[Path]:
         raise ValueError(f"{index}: not an index of safetensors shards ({error!r})") from error
 
 
+def local_directory(path: epath.PathLike) -> Path:
+    """A model directory as one that can be read by slices: itself, or of one in an object store a local copy.
+
+    The copy is made once, under `~/.cache/actfer_jax/models`, and again when a file there has another size or time. It
+    is there whole or not at all, and stays until somebody deletes it.
+
+    Raises:
+      FileNotFoundError: what is there is not, or not yet, a model directory.
+      OSError: it changed while it was copied, or the disk is full.
+    """
+    if not is_remote(path):
+        return Path(path)
+    remote = epath.Path(path)
+    files = _listing(remote)
+    if _CONFIG not in files:
+        raise FileNotFoundError(f"{remote}: there is no {_CONFIG}; a whole Hugging Face model directory is needed")
+    key = hashlib.sha256(json.dumps([str(remote), files]).encode()).hexdigest()[:24]
+    copy = Path("~/.cache/actfer_jax/models").expanduser() / key
+    if copy.is_dir():
+        return copy
+    log.info("copying %s to %s: %.1f GB", remote, copy, sum(size for size, _ in files.values()) / 1e9)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=copy.parent, ignore_cleanup_errors=True) as scratch:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: (remote / name).copy(Path(scratch) / name), files))
+        if _listing(remote) != files:
+            raise OSError(f"{remote} changed while it was copied; try again when it is whole")
+        if not copy.is_dir():  # Another process may have been faster.
+            os.rename(scratch, copy)
+    log.info("copied %s", remote)
+    return copy
+
+
+def _listing(directory: epath.Path) -> dict[str, tuple[int, int]]:
+    """Size and time of a directory's files, by name."""
+    paths = sorted(directory.iterdir()) if directory.is_dir() else []
+    stats = {path.name: path.stat() for path in paths if not path.is_dir()}
+    return {name: (stat.length, stat.mtime) for name, stat in stats.items()}
+
+
 def load_pretrained(
-    path: str | Path, *, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None, **options: Any
+    path: epath.PathLike, *, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None, **options: Any
 ) -> Qwen3VL:
     """Loads a Hugging Face directory of a Qwen3-VL model.
 
     Args:
-      path: the directory.
+      path: the directory; of one in an object store a local copy is kept (`local_directory`).
       dtype: of the computation and, unless `param_dtype` is among the options, of the parameters.
       mesh: divides the parameters (`sharding`); each process reads only the slices it holds, once.
       **options: `param_dtype`, `remat`, `unroll` of `Qwen3VL`.
@@ -164,7 +212,7 @@ def load_pretrained(
       FileNotFoundError: the directory or one of its files is not there.
       ValueError: another architecture, a missing key, or a missing, unknown, misshapen or damaged tensor.
     """
-    directory = Path(path)
+    directory = local_directory(path)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such directory; a Hugging Face model directory is needed")
     config = Qwen3VLConfig.from_json(directory / _CONFIG)
@@ -197,15 +245,22 @@ def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable, mesh: Mesh | 
     return jax.make_array_from_callback(shape, NamedSharding(mesh, spec), part)
 
 
-def save_pretrained(model: Qwen3VL, path: str | Path) -> None:
+def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
     """Writes a Hugging Face directory that transformers loads, with the tokenizer and processor files of the source.
 
-    The directory appears whole or not at all; an existing one is replaced. With several processes all must call this,
-    and the first one writes.
+    The directory appears whole or not at all; an existing one is replaced. In an object store its `config.json`,
+    without which nothing loads it, goes first and comes last. With several processes all must call this, and the first
+    one writes.
 
     Raises:
-      OSError: it could not be written; nothing is left behind.
+      OSError: it could not be written; nothing is left behind on a file system.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as scratch:
+            save_pretrained(model, Path(scratch) / "model")
+            if jax.process_index() == 0:
+                _upload(Path(scratch) / "model", epath.Path(path))
+        return
     target = Path(path)
     writes = jax.process_index() == 0
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -220,6 +275,18 @@ def save_pretrained(model: Qwen3VL, path: str | Path) -> None:
         raise OSError(f"{target}: could not be written ({error}); free some space or choose another place") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _upload(source: Path, target: epath.Path) -> None:
+    """Replaces the files of a directory in an object store by those of a local one."""
+    (target / _CONFIG).unlink(missing_ok=True)
+    config = (source / _CONFIG).read_bytes()
+    (source / _CONFIG).unlink()
+    target.mkdir(parents=True, exist_ok=True)
+    for name in _listing(target).keys() - {path.name for path in source.iterdir()}:
+        (target / name).unlink()
+    copy_tree(source, target)
+    write_atomically(target / _CONFIG, config)
 
 
 def _write_companions(model: Qwen3VL, directory: Path) -> None:
