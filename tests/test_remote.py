@@ -66,16 +66,28 @@ def test_a_training_in_a_bucket(bucket, shared):
         for path in (workdir, expected)
     )
     assert records == others and len(records) == 3
-    weights, others = load(bucket.objects["run/policy/model.safetensors"]), load_file(expected / "policy/model.safetensors")
+    weights, others = (
+        load(bucket.objects["run/policy/model.safetensors"]),
+        load_file(expected / "policy/model.safetensors"),
+    )
     assert weights.keys() == others.keys()
     for name, value in others.items():
         np.testing.assert_array_equal(weights[name], value, err_msg=name)
-    for part in ("events.out.tfevents", "manifest.json", "profile/plugins", "policy/actfer.json", "policy/tokenizer.json"):
+    for part in (
+        "events.out.tfevents",
+        "manifest.json",
+        "profile/plugins",
+        "policy/actfer.json",
+        "policy/tokenizer.json",
+    ):
         assert any(name.startswith(f"run/{part}") for name in bucket.objects), part
     agent, _ = load_policy("gs://bucket/run/policy", "float32")
     assert agent.model_config == load_policy(str(expected / "policy"), "float32")[0].model_config
 
-    name = max((name for name in bucket.objects if name.startswith("run/checkpoints/3/state")), key=lambda name: len(bucket.objects[name]))
+    name = max(
+        (name for name in bucket.objects if name.startswith("run/checkpoints/3/state")),
+        key=lambda name: len(bucket.objects[name]),
+    )
     bucket.put(name, bucket.objects[name][:-1] + b"?")
     assert export(workdir, epath.Path("gs://bucket/exported")) == 2
     assert load_policy("gs://bucket/exported", "float32")[0].model_config == agent.model_config
