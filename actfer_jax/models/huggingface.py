@@ -10,9 +10,11 @@ import logging
 import math
 import os
 import shutil
+import struct
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +30,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from actfer_jax import sharding
 from actfer_jax.files import copy_tree, is_remote, write_atomically
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
 _SHARD_BYTES = 4 * 2**30
+_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 
 Index = tuple[slice, ...]
 
@@ -98,11 +100,9 @@ class _Tensor:
             return files.read(name, (slice(None),)).reshape(self.shape[0], -1).T[index]
         return files.read(name, index[::-1]).T
 
-    def split(self, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """The tensors of a checkpoint that make up the parameter."""
-        for name, array in zip(self.names, value if self.stacked else value[None], strict=True):
-            array = array.T if self.kernel else array
-            yield name, np.ascontiguousarray(array.reshape(self.shape))
+    def stored(self, value: np.ndarray) -> np.ndarray:
+        """One tensor of the checkpoint from the parameter, or from a layer of it."""
+        return np.ascontiguousarray((value.T if self.kernel else value).reshape(self.shape))
 
 
 class _Files(ExitStack):
@@ -271,7 +271,7 @@ def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
         _write_weights(model, partial, writes)
         if writes:
             _replace(target, partial)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise OSError(f"{target}: could not be written ({error}); free some space or choose another place") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -305,39 +305,82 @@ def _write_companions(model: Qwen3VL, directory: Path) -> None:
 
 
 def _write_weights(model: Qwen3VL, directory: Path, writes: bool) -> None:
+    """Writes one tensor after the other, so that no more than one is held beside the model."""
     state = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
-    size = sum(math.prod(variable.shape) * variable.dtype.itemsize for variable in state.values())
-    where: dict[str, str] = {}
-    shard: dict[str, np.ndarray] = {}
-    files: list[Path] = []
+    owner = {
+        name: (key, tensor, layer)
+        for key, variable in state.items()
+        for tensor in [_Tensor.of(key, variable.shape, model.config)]
+        for layer, name in enumerate(tensor.names)
+    }
+    dtype = np.dtype(model.execution.param_dtype)
+    shapes = {name: tensor.shape for name, (_, tensor, _) in owner.items()}
+    files = _layout(shapes, dtype.itemsize, None if model.source is None else Path(model.source))
 
-    def flush() -> None:
-        files.append(directory / f"model-{len(files) + 1:05}.safetensors")
-        save_file(shard, files[-1], metadata={"format": "pt"})
-        where.update(dict.fromkeys(shard, files[-1].name))
-        shard.clear()
+    def value(name: str) -> np.ndarray:
+        key, tensor, layer = owner[name]
+        whole = state[key][...]
+        part = _layer(whole, layer) if tensor.stacked else whole
+        if not part.is_fully_addressable:
+            part = multihost_utils.process_allgather(part, tiled=True)
+        return tensor.stored(np.asarray(part))
 
-    for key, variable in state.items():
-        value = variable[...]
-        if not value.is_fully_addressable:
-            value = multihost_utils.process_allgather(value, tiled=True)
-        if not writes:
-            continue
-        shard.update(_Tensor.of(key, variable.shape, model.config).split(np.asarray(value)))
-        if sum(array.nbytes for array in shard.values()) > _SHARD_BYTES:
-            flush()
-    if not writes:
-        return
-    flush()
-    if len(files) == 1:
-        files[0].rename(directory / _WEIGHTS)
-        return
-    names = {file.name: f"model-{index:05}-of-{len(files):05}.safetensors" for index, file in enumerate(files, 1)}
-    for file in files:
-        file.rename(directory / names[file.name])
-    weight_map = {name: names[file] for name, file in sorted(where.items())}
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    for file, names in files.items():
+        values = map(value, names)
+        if writes:
+            _write_file(directory / file, {name: shapes[name] for name in names}, dtype, values)
+        else:
+            deque(values, maxlen=0)  # takes part in gathering them
+    if writes and len(files) > 1:
+        weight_map = {name: file for file, names in files.items() for name in names}
+        size = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+        (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+@jax.jit
+def _layer(stack: jax.Array, layer: int) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False)
+
+
+def _layout(shapes: dict[str, tuple[int, ...]], itemsize: int, source: Path | None) -> dict[str, list[str]]:
+    """Which tensors go into which file, in order: as in the checkpoint that the model came from, if it is in shards."""
+    index = None if source is None else source / _INDEX
+    if index is not None and index.is_file():
+        there = json.loads(index.read_text())["weight_map"]
+        if shapes.keys() <= there.keys():
+            return {
+                file: [name for name in sorted(shapes) if there[name] == file] for file in sorted(set(there.values()))
+            }
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(shapes):
+        if size > _SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += math.prod(shapes[name]) * itemsize
+    if len(shards) == 1:
+        return {_WEIGHTS: shards[0]}
+    return {f"model-{number:05}-of-{len(shards):05}.safetensors": names for number, names in enumerate(shards, 1)}
+
+
+def _write_file(
+    path: Path, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any], values: Iterable[np.ndarray]
+) -> None:
+    """A safetensors file, as the library writes it (length of the header, header, tensors), but never all in memory."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _DTYPES[dtype.name], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for value in values:
+            file.write(value.reshape(-1).view(np.uint8).data)
 
 
 def _replace(target: Path, new: Path) -> None:
