@@ -140,6 +140,13 @@ class _Files(ExitStack):
         return self.where[name][1].get_slice(name)[index]
 
 
+def tensor_shapes(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint of this configuration."""
+    state = nnx.state(nnx.eval_shape(lambda: Qwen3VL(config, rngs=nnx.Rngs(0))), nnx.Param)
+    tensors = [_Tensor.of(key, variable.shape, config) for key, variable in nnx.to_flat_state(state)]
+    return {name: tensor.shape for tensor in tensors for name in tensor.names}
+
+
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
     return f"tensor {names[0]}{more}"
