@@ -18,6 +18,7 @@ def get_config(algorithm: str) -> ConfigDict:
     if algorithm == "rl":
         config.batch.queries, config.batch.rollouts = 2, 4
         config.ucgrpo.forced_arm_rate, config.ucgrpo.n_min, config.ucgrpo.ramp = 0.5, 0.0, 0
+        config.ucgrpo.decision_start = 1
         config.loss.kl, config.loss.importance_cap = 0.05, 2.0
     else:
         config.batch.queries, config.batch.microbatches = 8, 2

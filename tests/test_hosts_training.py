@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,10 @@ from tests.test_hosts import free_port
 
 ROOT = Path(__file__).parents[1]
 MESHES = ["--config.mesh.update=(1,4,1)", "--config.mesh.rollout=(2,1,2)"]
-# Runs the training with something changed: a signal that the process sends itself as it begins the rollout of a step,
-# an order of the devices, or queries that are told to answer at once.
+# Runs the training with something changed: a signal that the process sends itself as it begins the rollout of a step or
+# after some seconds, an order of the devices, or queries that are told to answer at once.
 CHANGED = """
-import dataclasses, json, os, runpy, sys
+import dataclasses, json, os, runpy, sys, threading
 import numpy as np
 from actfer_jax import sharding
 from actfer_jax.rollout import engine
@@ -37,7 +39,9 @@ def with_answers(self, params, queries, **options):
 def in_order(shape, devices, **options):
     order = change["order"] if len(devices) == len(change["order"]) else range(len(devices))
     return np.array([devices[index] for index in order]).reshape(shape)
-if "signal" in change:
+if "after" in change:
+    threading.Timer(change["after"], os.kill, (os.getpid(), change["signal"])).start()
+elif "signal" in change:
     engine.RolloutEngine._prefill = with_signal
 if "answer_now" in change:
     engine.RolloutEngine.run = with_answers
@@ -189,6 +193,26 @@ def test_processes_of_another_config_end_together(shared, together):
 
 
 every_mesh = pytest.mark.skipif("ACTFER_MESHES" not in os.environ, reason="takes minutes: set ACTFER_MESHES=1")
+
+
+@every_mesh
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_at_any_instant(shared, together, seed):
+    """One of two, or both, are killed at an instant drawn over the time that a whole run takes, imports included."""
+    chance = random.Random(seed)
+    workdir = shared / f"killed-{seed}"
+    began = time.monotonic()
+    run(shared, "rl", f"whole-{seed}", *MESHES, processes=2)
+    kill = {"signal": signal.SIGKILL, "after": chance.uniform(0, time.monotonic() - began)}
+    victims = chance.choice([(0,), (1,), (0, 1)])
+    codes = ends(start(shared, "rl", workdir, *MESHES, processes=2, changes=dict.fromkeys(victims, kill)))
+    assert set(codes) == {0} or any(codes[victim] == -signal.SIGKILL for victim in victims), logs(workdir)
+    run(shared, "rl", workdir.name, *MESHES, processes=2)
+    assert records(workdir) == records(together)
+    assert episodes(workdir) == episodes(together)
+    found, others = weights(workdir), weights(together)
+    for name, value in others.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @every_mesh
