@@ -195,15 +195,21 @@ def test_processes_of_another_config_end_together(shared, together):
 every_mesh = pytest.mark.skipif("ACTFER_MESHES" not in os.environ, reason="takes minutes: set ACTFER_MESHES=1")
 
 
+@pytest.fixture(scope="module")
+def seconds(shared, together) -> float:
+    """What a whole run takes when its programs are compiled."""
+    began = time.monotonic()
+    run(shared, "rl", "whole", *MESHES, processes=2)
+    return time.monotonic() - began
+
+
 @every_mesh
 @pytest.mark.parametrize("seed", range(12))
-def test_killed_at_any_instant(shared, together, seed):
+def test_killed_at_any_instant(shared, together, seconds, seed):
     """One of two, or both, are killed at an instant drawn over the time that a whole run takes, imports included."""
     chance = random.Random(seed)
     workdir = shared / f"killed-{seed}"
-    began = time.monotonic()
-    run(shared, "rl", f"whole-{seed}", *MESHES, processes=2)
-    kill = {"signal": signal.SIGKILL, "after": chance.uniform(0, time.monotonic() - began)}
+    kill = {"signal": signal.SIGKILL, "after": chance.uniform(0, seconds)}
     victims = chance.choice([(0,), (1,), (0, 1)])
     codes = ends(start(shared, "rl", workdir, *MESHES, processes=2, changes=dict.fromkeys(victims, kill)))
     assert set(codes) == {0} or any(codes[victim] == -signal.SIGKILL for victim in victims), logs(workdir)
