@@ -121,7 +121,10 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
     """
     _open_workdir(workdir, raw_config)
     # Compiled programs are kept for the next start of this run, unless the user keeps them elsewhere.
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        # XLA's programs for CPUs lose the order of their collectives on disk: read back, they may wait for ever.
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
     meshes = make_meshes(config.mesh)
     config.check_meshes(meshes)

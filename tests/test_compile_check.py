@@ -38,6 +38,10 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
         "--config.loss.kl=0.1",
         "--config.mesh.rollout=(2,1,2)",
         "--config.batch.chunk=512",
+        "--config.batch.queries=8",
+        "--config.batch.rollouts=8",
+        "--config.rollout.max_length=224",
+        "--config.batch.length=224",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(report.read_text())

@@ -69,6 +69,7 @@ def start(
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": f"{shared}/programs",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "PYTHONFAULTHANDLER": "1",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={processes}",
         }
         with open(f"{workdir}-{index}.log", "w") as log:
@@ -81,9 +82,13 @@ def start(
 
 
 def ends(started: list[subprocess.Popen]) -> list[int]:
-    """Exit codes; processes that wait for each other for ever fail the test."""
+    """Exit codes; processes that wait for each other for ever fail the test, and their logs say where they waited."""
     try:
-        return [process.wait(timeout=900) for process in started]
+        return [process.wait(timeout=400) for process in started]
+    except subprocess.TimeoutExpired:
+        for process in started:
+            process.send_signal(signal.SIGABRT)
+        raise
     finally:
         for process in started:
             process.kill()

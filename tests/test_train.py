@@ -170,6 +170,7 @@ def test_every_part_of_the_loss_at_once(shared):
         "batch.microbatches": 2,
         "rollout.temperature": 0.8,
         "optimizer.learning_rate": 1e-3,
+        "optimizer.eps": 1e-8,
         "ucgrpo.credit": "decision",
     }
     run = start(shared, "rl", workdir, *(f"--config.{key}={value}" for key, value in changes.items()))
