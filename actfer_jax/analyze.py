@@ -34,12 +34,12 @@ def caveat(trained_on: Sequence[str]) -> str:
     return RENDERED_ONLY if set(trained_on) == {"synth_faces"} else ""
 
 
-def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str) -> int:
+def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, landmarks: str = "") -> int:
     """Analyses pictures one after the other; those that cannot be read are reported and passed over.
 
     Args:
       paths: the pictures.
-      checkpoint, dtype: as `load_policy` takes them.
+      checkpoint, dtype, landmarks: as `load_policy` takes them.
       out: the directory to write.
 
     Returns:
@@ -49,31 +49,37 @@ def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str) 
       ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
     """
     writer = open_output(out)
-    agent, card = load_policy(checkpoint, dtype)
+    agent, card = load_policy(checkpoint, dtype, landmarks)
     # One picture at a time, so that each reading is there as soon as it can be.
     engine = replace(agent, rollout=replace(agent.rollout, fill_rows=1)).engine(queries=1, group=1, greedy=True)
     note = caveat(card.trained_on)
     if note:
         print(note)
-    records, sections, unread = [], [], list[str]()
-    for index, path in enumerate(paths):
-        try:
-            image = load_image(path)
-        except ImageError as error:
-            unread.append(str(error))
-            print(f"error: {printable(str(error))}", file=sys.stderr)
-            continue
-        query = Query(index, "pictures", path, image, Reference(labels=card.labels))
-        rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
-        faces = agent.toolbox.faces(query.key, image)
-        print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)
-        name = f"picture-{index}"
-        records.append(to_record(rollout, id=name, reward=None, advantage=None, trained_on=card.trained_on))
-        sections.append(analysis_page.section(path, image, rollout, faces))
-    writer.write(0, records).replace(out / "episodes.jsonl")
-    (out / "episodes").rmdir()
-    page = analysis_page.page(sections, checkpoint=checkpoint, note=note, unread=unread)
-    write_atomically(out / "index.html", page)
+    shards, sections, unread = list[epath.Path](), list[str](), list[str]()
+    try:
+        for index, path in enumerate(paths):
+            try:
+                image = load_image(path)
+            except ImageError as error:
+                unread.append(str(error))
+                print(f"error: {printable(str(error))}", file=sys.stderr)
+                continue
+            query = Query(index, "pictures", path, image, Reference(labels=card.labels))
+            rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
+            faces = agent.toolbox.faces(query.key, image)
+            print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)
+            name = f"picture-{index}"
+            record = to_record(rollout, id=name, reward=None, advantage=None, trained_on=card.trained_on)
+            shards.append(writer.write(index, [record]))
+            sections.append(analysis_page.section(path, image, rollout, faces))
+    finally:
+        # Who interrupts a long list keeps what was read.
+        write_atomically(out / "episodes.jsonl", "".join(shard.read_text() for shard in shards))
+        for shard in shards:
+            shard.unlink()
+        (out / "episodes").rmdir()
+        page = analysis_page.page(sections, checkpoint=checkpoint, note=note, unread=unread)
+        write_atomically(out / "index.html", page)
     print(f"\n{len(sections)} of {len(paths)} pictures analysed: {out / 'index.html'}")
     return len(unread)
 
@@ -109,13 +115,14 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("give at least one picture")
     given = flags.FLAGS
-    unread = analyze(argv[1:], given.checkpoint, epath.Path(given.out), given.dtype)
+    unread = analyze(argv[1:], given.checkpoint, epath.Path(given.out), given.dtype, given.landmarks)
     if unread:
         sys.exit(f"error: {unread} of {len(argv) - 1} pictures could not be read")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "Hugging Face directory with actfer.json, or demo.", required=True)
+    flags.DEFINE_string("checkpoint", None, "Hugging Face directory, or demo.", required=True)
     flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the model's weights and activations.")
+    flags.DEFINE_string("landmarks", "", "A landmark model for dlib, instead of the one that is installed.")
     cli.run(main, arguments=True)

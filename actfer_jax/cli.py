@@ -1,6 +1,7 @@
 """How every command starts and how it fails: with a message and a status, and a traceback only for our own mistakes."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from actfer_jax.config import ConfigError
 from actfer_jax.data.sources import DataError
 from actfer_jax.files import FILE_ERRORS
 from actfer_jax.metrics import WorkdirError
+from actfer_jax.rollout.engine import ToolTimeout
 
 USER_ERRORS = (ConfigError, DataError, WorkdirError, CheckpointError, *FILE_ERRORS)
 
@@ -34,6 +36,11 @@ def printable(text: str) -> str:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    for arg in argv:
+        # "file.py:variant"; ml_collections would show how it tried to import it.
+        path = arg.removeprefix("--config=").partition(":")[0]
+        if arg.startswith("--config=") and not os.path.exists(path):
+            sys.exit(f"error: --config: there is no file {path}")
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
@@ -57,3 +64,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], arguments: bool
     except USER_ERRORS as error:
         logging.debug("", exc_info=True)
         sys.exit(f"error: {printable(str(error))}")
+    except ToolTimeout as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # Python would wait for that thread.
+        os._exit(1)

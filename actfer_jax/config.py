@@ -59,9 +59,9 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
     except ConfigError:
         raise
     except ValueError as error:
-        # By custom such messages begin with the field: "clip_low must be between 0 and 1, got 3".
+        # By custom such messages begin with the field: "clip_low must be between 0 and 1, got 3", "batch.length is 3".
         message = str(error)
-        separator = "." if message.split(" ", 1)[0] in fields else ": "
+        separator = "." if message.split(" ", 1)[0].split(".")[0] in fields else ": "
         raise ConfigError(f"{prefix}{separator}{message}") from error
 
 

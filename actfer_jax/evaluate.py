@@ -57,12 +57,12 @@ class EvaluateConfig:
             raise ValueError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
 
 
-def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path) -> dict[str, Summary]:
+def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks: str = "") -> dict[str, Summary]:
     """Plays every episode and writes the results.
 
     Args:
       config: what to play.
-      checkpoint: as `load_policy` takes it.
+      checkpoint, landmarks: as `load_policy` takes them.
       out: the directory to write.
 
     Returns:
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path) -> dict[s
       ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
     """
     writer = open_output(out)
-    agent, card = load_policy(checkpoint, config.dtype)
+    agent, card = load_policy(checkpoint, config.dtype, landmarks)
     shards = 0
 
     def record(control: str, rollouts: Iterable[Rollout]) -> None:
@@ -111,7 +111,8 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path) -> dict[s
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
-    summaries = evaluate(read_config(given.config, EvaluateConfig, "config"), given.checkpoint, epath.Path(given.out))
+    config = read_config(given.config, EvaluateConfig, "config")
+    summaries = evaluate(config, given.checkpoint, epath.Path(given.out), given.landmarks)
     print(controls_table({"": summaries}))
     print()
     print(classes_table(summaries[NORMAL]))
@@ -119,7 +120,8 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "What to evaluate on.")
-    flags.DEFINE_string("checkpoint", None, "Hugging Face directory with actfer.json, or demo.", required=True)
+    flags.DEFINE_string("checkpoint", None, "Hugging Face directory, or demo.", required=True)
     flags.DEFINE_string("out", "evaluation", "Directory to write; it may exist.")
+    flags.DEFINE_string("landmarks", "", "A landmark model for dlib, instead of the one that is installed.")
     flags.mark_flag_as_required("config")
     cli.run(main)

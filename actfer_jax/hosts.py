@@ -2,12 +2,17 @@
 
 import importlib.util
 import json
+import logging
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import Any, TypeVar
+from urllib.request import ProxyHandler, Request, build_opener
 
 import jax
 import numpy as np
@@ -15,10 +20,14 @@ from jax.experimental import multihost_utils
 
 from actfer_jax.config import ConfigError
 
+log = logging.getLogger(__name__)
+
 Value = TypeVar("Value")
 
 _LEAST_BYTES = 2**14  # Of a message: sizes are powers of two, so that few programs are compiled to exchange them.
 
+
+_ANNOUNCED = {"maintenance-event": "NONE", "preempted": "FALSE"}  # Of a machine, and what they are as a rule.
 
 _HEARTBEAT_SECONDS = 30  # After a process has died, the others end within about this time.
 
@@ -142,6 +151,39 @@ class Termination:
         """Raises Interrupted in all processes if any has been told to stop."""
         if self.agreed():
             raise Interrupted
+
+
+def watch_machine(flag: Termination) -> None:
+    """On a machine of Google Cloud, logs what is announced for it; a preemption counts as a SIGTERM.
+
+    Asks the machine's metadata server (`instance/maintenance-event` and `instance/preempted`) in threads that end with
+    the process. The variable GCE_METADATA_HOST names another server, as it does for Google's own clients.
+    """
+    if _on_tpu() or "GCE_METADATA_HOST" in os.environ:
+        for key in _ANNOUNCED:
+            Thread(target=_watch, args=(key, flag), name=key, daemon=True).start()
+
+
+def _watch(key: str, flag: Termination) -> None:
+    host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
+    server = build_opener(ProxyHandler({}))
+    value, etag = _ANNOUNCED[key], "0"
+    while True:
+        # Answered at once the first time, then when the value changes or the time is up.
+        query = f"{key}?wait_for_change=true&timeout_sec=60&last_etag={etag}"
+        url = f"http://{host}/computeMetadata/v1/instance/{query}"
+        try:
+            with server.open(Request(url, headers={"Metadata-Flavor": "Google"}), timeout=90) as answer:
+                heard, etag = answer.read().decode().strip(), answer.headers["ETag"]
+        except OSError as error:
+            log.debug("%s: %s", key, error)
+            time.sleep(30)
+            continue
+        if heard != value:
+            log.warning("Google Cloud announces %s: %s", key, heard)
+        value = heard
+        if (key, value) == ("preempted", "TRUE"):
+            flag.noticed = True
 
 
 @contextmanager

@@ -76,6 +76,27 @@ def _complete_lines(path: epath.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
         yield record, line
 
 
+def write_evaluation(workdir: epath.PathLike, step: int, summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Shows the figures of an evaluation in TensorBoard, `eval/NAME` and `eval/CONTROL/NAME`.
+
+    Args:
+      workdir: the run's.
+      step: after which it was made.
+      summaries: `evaluation.metrics.summarise` of each control.
+    """
+    numbers = {}
+    for control, summary in summaries.items():
+        prefix = "eval" if control == "normal" else f"eval/{control}"
+        for name in ("accuracy", "macro_f1", "au_f1_sample"):
+            numbers[f"{prefix}/{name}"] = summary[name]["value"]
+        for part in ("subtle", "plain"):
+            for name in ("accuracy", "zoom_rate"):
+                numbers[f"{prefix}/{name}/{part}"] = summary[part][name]["value"]
+    writer = metric_writers.SummaryWriter(os.fspath(workdir))
+    writer.write_scalars(step, {name: value for name, value in numbers.items() if value is not None})
+    writer.close()
+
+
 class MetricWriter:
     """Writes `metrics.jsonl` and TensorBoard files.
 
@@ -204,26 +225,21 @@ class Goodput:
     """The share of a run's time that went into steps which it still has, over all its starts.
 
     Args:
-      started: when the run first started, seconds since 1970; now by default.
-      productive: seconds in steps so far.
+      started: when the run first started, seconds since 1970.
+      productive: seconds in steps so far. Keep it in the checkpoint, so that steps lost behind it do not count.
       clock: seconds since 1970.
     """
 
-    def __init__(self, started: float | None = None, productive: float = 0.0, clock: Callable[[], float] = time.time):
-        self._clock = clock
-        self._started, self._productive = clock() if started is None else started, productive
+    def __init__(self, started: float, productive: float = 0.0, clock: Callable[[], float] = time.time):
+        self._started, self.productive, self._clock = started, productive, clock
 
     def add(self, seconds: float) -> None:
         """Counts a step."""
-        self._productive += seconds
+        self.productive += seconds
 
     def share(self) -> float:
         """Productive over elapsed time, since the first start."""
-        return self._productive / max(self._clock() - self._started, 1e-9)
-
-    def state(self) -> dict[str, float]:
-        """What a later start goes on from: keep it in the checkpoint, so that steps lost behind it do not count."""
-        return {"started": self._started, "productive": self._productive}
+        return self.productive / max(self._clock() - self._started, 1e-9)
 
 
 class Progress:
@@ -342,12 +358,19 @@ class Alarms:
             yield "form", f"reward/format is {np.mean(formats):.3f} while {went}: only the form is learned"
 
 
-def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_hash: str) -> None:
-    """Writes `manifest.json`: config, seed, versions, git commit (null outside a checkout), devices, prompts' hash."""
+def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_hash: str) -> float:
+    """Writes `manifest.json`: config, seed, versions, git commit (null outside a checkout), devices, prompts' hash.
+
+    Returns:
+      When the run first started, seconds since 1970; kept in the manifest through all its starts.
+    """
     commit, modified = _git_state()
     devices = jax.devices()
     plain = _plain_config(config)
+    path = epath.Path(workdir) / MANIFEST
+    started = json.loads(path.read_text()).get("started", time.time()) if path.exists() else time.time()
     manifest = {
+        "started": started,
         "config": plain,
         "seed": plain.get("seed"),
         "versions": {"python": platform.python_version(), "actfer_jax": actfer_jax.__version__, **_versions()},
@@ -356,7 +379,8 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
         "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
         "prompts_hash": prompts_hash,
     }
-    write_atomically(epath.Path(workdir) / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    write_atomically(path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return started
 
 
 def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:

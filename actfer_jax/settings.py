@@ -60,6 +60,7 @@ class LoggingConfig:
       episodes_every: steps between two episodes in TensorBoard; 0 for none.
       records_every: steps between two files of episode records; 0 for none.
       profile_start, profile_steps: the window that the profiler records, counted from 1 at each start; 0 for none.
+      memory_profile_step: after which step of this start the contents of device memory are noted; 0 for none.
     """
 
     every: int = 1
@@ -67,6 +68,7 @@ class LoggingConfig:
     records_every: int = 1
     profile_start: int = 10
     profile_steps: int = 0
+    memory_profile_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,21 @@ class TrainConfig:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if self.algorithm == "sft" and self.batch.rollouts != 1:
             raise ValueError(f"batch.rollouts is {self.batch.rollouts}; supervised training takes 1")
+        if self.algorithm == "rl" and self.ucgrpo.forced_arm_rate and self.batch.rollouts < 4:
+            raise ValueError(
+                f"batch.rollouts is {self.batch.rollouts}; where arms are forced (ucgrpo.forced_arm_rate above 0), two "
+                "are told to zoom and two to answer: it must be at least 4"
+            )
         if self.algorithm == "rl" and self.batch.length < self.rollout.max_length:
             raise ValueError(
                 f"batch.length is {self.batch.length}; rollouts may have up to rollout.max_length tokens, "
                 f"which is {self.rollout.max_length}"
             )
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Data sets behind the policy: those of the weights that it began with, and the run's own."""
+        return tuple(dict.fromkeys((*self.model.trained_on, self.data.name)))
 
     def check_meshes(self, meshes: Meshes) -> None:
         """Raises ConfigError, naming what would do, if a mesh cannot divide a batch evenly."""

@@ -64,6 +64,7 @@ from actfer_jax.metrics import (
     Progress,
     ResourceMeter,
     check_workdir,
+    write_evaluation,
     write_manifest,
 )
 from actfer_jax.models import save_pretrained
@@ -119,13 +120,8 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
     Raises:
       Interrupted: the run was told to stop; it has saved what was done.
     """
-    _open_workdir(workdir, raw_config)
-    # Compiled programs are kept for the next start of this run, unless the user keeps them elsewhere.
-    if jax.default_backend() == "cpu" and jax.device_count() > 1:
-        # XLA's programs for CPUs lose the order of their collectives on disk: read back, they may wait for ever.
-        jax.config.update("jax_enable_compilation_cache", False)
-    elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    _keep_programs(workdir / "compilation_cache")
+    started = _open_workdir(workdir, raw_config)
     meshes = make_meshes(config.mesh)
     config.check_meshes(meshes)
     store = open_face_store(config.data)
@@ -147,10 +143,12 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         _evaluate("before", config, agent, agent.params, workdir, stop)
         make_step = _sft_steps if config.algorithm == "sft" else _rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
-        profiler = _Profiler(config.logging, workdir)
         progress, alarms, meter = Progress(config.steps, start), Alarms(), ResourceMeter()
-        goodput = Goodput(**restored[2]["goodput"]) if restored else Goodput()
-        with MetricWriter(workdir, start if restored else None) if hosts.is_first() else nullcontext() as writer:
+        goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
+        with (
+            MetricWriter(workdir, start if restored else None) if hosts.is_first() else nullcontext() as writer,
+            _Profiler(config.logging, workdir) as profiler,
+        ):
             if writer is not None:
                 writer.write_hparams(raw_config)
             try:
@@ -168,7 +166,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
                         for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
                             log.warning("step %d: %s", step, alarm)
                     _show_episodes(config, step, episodes, writer, records)
-                    saved = {"seed": config.seed, "goodput": goodput.state()}
+                    saved = {"seed": config.seed, "productive_s": goodput.productive}
                     if step % config.checkpoint.every == 0 or step == config.steps:
                         checkpoints.save(step, state, saved)
                     start = step
@@ -187,18 +185,31 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
     _evaluate("after", config, agent, params, workdir, stop)
 
 
-def _open_workdir(workdir: epath.Path, raw_config: ml_collections.ConfigDict) -> None:
+def _keep_programs(directory: epath.Path) -> None:
+    """Keeps compiled programs for the next start of this run, unless the user keeps them elsewhere; to be called before
+    anything is compiled."""
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        # XLA's programs for CPUs lose the order of their collectives on disk: read back, they may wait for ever.
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def _open_workdir(workdir: epath.Path, raw_config: ml_collections.ConfigDict) -> float:
     """Makes the workdir a workdir of this run, and makes sure that every process can use it.
+
+    Returns:
+      When the run first started, seconds since 1970.
 
     Raises:
       WorkdirError, ConfigError: one of them cannot.
     """
 
-    def begin() -> None:
+    def begin() -> float:
         check_workdir(workdir, raw_config)
-        write_manifest(workdir, raw_config, prompts_hash())
+        return write_manifest(workdir, raw_config, prompts_hash())
 
-    hosts.from_first(begin)
+    started = hosts.from_first(begin)
     if not all(hosts.gather((workdir / MANIFEST).exists())):
         raise ConfigError(
             f"the workdir {workdir} of process 0 is not seen by all processes: give a --workdir on a file system "
@@ -207,6 +218,7 @@ def _open_workdir(workdir: epath.Path, raw_config: ml_collections.ConfigDict) ->
     if not hosts.is_first():
         # By now the manifest is there: whoever was started with another config ends.
         check_workdir(workdir, raw_config)
+    return started
 
 
 def initial_state(agent: Agent, optimizer: optax.GradientTransformation) -> RunState:
@@ -345,7 +357,8 @@ def _rl_steps(
         flat = [rollout for group in result.rollouts for rollout in group]
         episodes = make_batch([r.sequence for r in flat], scene_rows, size.length, engine.slots, agent.model_config)
         sampled = _pad([r.log_probs for r in flat], size.length)
-        ends = np.array([_decision_end(agent, r) for r in flat]).reshape(arrays["total"].shape)
+        decided = config.ucgrpo.credit == "decision"
+        ends = np.array([_decision_end(agent, r) for r in flat]).reshape(advantage.between.shape) if decided else None
         batch = PolicyBatch(
             episodes,
             sampled,
@@ -466,7 +479,7 @@ def _show_episodes(
                     id=f"{step}-{q}-{g}",
                     reward=scores[q][g],
                     advantage=float(advantages[q, g]),
-                    trained_on=(config.data.name,),
+                    trained_on=config.trained_on,
                 )
                 for q, group in enumerate(rollouts)
                 for g, rollout in enumerate(group)
@@ -486,13 +499,15 @@ def _show_episodes(
 def _evaluate(
     when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: epath.Path, stop: Termination
 ) -> None:
-    """Evaluates greedily into `evaluation.json`, unless an earlier start did; prints the table at the end."""
-    evaluation = config.evaluation
+    """Evaluates greedily into `evaluation.json` and TensorBoard, unless an earlier start did; prints the table at the
+    end."""
+    evaluation, step = config.evaluation, 0 if when == "before" else config.steps
     if evaluation is None:
         return
     path = workdir / "evaluation.json"
     runs = hosts.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
-    if when not in runs:
+    # A run that had ended may have been given more steps since.
+    if when not in runs or runs[when]["step"] != step:
         samples = hosts.first_before_others(lambda: open_source(evaluation.data))
         engine = agent.engine(queries=evaluation.queries, group=1, greedy=True)
         outcomes = evaluate_policy(
@@ -504,11 +519,13 @@ def _evaluate(
             progress=ProgressLine(f"episodes evaluated {when} training") if hosts.is_first() else None,
             between_chunks=stop.check,
         )
-        runs[when] = {control: summarise(results) for control, results in outcomes.items()}
+        summaries = {control: summarise(results) for control, results in outcomes.items()}
+        runs[when] = {"step": step, "results": summaries}
         if hosts.is_first():
             write_atomically(path, json.dumps(runs, indent=1) + "\n")
+            write_evaluation(workdir, step, summaries)
     if when == "after" and hosts.is_first():
-        print(controls_table(runs), flush=True)
+        print(controls_table({when: run["results"] for when, run in runs.items()}), flush=True)
 
 
 def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory: epath.Path) -> None:
@@ -520,7 +537,7 @@ def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory:
         return
     card = PolicyCard(
         labels=emotion_labels(config.data),
-        trained_on=(config.data.name,),
+        trained_on=config.trained_on,
         views=vars(config.views),
         rollout=vars(config.rollout),
     )
@@ -529,26 +546,43 @@ def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory:
 
 
 class _Profiler:
-    """Traces a window of the steps of this start, on the first process.
+    """Traces a window of the steps of this start, and notes what lies in device memory after one, on the first process.
 
-    The trace is made on the local disk and copied when it is complete: jax's profiler writes to no object store.
+    Both are made on the local disk and copied when they are complete: jax's profiler writes to no object store.
     """
 
     def __init__(self, config: LoggingConfig, workdir: epath.Path):
-        steps = config.profile_steps if hosts.is_first() else 0
-        self._window = range(config.profile_start, config.profile_start + steps)
+        self._window = range(config.profile_start, config.profile_start + config.profile_steps)
+        self._memory_step = config.memory_profile_step
         self._target = workdir / "profile"
-        self._scratch = TemporaryDirectory() if steps else None
+        self._trace: TemporaryDirectory | None = None
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Surrounds a step; they are counted from 1."""
-        if self._scratch is not None and number == self._window[0]:
-            jax.profiler.start_trace(self._scratch.name)
+        if hosts.is_first() and number in self._window[:1]:
+            self._trace = TemporaryDirectory()
+            jax.profiler.start_trace(self._trace.name)
         yield
-        if self._scratch is not None and number == self._window[-1]:
+        if number in self._window[-1:]:
+            self._end_trace()
+        if hosts.is_first() and number == self._memory_step:
+            with TemporaryDirectory() as scratch:
+                jax.profiler.save_device_memory_profile(f"{scratch}/memory.prof")
+                copy_tree(Path(scratch), self._target)
+
+    def __enter__(self) -> "_Profiler":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # A run that ends within the window leaves the steps that it made.
+        self._end_trace()
+
+    def _end_trace(self) -> None:
+        if self._trace is not None:
             jax.profiler.stop_trace()
-            copy_tree(Path(self._scratch.name), self._target)
+            copy_tree(Path(self._trace.name), self._target)
+            self._trace = None
 
 
 def _count(params: nnx.State) -> int:
@@ -564,6 +598,7 @@ def main(argv: list[str]) -> None:
         log.setLevel(logging.WARNING)
     config = read_config(given.config, TrainConfig, "config")
     with termination() as stop, suppress(Interrupted):
+        hosts.watch_machine(stop)
         train(config, epath.Path(given.workdir), given.config, stop)
 
 

@@ -140,11 +140,12 @@ def main(argv: Sequence[str]) -> None:
             workdir = train(method, seed)
             runs = _evaluation(workdir)
             records = read_metrics(workdir)
-            minutes = sum(record.get("perf/step_s", 0.0) for record in records) / 60
+            # Supervised training writes every tenth step.
+            minutes = np.mean([record["perf/step_s"] for record in records[1:]]) * records[-1]["step"] / 60
             if METHODS[method] is not CONTINUED:
                 curves.setdefault(method, []).append(records)
-                results[START] = {"0": {"evaluation": runs["before"], "minutes": None}}
-            results.setdefault(method, {})[seed] = {"evaluation": runs["after"], "minutes": minutes}
+                results[START] = {"0": {"evaluation": runs["before"]["results"], "minutes": None}}
+            results.setdefault(method, {})[seed] = {"evaluation": runs["after"]["results"], "minutes": minutes}
             if _JSON.value:
                 Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(_JSON.value, json.dumps(results, indent=1) + "\n")

@@ -27,6 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"
     config.model.remat = "full"
+    config.model.landmarks = ""  # dlib's 68 landmarks: a file, or what is installed
 
     config.data = ConfigDict()
     config.data.name = "synth_faces"
@@ -125,6 +126,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.logging.records_every = 1
     config.logging.profile_start = 10
     config.logging.profile_steps = 0
+    config.logging.memory_profile_step = 0
 
     config.evaluation = ConfigDict()  # before and after training
     config.evaluation.data = ConfigDict()

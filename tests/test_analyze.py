@@ -199,6 +199,19 @@ def test_pictures_that_cannot_be_read_are_named_and_the_others_go_on(run, portra
     assert len((out / "episodes.jsonl").read_text().splitlines()) == 1
 
 
+def test_who_interrupts_a_long_list_keeps_what_was_read(run, portrait, tmp_path):
+    def script(query, treatment):
+        if query.index == 1:
+            raise KeyboardInterrupt
+        return looks_twice(query, treatment)
+
+    with pytest.raises(KeyboardInterrupt):
+        run([portrait, portrait], script)
+    (record,) = (json.loads(line) for line in (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
+    assert record["id"] == "picture-0"
+    assert "Lip corners up." in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_picture_without_a_face(run, tmp_path, capsys):
     path = tmp_path / "cup.png"
     Image.fromarray(skimage.data.coffee()).save(path)

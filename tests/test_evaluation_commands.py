@@ -10,6 +10,7 @@ import skimage.data
 from flax import nnx
 from PIL import Image
 
+from actfer_jax import facs
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.config import ConfigError
 from actfer_jax.data.synth_faces.world import DEMO_EMOTIONS
@@ -106,7 +107,6 @@ def damage(checkpoint: Path, tmp_path: Path, name: str, content: str | None) -> 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("actfer.json", None, r"actfer\.json is missing"),
         ("actfer.json", "{", r"actfer\.json cannot be read"),
         (
             "actfer.json",
@@ -124,6 +124,22 @@ def test_unusable_checkpoints_are_refused_by_name(checkpoint, tmp_path, name, co
     with pytest.raises(ConfigError, match=message) as raised:
         load_policy(str(copy), "float32")
     assert str(copy) in str(raised.value)
+
+
+def test_a_model_that_was_not_trained_here_acts_with_the_default_views(checkpoint, tmp_path):
+    # The processor of a published Qwen3-VL takes larger pictures than that of the small policy.
+    processor = json.loads((checkpoint / "preprocessor_config.json").read_text())
+    processor["size"] = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+    copy = damage(checkpoint, tmp_path, "preprocessor_config.json", json.dumps(processor))
+    (copy / "actfer.json").unlink()
+    agent, card = load_policy(str(copy), "float32")
+    assert agent.toolbox.view_config == ViewConfig() and agent.rollout == RolloutConfig()
+    assert card.labels == facs.EMOTIONS and card.trained_on == ()
+
+
+def test_a_landmark_model_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"/nowhere\.dat: no such landmark model"):
+        load_policy("demo", "float32", "/nowhere.dat")
 
 
 def test_output_that_cannot_be_written_is_named(tmp_path):

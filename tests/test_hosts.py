@@ -6,11 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
+from threading import Event, Thread
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from actfer_jax.config import ConfigError
-from actfer_jax.hosts import Interrupted, connect, gather, termination
+from actfer_jax.hosts import Interrupted, connect, gather, termination, watch_machine
 
 PROCESS = """
 import json, os, signal, sys
@@ -74,3 +78,39 @@ def test_a_signal_is_remembered_and_the_handler_put_back():
         with pytest.raises(Interrupted):
             stop.check()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_google_cloud_announces_is_logged_and_a_preemption_stops_the_run(monkeypatch, caplog):
+    values = {"maintenance-event": ["NONE", "TERMINATE_ON_HOST_MAINTENANCE"], "preempted": ["FALSE", "TRUE"]}
+    heard, over = {key: Event() for key in values}, Event()
+
+    class Metadata(BaseHTTPRequestHandler):
+        """As the metadata server of a machine answers: the value at once, then when it is another one."""
+
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            key, etag = PurePosixPath(address.path).name, int(parse_qs(address.query)["last_etag"][0])
+            assert self.headers["Metadata-Flavor"] == "Google" and "wait_for_change" in address.query
+            if etag == len(values[key]):
+                heard[key].set()
+                over.wait()
+                return
+            self.send_response(200)
+            self.send_header("ETag", str(etag + 1))
+            self.end_headers()
+            self.wfile.write(values[key][etag].encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server, termination() as stop:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
+        stop.check()
+        watch_machine(stop)
+        assert all(event.wait(timeout=60) for event in heard.values())
+        with pytest.raises(Interrupted):
+            stop.check()
+        over.set()
+        server.shutdown()
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "Google Cloud announces maintenance-event: TERMINATE_ON_HOST_MAINTENANCE",
+        "Google Cloud announces preempted: TRUE",
+    ]

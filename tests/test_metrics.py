@@ -151,12 +151,12 @@ def test_progress_leaves_out_the_step_that_compiles():
 
 
 def test_goodput_counts_what_is_kept_over_all_starts():
-    first = Goodput(clock=iter([1000.0, 1100.0]).__next__)
+    first = Goodput(1000.0, clock=lambda: 1100.0)
     first.add(30.0)
-    saved = first.state()
+    saved = first.productive
     assert first.share() == pytest.approx(0.3)
     first.add(50.0)  # Lost: the machine goes before the next checkpoint.
-    second = Goodput(**json.loads(json.dumps(saved)), clock=iter([1300.0]).__next__)
+    second = Goodput(1000.0, saved, clock=lambda: 1300.0)
     second.add(90.0)
     assert second.share() == pytest.approx(120 / 300)
 
@@ -202,7 +202,8 @@ def test_alarm_when_only_the_form_is_learned():
 
 def test_manifest_says_what_ran(tmp_path):
     check_workdir(tmp_path / "run", config())
-    write_manifest(tmp_path / "run", config(), "abc")
+    started = write_manifest(tmp_path / "run", config(), "abc")
+    assert write_manifest(tmp_path / "run", config(), "abc") == started
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["config"]["model"]["layers"] == 4 and manifest["seed"] == 0 and manifest["prompts_hash"] == "abc"
     assert manifest["versions"]["jax"] == jax.__version__

@@ -208,10 +208,13 @@ def test_only_whole_steps_are_restored(bucket):
 
 
 def test_a_profile_is_traced(bucket):
-    profiler = _Profiler(LoggingConfig(profile_start=2, profile_steps=1), epath.Path("gs://bucket/profiled"))
-    for number in range(1, 4):
-        with profiler.step(number):
-            jax.block_until_ready(jnp.ones(3) + number)
+    config = LoggingConfig(profile_start=2, profile_steps=9, memory_profile_step=1)
+    # The run ends within the window.
+    with _Profiler(config, epath.Path("gs://bucket/profiled")) as profiler:
+        for number in range(1, 4):
+            with profiler.step(number):
+                jax.block_until_ready(jnp.ones(3) + number)
+    assert "profiled/profile/memory.prof" in bucket.objects
     assert [name for name in bucket.objects if name.startswith("profiled/profile/") and name.endswith(".xplane.pb")]
 
 

@@ -1,6 +1,8 @@
 """Rollouts against things that share none of their machinery: the trainer, other schedules, a plain loop, PyTorch."""
 
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -266,3 +268,26 @@ def test_pytorch_computes_the_same_log_probabilities_from_saved_pictures(agent, 
         policy = np.flatnonzero(rollout.sequence.policy)
         expected = log_probs[policy - 1, np.array(rollout.sequence.tokens)[policy]]
         np.testing.assert_allclose(rollout.raw_log_probs[policy], expected, atol=1e-3)
+
+
+HANGS = """
+import threading
+from actfer_jax import cli
+from actfer_jax.evaluation.command import load_policy
+from actfer_jax.agent.episode import Reference
+from actfer_jax.faces.tools import Toolbox
+from actfer_jax.rollout import engine
+import numpy as np
+engine.TOOL_SECONDS = 0.1
+Toolbox.execute = lambda *args, **options: threading.Event().wait()
+def main(argv):
+    agent, card = load_policy("demo", "float32")
+    query = engine.Query(0, "pictures", "grey", np.full((96, 96, 3), 99, np.uint8), Reference(labels=card.labels))
+    agent.engine(queries=1, group=1, greedy=True).run(agent.params, [query], seed=0, step=0)
+cli.run(main)
+"""
+
+
+def test_a_tool_that_hangs_ends_the_process_with_a_message():
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "error: no face tool has returned" in done.stderr, done.stderr[-3000:]

@@ -9,9 +9,12 @@ import pytest
 from actfer_jax import facs
 from actfer_jax.agent.episode import Reference
 from actfer_jax.agent.parser import parse_turn
+from actfer_jax.config import ConfigError
 from actfer_jax.data.sources import DataConfig, DataError, Sample, SubtleSamples, open_source
 from actfer_jax.data.synth_faces import DEMO_EMOTIONS, face_of, render
 from actfer_jax.data.traces import TraceConfig, TraceMaker, draw_plan
+from actfer_jax.rollout.batch import Sequence, make_batch
+from actfer_jax.rollout.engine import image_slots
 
 FEAR = 4  # In each seven faces: neutral, happiness, sadness, surprise, fear, disgust, anger.
 
@@ -89,3 +92,9 @@ def test_a_sample_without_action_units_is_named(maker, subtle):
     for make in (maker.readings, lambda sample: maker.episode(sample, np.random.default_rng(0))):
         with pytest.raises(DataError, match="validation/.*no action units"):
             make(bare)
+
+
+def test_an_episode_that_does_not_fit_names_the_setting(agent):
+    slots = image_slots(agent.rollout, agent.toolbox.view_config, agent.model_config)
+    with pytest.raises(ConfigError, match=r"an episode has 9 tokens: raise config.batch.length \(now 8\)"):
+        make_batch([Sequence([1] * 9, [True] * 9, [])], 1, 8, slots, agent.model_config)

@@ -189,6 +189,8 @@ def test_every_part_of_the_loss_at_once(shared):
         (["--config.ucgrpo.std=grop"], "config.ucgrpo.std"),
         (["--config.model.path=/nowhere"], "/nowhere"),
         (["--config.batch.queries=3", "--config.batch.microbatches=2"], "microbatches"),
+        (["--config.batch.rollouts=2", "--config.ucgrpo.forced_arm_rate=0.5"], "config.batch.rollouts is 2"),
+        (["--config=configs/nowhere.py:demo"], "there is no file configs/nowhere.py"),
         (["--workdir=/proc/nowhere"], "/proc/nowhere"),
     ],
 )

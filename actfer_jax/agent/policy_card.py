@@ -35,14 +35,15 @@ class PolicyCard:
         """Reads the card of a checkpoint directory.
 
         Raises:
-          ValueError: there is none, or it is not one.
+          FileNotFoundError: there is none.
+          ValueError: it is not one.
         """
         path = Path(directory) / FILE_NAME
         try:
             content = json.loads(path.read_text())
             card = cls(**content)
         except FileNotFoundError:
-            raise ValueError(f"{path} is missing: {directory} is not a checkpoint that actfer_jax trained") from None
+            raise FileNotFoundError(f"{path} is missing: {directory} is not a checkpoint of actfer_jax") from None
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({error}); export the checkpoint again") from None
         return cls(tuple(card.labels), tuple(card.trained_on), card.views, card.rollout)

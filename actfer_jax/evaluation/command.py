@@ -1,7 +1,10 @@
 """What the commands that let a checkpoint act share: where they write, and what they load."""
 
+import logging
+
 from etils import epath
 
+from actfer_jax import facs
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
 from actfer_jax.config import ConfigError
@@ -9,6 +12,8 @@ from actfer_jax.faces.views import ViewConfig
 from actfer_jax.files import FILE_ERRORS, reason
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rollout.engine import RolloutConfig
+
+log = logging.getLogger(__name__)
 
 
 def open_output(directory: epath.Path) -> EpisodeWriter:
@@ -29,19 +34,27 @@ def open_output(directory: epath.Path) -> EpisodeWriter:
     return writer
 
 
-def load_policy(checkpoint: str, dtype: str) -> tuple[Agent, PolicyCard]:
+def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent, PolicyCard]:
     """Loads a checkpoint for acting, without what training needs, with the views and capacities it was trained with.
 
+    A Qwen3-VL that was not trained here has no `actfer.json`: it acts with the default views and capacities, and is
+    asked for one of all emotions.
+
     Args:
-      checkpoint: a Hugging Face directory with `actfer.json`; "demo" is the one in the package.
+      checkpoint: a Hugging Face directory; "demo" is the one in the package.
       dtype: of weights and activations: "float32" or "bfloat16".
+      landmarks: a file with a landmark model, instead of the one that is installed.
 
     Raises:
       ConfigError: something is missing or does not fit; the message says what.
     """
-    model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none")
+    model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none", landmarks=landmarks)
     try:
-        card = PolicyCard.load(model.directory)
+        if not model.has_card and (model.directory / "config.json").exists():
+            log.info("%s has no %s: it acts with the default views and capacities", checkpoint, FILE_NAME)
+            card = PolicyCard(facs.EMOTIONS, (), {}, {})
+        else:
+            card = PolicyCard.load(model.directory)
         views, rollout = ViewConfig(**card.views), RolloutConfig(**card.rollout)
     except TypeError as error:
         raise ConfigError(f"{model.directory / FILE_NAME}: {error}; export the checkpoint again") from error

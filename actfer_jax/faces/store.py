@@ -3,6 +3,7 @@
 import hashlib
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import dlib
@@ -55,6 +56,7 @@ class FaceStore:
             return tuple(Face(tuple(r[:4].tolist()), float(r[4]), r[5:].reshape(68, 2)) for r in rows)
         faces = detector.detect(image)
         values = np.array([[*face.box, face.score, *face.landmarks.ravel()] for face in faces], np.float64)
-        with self._lock:
+        # A full disk or a busy file costs the next run a search, not this one its end.
+        with self._lock, suppress(sqlite3.Error):
             self._database.execute("INSERT OR IGNORE INTO faces VALUES (?, ?)", (key, values.tobytes()))
         return faces

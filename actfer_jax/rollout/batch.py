@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actfer_jax.config import ConfigError
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.log_probs import token_log_probs
@@ -113,7 +114,13 @@ def make_batch(rows: list[Sequence], group: int, length: int, slots: ImageSlots,
     """Pads episodes into a batch; rows of one group follow one another and share the scene of the first.
 
     Rows that lie on other processes only may be empty.
+
+    Raises:
+      ConfigError: an episode is longer than `length`.
     """
+    longest = max(len(row.tokens) for row in rows)
+    if longest > length:
+        raise ConfigError(f"an episode has {longest} tokens: raise config.batch.length (now {length})")
     merge = config.vision.spatial_merge_size
     shape = (len(rows), length)
     tokens, segment_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)

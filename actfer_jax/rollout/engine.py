@@ -1,9 +1,10 @@
 """Runs episodes: the loop on the host between the jitted programs and the face tools."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as AnySequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import jax
@@ -28,7 +29,11 @@ from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
 from actfer_jax.rollout.replies import Answered, exchange
 
 TOOL_SECONDS = 60.0
-"""How long one tool call may take before the run stops: a backstop against a hang, which never changes an episode."""
+"""How long no face tool may return before the run stops: a backstop against a hang, which never changes an episode."""
+
+
+class ToolTimeout(Exception):
+    """A face tool does not return. Nothing can stop its thread: only the end of the process does."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,7 @@ class RolloutEngine:
         clock.lap("prefill")
         waiting: list[int] = []
         replies: dict[int, Future[Answered]] = {}
-        with ThreadPoolExecutor(self.config.tool_threads) as pool:
+        with _tool_threads(self.config.tool_threads) as pool:
             while not all(row.done for row in rows):
                 state = self.programs.decode(params, state)
                 tokens, length, active = sharding.fetch((state.tokens, state.length, state.active), self.mesh)
@@ -251,8 +256,8 @@ class RolloutEngine:
                             replies[index] = pool.submit(self._run_tool, row, treatment)
                 # Full fills go out while other rows decode; when none decodes there is nothing to wait for but tools.
                 idle = not any(active[index] for index, row in enumerate(rows) if not row.done)
-                if idle and wait(replies.values(), timeout=TOOL_SECONDS).not_done:
-                    raise TimeoutError(f"a face tool has not returned for {TOOL_SECONDS:.0f} s; the run stops")
+                if idle:
+                    _wait_for_tools(replies.values())
                 done = {index: future.result() for index, future in replies.items() if future.done()}
                 ready = exchange(waiting, done, self.holders, self.owners)
                 clock.lap("tools")
@@ -427,6 +432,28 @@ def image_slots(config: RolloutConfig, views: ViewConfig, model_config: Qwen3VLC
         crop=max(views.aligned_side**2, views.zoom_max_pixels) // patch**2,
         crops=max(config.max_turns - 1, 1),
     )
+
+
+@contextmanager
+def _tool_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads for the face tools, which are waited for at the end unless one of them hangs."""
+    pool, hangs = ThreadPoolExecutor(count), False
+    try:
+        yield pool
+    except ToolTimeout:
+        hangs = True
+        raise
+    finally:
+        pool.shutdown(wait=not hangs, cancel_futures=True)
+
+
+def _wait_for_tools(calls: Iterable[Future[Answered]]) -> None:
+    """Waits until every call has returned, or raises ToolTimeout when none has for `TOOL_SECONDS`."""
+    running = set(calls)
+    while running:
+        returned, running = wait(running, timeout=TOOL_SECONDS, return_when=FIRST_COMPLETED)
+        if not returned:
+            raise ToolTimeout(f"no face tool has returned for {TOOL_SECONDS:.0f} s ({len(running)} calls wait)")
 
 
 def _check_room(what: str, tokens: int, key: str, room: int) -> None:
