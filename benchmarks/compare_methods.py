@@ -5,8 +5,8 @@
 Trains the small policy of the package with every method and seed, evaluates each greedily on 700 held-out faces (100 a
 class, with the three controls), and prints a table: mean over the seeds, and the range in brackets. "start, sampled" is
 the start as training meets it: its traces chose regions at random, of which greedy decoding takes one and the same.
-The figure has the zoom rates in the course of training. Runs that are there are not run again, and one that was stopped
-goes on.
+A second table has the gap between the zoom rates on subtle and on plain faces within each emotion, and the figure the
+zoom rates in the course of training. What stands in the JSON file is not run again, and a run that was stopped goes on.
 """
 
 import json
@@ -32,7 +32,7 @@ _METHODS = flags.DEFINE_list("methods", None, "Which methods; all of them by def
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out faces: test, or validation while anything is still tuned.")
 _EPISODES = flags.DEFINE_integer("episodes", 700, "How many held-out faces.")
 _SFT_STEPS = flags.DEFINE_integer("sft_steps", 600, "Steps of continued supervised training.")
-_JSON = flags.DEFINE_string("json", None, "File for the figures of all runs.")
+_JSON = flags.DEFINE_string("json", "runs/methods/methods.json", "File for the figures of all runs.")
 _PNG = flags.DEFINE_string("png", None, "File for the figure.")
 _EXTRA = flags.DEFINE_multi_string("extra", [], "A config override for the runs of reinforcement learning: key=value.")
 
@@ -95,14 +95,18 @@ def sample_start(seed: str) -> Summary:
     return json.loads((out / "results.json").read_text())["results"]
 
 
-def figure(curves: dict[str, list[list[dict[str, Any]]]]) -> Figure:
-    """Zoom rates on subtle and on plain faces by step, a panel for each method: mean over seeds and range."""
+def figure(curves: dict[str, list[dict[str, list[float]]]]) -> Figure:
+    """Zoom rates on subtle and on plain faces by step, a panel for each method: mean over seeds and range.
+
+    Args:
+      curves: of each method, the rates of each seed by step, from the first.
+    """
     drawn = Figure(figsize=(3.0 * len(curves), 3.0), dpi=150, layout="constrained")
     panels = np.atleast_1d(drawn.subplots(1, len(curves), sharey=True))
     for panel, (method, runs) in zip(panels, curves.items(), strict=True):
         for name, colour in (("subtle", COLOURS[0]), ("plain", COLOURS[1])):
-            rates = [np.convolve([r[f"zoom_rate/{name}"] for r in run], np.ones(5) / 5, "valid") for run in runs]
-            steps = [record["step"] for record in runs[0]][2:-2]
+            rates = [np.convolve(run[name], np.ones(5) / 5, "valid") for run in runs]
+            steps = np.arange(3, 3 + len(rates[0]))
             panel.plot(steps, np.mean(rates, 0), color=colour, label=f"{name} faces")
             panel.fill_between(steps, np.min(rates, 0), np.max(rates, 0), color=colour, alpha=0.2, linewidth=0)
         panel.set_title(method, loc="left")
@@ -129,35 +133,59 @@ def row(title: str, runs: Sequence[Summary], minutes: Sequence[float]) -> list[s
     return [*cells, f"{np.mean(minutes):.1f}" if minutes else "-"]
 
 
+def class_gaps(results: dict[str, dict[str, Any]]) -> str:
+    """Table of the zoom rate on subtle faces minus that on plain ones, within each emotion: mean over seeds, range."""
+    runs = {
+        method: [run["evaluation"]["normal"]["classes"] for run in seeds.values()] for method, seeds in results.items()
+    }
+    emotions = list(next(iter(runs.values()))[0])
+    table = [["gap within", *emotions]]
+    for method, classes in runs.items():
+        gaps_SxE = np.array([[found[emotion]["zoom_gap"] for emotion in emotions] for found in classes], float)
+        table.append([method, *(f"{gap.mean():.2f} [{gap.min():.2f} {gap.max():.2f}]" for gap in gaps_SxE.T)])
+    return align(table, left=1)
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
     methods = _METHODS.value or list(METHODS)
-    results: dict[str, dict[str, Any]] = {START: {}, SAMPLED: {}}
-    curves: dict[str, list[list[dict[str, Any]]]] = {}
+    path = Path(_JSON.value)
+    results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(method: str, seed: str, **found: Any) -> None:
+        results.setdefault(method, {})[seed] = found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(results, indent=1) + "\n")
+
     for seed in _SEEDS.value:
-        results[SAMPLED][seed] = {"evaluation": sample_start(seed), "minutes": None}
+        if seed not in results.get(SAMPLED, {}):
+            keep(SAMPLED, seed, evaluation=sample_start(seed))
         for method in methods:
+            if seed in results.get(method, {}):
+                continue
             workdir = train(method, seed)
-            runs = _evaluation(workdir)
-            records = read_metrics(workdir)
-            # Supervised training writes every tenth step.
+            runs, records = _evaluation(workdir), read_metrics(workdir)
+            if METHODS[method] is CONTINUED:
+                rates = {}
+            else:
+                rates = {name: [record[f"zoom_rate/{name}"] for record in records] for name in ("subtle", "plain")}
+                keep(START, "0", evaluation=runs["before"]["results"])
+            # Supervised training writes every tenth step. The first one compiles.
             minutes = np.mean([record["perf/step_s"] for record in records[1:]]) * records[-1]["step"] / 60
-            if METHODS[method] is not CONTINUED:
-                curves.setdefault(method, []).append(records)
-                results[START] = {"0": {"evaluation": runs["before"]["results"], "minutes": None}}
-            results.setdefault(method, {})[seed] = {"evaluation": runs["after"]["results"], "minutes": minutes}
-            if _JSON.value:
-                Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(_JSON.value, json.dumps(results, indent=1) + "\n")
-            if _PNG.value and curves:
-                write_atomically(_PNG.value, plots.png(figure(curves)))
+            keep(method, seed, evaluation=runs["after"]["results"], minutes=minutes, zoom_rates=rates)
+    shown = {method: results[method] for method in (START, SAMPLED, *methods) if method in results}
     table = [["method", *FIGURES, "minutes"]]
-    for method, by_seed in results.items():
-        if not by_seed:
-            continue
-        minutes = [run["minutes"] for run in by_seed.values() if run["minutes"] is not None]
+    for method, by_seed in shown.items():
+        minutes = [run["minutes"] for run in by_seed.values() if "minutes" in run]
         table.append(row(method, [run["evaluation"] for run in by_seed.values()], minutes))
     print(align(table, left=1))
+    print()
+    print(class_gaps(shown))
+    curves = {
+        method: [run["zoom_rates"] for run in runs.values() if run.get("zoom_rates")] for method, runs in shown.items()
+    }
+    if _PNG.value:
+        write_atomically(_PNG.value, plots.png(figure({method: rates for method, rates in curves.items() if rates})))
 
 
 if __name__ == "__main__":
