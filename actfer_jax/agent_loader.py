@@ -29,7 +29,8 @@ class ModelConfig:
     """Which model.
 
     Attributes:
-      path: a Hugging Face directory of a Qwen3-VL, perhaps in an object store; "demo" is the small one in the package.
+      path: a Hugging Face directory of a Qwen3-VL, perhaps in an object store, or the name of one on the hub; "demo" is
+        the small one in the package.
       initialise: "pretrained" reads its weights; "random" takes only its configuration and tokenizer.
       dtype: of activations; param_dtype: of the trained parameters.
       remat: what the backward pass of a layer keeps: "none", "dots" or "full" (models.qwen3_vl).

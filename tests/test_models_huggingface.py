@@ -18,7 +18,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from actfer_jax.models import Qwen3VLConfig, load_pretrained, logits, save_pretrained
+from actfer_jax.models import Qwen3VLConfig, load_pretrained, local_directory, logits, save_pretrained
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "model.safetensors"
@@ -268,3 +268,17 @@ def test_two_processes_share_a_model_and_save_it_whole(checkpoint: Path, tmp_pat
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output[-3000:]
     assert same_weights(tmp_path / "saved", checkpoint)
+
+
+def test_a_name_on_the_hub_is_the_copy_in_its_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--someone--a-model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(commit)
+    assert local_directory("someone/a-model") == snapshot
+    with pytest.raises(FileNotFoundError, match="someone/another is no directory here, and the Hugging Face hub"):
+        local_directory("someone/another")

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -26,13 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from huggingface_hub import snapshot_download
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from actfer_jax import sharding
-from actfer_jax.files import copy_tree, is_remote, write_atomically
+from actfer_jax.files import copy_tree, is_remote, reason, write_atomically
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
 
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
 _SHARD_BYTES = 4 * 2**30
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 
 Index = tuple[slice, ...]
@@ -164,18 +167,30 @@ def _weight_files(directory: Path) -> list[Path]:
         raise ValueError(f"{index}: not an index of safetensors shards ({error!r})") from error
 
 
-def local_directory(path: epath.PathLike) -> Path:
-    """A model directory as one that can be read by slices: itself, or of one in an object store a local copy.
+def _from_hub(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+    except OSError as error:
+        said = reason(error)
+        raise FileNotFoundError(
+            f"{name} is no directory here, and the Hugging Face hub does not give it: {said}"
+        ) from error
 
-    The copy is made once, under `~/.cache/actfer_jax/models`, and again when a file there has another size or time. It
-    is there whole or not at all, and stays until somebody deletes it.
+
+def local_directory(path: epath.PathLike) -> Path:
+    """A model directory as one that can be read by slices: itself, or a local copy of one in an object store or on the
+    Hugging Face hub (`owner/name`, where there is no such directory here; in the hub's own cache).
+
+    The copy from an object store is made once, under `~/.cache/actfer_jax/models`, and again when a file there has
+    another size or time. It is there whole or not at all, and stays until somebody deletes it.
 
     Raises:
       FileNotFoundError: what is there is not, or not yet, a model directory.
       OSError: it changed while it was copied, or the disk is full.
     """
     if not is_remote(path):
-        return Path(path)
+        name = os.fspath(path)
+        return Path(path) if Path(path).exists() or not _HUB_NAME.fullmatch(name) else _from_hub(name)
     remote = epath.Path(path)
     files = _listing(remote)
     if _CONFIG not in files:
