@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -106,6 +107,23 @@ def test_an_existing_directory_is_replaced_whole(checkpoint: Path, tmp_path: Pat
     save_pretrained(load_pretrained(checkpoint), target)
     assert same_weights(target, checkpoint)
     assert not (target / "left_over.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "target"]
+
+
+KILLED = """
+import os, signal, sys
+from actfer_jax.models import huggingface
+huggingface._replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+huggingface.save_pretrained(huggingface.load_pretrained(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_a_save_that_was_killed_leaves_nothing_behind_for_ever(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    killed = subprocess.run([sys.executable, "-c", KILLED, checkpoint, target])
+    assert killed.returncode == -signal.SIGKILL and not target.exists()
+    assert len(list(tmp_path.iterdir())) == 2
+    save_pretrained(load_pretrained(checkpoint), target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "target"]
 
 

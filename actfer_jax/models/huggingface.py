@@ -13,7 +13,6 @@ import re
 import shutil
 import struct
 import tempfile
-import uuid
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -285,9 +284,12 @@ def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
         return
     target = Path(path)
     writes = jax.process_index() == 0
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = target.with_name(f".{target.name}.partial")
     try:
         if writes:
+            # What a save that was killed has left.
+            for left in (partial, partial.with_suffix(".old")):
+                shutil.rmtree(left, ignore_errors=True)
             partial.mkdir(parents=True)
             _write_companions(model, partial)
         _write_weights(model, partial, writes)
