@@ -1,9 +1,11 @@
 """AdamW with a schedule, as a section of a config."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
+from flax import nnx
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class OptimizerConfig:
       learning_rate: its peak.
       schedule: "constant", "linear" or "cosine" decay after the warm-up, down to `final_fraction` of the peak.
       warmup_steps: updates over which the rate rises linearly from 0.
-      final_fraction: of the peak, at the last update.
+      final_fraction: of the peak, when all updates are done.
       weight_decay: decoupled, on matrices only.
       max_grad_norm: gradients are scaled down to this global norm.
       b1, b2, eps: as in Adam.
@@ -53,7 +55,7 @@ def learning_rate(config: OptimizerConfig, updates: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """Clipping, then AdamW under the schedule."""
+    """Clipping, then AdamW under the schedule, for parameters that name their axes (`models.layers`)."""
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(
@@ -62,6 +64,15 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
             b2=config.b2,
             eps=config.eps,
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+            mask=_matrices,
         ),
     )
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters are matrices, by the names of their axes: a stack of layers does not make one of a vector."""
+
+    def is_matrix(leaf: nnx.Variable) -> bool:
+        return sum(name != "layers" for name in leaf.get_metadata("out_sharding")) > 1
+
+    return jax.tree.map(is_matrix, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

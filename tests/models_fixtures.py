@@ -4,15 +4,16 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 GOLDEN = Path(__file__).parent / "golden" / "models.npz"
-IMAGE, VIDEO, VISION_START, VISION_END = 150, 151, 152, 153
+PICTURE_TOKENS = IMAGE, VIDEO, VISION_START, VISION_END = [150, 151, 152, 153]
 TEXT_TOKENS = 150
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3VLForConditionalGeneration"],
     "model_type": "qwen3_vl",
     "image_token_id": IMAGE,
@@ -53,6 +54,48 @@ CONFIG = {
     },
 }
 PATCH_DIM = 3 * 2 * 4 * 4
+
+Layout = list[list[int | tuple[int, int]]]
+"""Rows of pieces: a number is so many text tokens, a pair a picture of so many rows and columns of patches."""
+
+
+def random_config(seed: int) -> dict[str, Any]:
+    """A configuration of other sizes; four seeds in a row have every combination of tied head and biases."""
+    random = np.random.RandomState(seed)
+    key_heads, head_dim, depth = random.choice([1, 2]), random.choice([8, 16, 24]), random.randint(2, 6)
+    height, width = random.randint(1, head_dim // 6 + 1, 2)  # as many frequencies as interleaving has places for
+    vision_heads, side = random.randint(1, 4), random.randint(3, 8)
+    deepstack = np.sort(random.choice(depth, random.randint(1, min(depth, 3) + 1), replace=False))
+    text = {
+        "hidden_size": 8 * random.randint(3, 9),
+        "intermediate_size": 8 * random.randint(4, 12),
+        "num_hidden_layers": max(len(deepstack), random.randint(1, 4)),
+        "num_attention_heads": key_heads * random.randint(1, 5),
+        "num_key_value_heads": key_heads,
+        "head_dim": head_dim,
+        "attention_bias": seed // 2 % 2 == 1,
+        "rope_theta": random.choice([1e4, 5e6]),
+        "rope_scaling": {
+            "rope_type": "default",
+            "mrope_interleaved": True,
+            "mrope_section": [head_dim // 2 - height - width, height, width],
+        },
+    }
+    vision = {
+        "depth": depth,
+        "hidden_size": vision_heads * random.choice([8, 16]),
+        "intermediate_size": 8 * random.randint(3, 9),
+        "num_heads": vision_heads,
+        "out_hidden_size": text["hidden_size"],
+        "num_position_embeddings": side**2,
+        "deepstack_visual_indexes": deepstack,
+    }
+    config = CONFIG | {
+        "tie_word_embeddings": seed % 2 == 0,
+        "text_config": CONFIG["text_config"] | text,
+        "vision_config": CONFIG["vision_config"] | vision,
+    }
+    return json.loads(json.dumps(config, default=lambda value: value.tolist()))
 
 
 def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
@@ -98,8 +141,8 @@ class Batch:
         return ids, mask
 
 
-def make_batch(layout: list[list[int | tuple[int, int]]], seed: int = 0) -> Batch:
-    """Rows from pieces: a number is so many text tokens, a pair a picture of so many rows and columns of patches."""
+def make_batch(layout: Layout, seed: int = 0) -> Batch:
+    """Rows of random tokens, and the pictures in them."""
     random = np.random.RandomState(seed)
     rows, grids = [], []
     for pieces in layout:
@@ -116,9 +159,21 @@ def make_batch(layout: list[list[int | tuple[int, int]]], seed: int = 0) -> Batc
     return Batch(rows, grid_array, pixels)
 
 
-LAYOUT: list[list[int | tuple[int, int]]] = [
+LAYOUT: Layout = [
     [3, (4, 6), 5, (2, 2), 4],  # two pictures of different size, the second in the middle of a conversation
     [7],  # no picture
     [1, (8, 4), 4, (6, 6), 2, (2, 10), 3],
     [(4, 4)],  # a picture and nothing else
 ]
+
+
+def random_layout(seed: int) -> Layout:
+    """Rows with three pictures, none and one, of any sizes."""
+    random = np.random.RandomState(seed)
+    layout: Layout = []
+    for pictures in (3, 0, 1):
+        row: list[int | tuple[int, int]] = []
+        for height, width in 2 * random.randint(1, 6, (pictures, 2)):
+            row += [int(random.randint(0, 5)), (int(height), int(width))]
+        layout.append([*row, int(random.randint(1, 6))])
+    return layout

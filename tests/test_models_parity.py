@@ -1,5 +1,6 @@
 """The model against transformers' PyTorch one: recorded arrays always, a live comparison where torch is there."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -157,21 +158,30 @@ def test_prefill_slots_and_single_steps_equal_one_full_forward(model: Qwen3VL) -
 
 
 def test_greedy_generation_is_token_identical_to_transformers(model: Qwen3VL, golden: dict[str, np.ndarray]) -> None:
-    batch = fixtures.make_batch(fixtures.LAYOUT)
     expected = golden["generated"]
-    decoder = Decoder(model, batch=len(batch.rows), length=max(map(len, batch.rows)) + expected.shape[1])
-    token = prefill(decoder, model, batch)
-    tokens = [token]
-    for _ in range(expected.shape[1] - 1):
-        token = np.array([values[-1].argmax() for values in decoder.append([[int(one)] for one in token])])
-        tokens.append(token)
-    np.testing.assert_array_equal(np.stack(tokens, 1), expected)
+    found = generate(model, fixtures.make_batch(fixtures.LAYOUT), expected.shape[1])
+    np.testing.assert_array_equal(found, expected)
+
+
+def generate(model: Qwen3VL, batch: fixtures.Batch, count: int) -> np.ndarray:
+    """The likeliest tokens [rows, count] that follow, none of them a picture's: a prefill, then step by step."""
+
+    def likeliest(logits_BxV: np.ndarray) -> np.ndarray:
+        is_picture_V = np.isin(np.arange(logits_BxV.shape[-1]), fixtures.PICTURE_TOKENS)
+        return np.where(is_picture_V, -np.inf, logits_BxV).argmax(-1)
+
+    decoder = Decoder(model, batch=len(batch.rows), length=max(map(len, batch.rows)) + count)
+    tokens = [likeliest(prefill(decoder, model, batch))]
+    while len(tokens) < count:
+        values = decoder.append([[int(token)] for token in tokens[-1]])
+        tokens.append(likeliest(np.concatenate(values)))
+    return np.stack(tokens, 1)
 
 
 def prefill(decoder: Decoder, model: Qwen3VL, batch: fixtures.Batch) -> np.ndarray:
-    """Fills the cache with rows of any number of pictures each, in one forward; returns the next tokens."""
+    """Fills the cache with rows of any number of pictures each, in one forward; the logits [rows, V] at their ends."""
     ids, mask = batch.padded("right", extra=0)
-    counts = [sum(isinstance(piece, tuple) for piece in pieces) for pieces in fixtures.LAYOUT]
+    counts = [row.count(fixtures.VISION_START) for row in batch.rows]
     patches = np.split(batch.pixel_values, np.cumsum(batch.grids.prod(-1))[:-1])
     images = image_inputs(patches, batch.grids, int(batch.grids.prod(-1).max()), model.config)
     capacity = images.mask.shape[1] // 4
@@ -194,7 +204,7 @@ def prefill(decoder: Decoder, model: Qwen3VL, batch: fixtures.Batch) -> np.ndarr
     values, new = run(model)
     decoder.length = mask.sum(-1).astype(np.int32)
     decoder.cache = write_cache(decoder.cache, new, np.zeros_like(decoder.length), decoder.length)
-    return np.asarray(values).argmax(-1)[np.arange(len(ids)), decoder.length - 1]
+    return np.asarray(values)[np.arange(len(ids)), decoder.length - 1]
 
 
 def test_write_cache_changes_only_what_it_says() -> None:
@@ -230,7 +240,7 @@ def live(checkpoint: Path, dtype: str = "float32") -> Any:
     return transformers.Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype).eval()
 
 
-def live_logits(model: Any, batch: fixtures.Batch, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def live_inputs(batch: fixtures.Batch, ids: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
     import torch
 
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
@@ -240,8 +250,40 @@ def live_logits(model: Any, batch: fixtures.Batch, ids: np.ndarray, mask: np.nda
             "image_grid_thw": torch.tensor(batch.grids),
             "mm_token_type_ids": torch.tensor((ids == fixtures.IMAGE).astype(np.int64)),
         }
+    return inputs
+
+
+def live_logits(model: Any, batch: fixtures.Batch, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    import torch
+
     with torch.no_grad():
-        return model(**inputs).logits.float().numpy()
+        return model(**live_inputs(batch, ids, mask)).logits.float().numpy()
+
+
+@pytest.mark.parametrize("seed", range(4, 8))  # among them all three sizes of heads, one to three DeepStack layers
+def test_random_models_agree_with_transformers_now(seed: int, tmp_path: Path) -> None:
+    """Logits, and greedy generation token by token, of a checkpoint that transformers wrote."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps(fixtures.random_config(seed)))
+    reference = transformers.Qwen3VLForConditionalGeneration(transformers.AutoConfig.from_pretrained(tmp_path)).eval()
+    shapes = {name: list(tensor.shape) for name, tensor in reference.named_parameters()}
+    values = {name: torch.tensor(array) for name, array in fixtures.weights(shapes).items()}
+    reference.load_state_dict(values, strict=False)  # a tied head is no parameter of its own
+    reference.save_pretrained(tmp_path)
+    model = load_pretrained(tmp_path)
+
+    batch = fixtures.make_batch(fixtures.random_layout(seed), seed)
+    ids, mask = batch.padded("mixed")
+    found = np.asarray(logits(model, ids, mask, batch.pixel_values, batch.grids))
+    expected = live_logits(reference, batch, ids, mask)
+    np.testing.assert_allclose(found[mask > 0], expected[mask > 0], atol=TOLERANCE, rtol=0)
+
+    ids, mask = batch.padded("left", extra=0)
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+    options |= {"suppress_tokens": fixtures.PICTURE_TOKENS}
+    tokens = reference.generate(**live_inputs(batch, ids, mask), **options).numpy()[:, ids.shape[1] :]
+    np.testing.assert_array_equal(generate(model, batch, 12), tokens)
 
 
 @pytest.mark.parametrize(

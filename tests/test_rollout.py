@@ -11,11 +11,14 @@ import pytest
 from flax import nnx
 
 from actfer_jax.agent import prompts
+from actfer_jax.agent.episode import Reply
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.agent_loader import Agent
+from actfer_jax.episode_records import to_record
 from actfer_jax.models import demo_checkpoint, logits, save_pretrained
+from actfer_jax.records import EpisodeWriter, read_episodes
 from actfer_jax.rollout.batch import episode_log_probs, make_batch
-from actfer_jax.rollout.engine import Query, RolloutConfig, RolloutEngine, RolloutResult
+from actfer_jax.rollout.engine import Query, Rollout, RolloutConfig, RolloutEngine, RolloutResult
 
 GROUP = 3
 SEED = 5
@@ -144,8 +147,8 @@ def test_nothing_compiles_after_the_first_step(agent, engine, queries, result):
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int) -> list[int]:
-    """One episode, each token by a forward pass over everything so far: no cache, no batch, no slots."""
+def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int, arm: str) -> list[int]:
+    """One episode, each token by an eager forward pass over everything so far: no jit, no cache, no batch, no slots."""
     config, chat = agent.rollout, agent.chat
     model = nnx.merge(agent.graphdef, agent.params)
     key = jax.random.key(SEED, impl="threefry2x32")
@@ -160,13 +163,15 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int) -> lis
     while True:
         start = len(tokens)
         while True:
+            # Padded, since for every new shape every operation is compiled.
             ids = np.zeros((1, config.max_length), np.int32)
             ids[0, : len(tokens)] = tokens
             mask = (np.arange(config.max_length) < len(tokens))[None].astype(np.int32)
             pixels = np.concatenate([patches for patches, _ in pictures])
             grids = np.array([grid for _, grid in pictures])
-            row = np.asarray(logits(model, ids, mask, pixels, grids))[0, len(tokens) - 1]
-            gumbel = np.asarray(jax.random.gumbel(jax.random.fold_in(key, len(tokens)), row.shape))
+            with jax.disable_jit():
+                row = np.asarray(logits(model, ids, mask, pixels, grids))[0, len(tokens) - 1]
+                gumbel = np.asarray(jax.random.gumbel(jax.random.fold_in(key, len(tokens)), row.shape))
             tokens.append(int(np.argmax(np.where(banned, -np.inf, row / config.temperature) + gumbel)))
             if tokens[-1] == chat.turn_end_id or len(tokens) - start == config.turn_tokens:
                 break
@@ -175,8 +180,10 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int) -> lis
         if not turn.calls or final:
             return tokens
         reply = agent.toolbox.execute(turn.call, turn.error, image=query.image, image_key=query.key, views=views)
+        told = arm if reply.ok and reply.tool == "align_face" else ""
         room = config.max_length - len(tokens) - config.reply_tokens
-        final = turns + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens
+        final = turns + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens or told == "answer"
+        instruction = prompts.ANSWER_NOW if final else prompts.ZOOM_FIRST if told == "zoom" else ""
         if tokens[-1] != chat.turn_end_id:
             tokens.append(chat.turn_end_id)
         picture_tokens = None
@@ -184,29 +191,40 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int) -> lis
             views.append(reply.view)
             pictures.append(agent.encoder(reply.view.pixels))
             picture_tokens = agent.encoder.tokens(pictures[-1][1])
-        tokens += chat.reply_ids(reply.text + (" " + prompts.ANSWER_NOW if final else ""), picture_tokens)
+        tokens += chat.reply_ids(f"{reply.text} {instruction}".rstrip(), picture_tokens)
 
 
-@pytest.mark.parametrize(("query", "rollout"), [(0, 0), (2, 1)])
-def test_a_plain_loop_plays_the_same_episodes(agent, queries, result, query, rollout):
-    assert plain_episode(agent, queries[query], rollout, step=1) == tokens_of(result)[query][rollout]
+ARMS = ("zoom", "answer", "")
 
 
-def test_instructed_arms_are_told_in_the_reply_with_the_aligned_face(agent, engine, queries):
-    forced = [["zoom", "answer", ""]] * 4
-    played = engine.run(agent.params, queries[:4], seed=SEED, step=3, forced=forced)
-    seen = dict.fromkeys(("zoom", "answer", ""), 0)
-    for group in played.rollouts:
-        for rollout, arm in zip(group, ("zoom", "answer", ""), strict=True):
+@pytest.fixture(scope="module")
+def instructed(agent, engine, queries) -> RolloutResult:
+    return engine.run(agent.params, queries[:4], seed=SEED, step=3, forced=[list(ARMS)] * 4)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_plain_loop_plays_the_same_episodes(agent, queries, instructed, arm):
+    """One episode of each arm in which the face was aligned, so that the arm is told, and zoomed into if it may be."""
+    number = ARMS.index(arm)
+    rollouts = [group[number] for group in instructed.rollouts]
+    chosen = next(r for r in rollouts if aligned_reply(r) and bool(r.episode.zooms) == (arm != "answer"))
+    assert plain_episode(agent, chosen.query, number, step=3, arm=arm) == chosen.sequence.tokens
+
+
+def aligned_reply(rollout: Rollout) -> Reply | None:
+    """The first reply that shows the aligned face."""
+    replies = (reply for reply in rollout.episode.replies if reply.ok and reply.tool == "align_face")
+    return next(replies, None)
+
+
+def test_instructed_arms_are_told_in_the_reply_with_the_aligned_face(agent, instructed):
+    seen = dict.fromkeys(ARMS, 0)
+    for group in instructed.rollouts:
+        for rollout, arm in zip(group, ARMS, strict=True):
             assert rollout.episode.forced == arm
             text = agent.chat.tokenizer.decode(rollout.sequence.tokens)
-            aligned = [
-                turn
-                for turn in rollout.episode.turns
-                if turn.reply and turn.reply.ok and turn.reply.tool == "align_face"
-            ]
-            if aligned:
-                told = text.split(aligned[0].reply.text, 1)[1].split("<|vision_start|>", 1)[0].strip()
+            if reply := aligned_reply(rollout):
+                told = text.split(reply.text, 1)[1].split("<|vision_start|>", 1)[0].strip()
                 assert told == {"zoom": prompts.ZOOM_FIRST, "answer": prompts.ANSWER_NOW, "": ""}[arm]
                 seen[arm] += 1
                 if arm == "answer":
@@ -236,38 +254,43 @@ def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):
     assert tokens_of(first) == tokens_of(second)
 
 
-def test_pytorch_computes_the_same_log_probabilities_from_saved_pictures(agent, result, tmp_path):
-    """From the exported checkpoint, PNG files and token ids alone, with transformers' model and image processor."""
+def test_pytorch_computes_the_log_probabilities_of_a_record(agent, result, tmp_path):
+    """From what training leaves alone: records, PNG files and an exported checkpoint, read by transformers."""
     torch = pytest.importorskip("torch")
     from PIL import Image
-    from transformers import Qwen3VLForConditionalGeneration
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers import AutoImageProcessor, Qwen3VLForConditionalGeneration
 
     model = nnx.merge(agent.graphdef, agent.params)
     model.source = demo_checkpoint()
     save_pretrained(model, tmp_path / "export")
-    processor = Qwen2VLImageProcessorPil.from_pretrained(tmp_path / "export")
+    flat = [rollout for group in result.rollouts for rollout in group]
+    EpisodeWriter(tmp_path).write(
+        1,
+        [
+            to_record(rollout, id=str(row), reward=None, advantage=None, trained_on=["synth_faces"])
+            for row, rollout in enumerate(flat)
+        ],
+    )
+
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "export")
     network = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path / "export", dtype=torch.float32).eval()
-    for group in result.rollouts:
-        rollout = max(group, key=lambda rollout: len(rollout.views))
-        pictures = []
-        for index, view in enumerate(rollout.views):
-            path = tmp_path / f"{index}.png"
-            Image.fromarray(view.pixels).save(path)
-            pictures.append(Image.open(path))
-        inputs = processor(images=pictures, return_tensors="pt")
-        ids = torch.tensor([rollout.sequence.tokens])
+    records = list(read_episodes(tmp_path))
+    assert len(records) == len(flat)
+    assert max(len(record["turns"]) for record in records) >= 3 and max(len(r["images"]) for r in records) >= 3
+    for record in records:
+        pictures = [Image.open(tmp_path / name) for name in record["images"]]
+        ids = torch.tensor([record["token_ids"]])
         with torch.no_grad():
             output = network(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                mm_token_type_ids=(ids == agent.chat.image_pad_id).int(),
-                **inputs,
+                mm_token_type_ids=(ids == network.config.image_token_id).int(),
+                **processor(images=pictures, return_tensors="pt"),
             )
         log_probs = torch.log_softmax(output.logits[0].float(), -1).numpy()
-        policy = np.flatnonzero(rollout.sequence.policy)
-        expected = log_probs[policy - 1, np.array(rollout.sequence.tokens)[policy]]
-        np.testing.assert_allclose(rollout.raw_log_probs[policy], expected, atol=1e-3)
+        policy = np.flatnonzero(record["loss_mask"])
+        expected = log_probs[policy - 1, np.array(record["token_ids"])[policy]]
+        np.testing.assert_allclose(np.array(record["raw_logprobs"])[policy], expected, atol=1e-3)
 
 
 HANGS = """

@@ -148,16 +148,17 @@ def test_aligned_view_shows_lines_and_pores_equally(emotion: str, au: int) -> No
 
 
 def test_real_detector_finds_the_faces_where_they_are() -> None:
-    detector = FaceDetector()
+    """In at least 97% of pictures; 200 of them tell that apart from 93%."""
+    detector, count = FaceDetector(), 200
     errors = []
-    for i in range(40):
+    for i in range(count):
         picture = render(sample_face((6, i)))
         assert picture.image.shape == (512, 512, 3) and picture.image.dtype == np.uint8
         for face in detector.detect(picture.image)[:1]:
             eyes = np.linalg.norm(picture.landmarks[45] - picture.landmarks[36])
             errors.append(np.linalg.norm(face.landmarks - picture.landmarks, axis=1).mean() / eyes)
     found = [error for error in errors if error < 0.15]
-    assert len(found) >= 38
+    assert len(found) >= 0.97 * count
     assert np.mean(found) < 0.07
 
 

@@ -85,6 +85,32 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     assert not alive
 
 
+LOAD_SLOWLY = """
+import sys
+from actfer_jax.data.synth_faces import builder, load
+encode = builder.encode_face
+def encode_when_told(task):
+    if task[1] == 0:
+        print("rendering", flush=True)
+        sys.stdin.readline()
+    return encode(task)
+builder.encode_face = encode_when_told
+print(len(load("train", 5, sys.argv[1], size=64, jobs=1)))
+"""
+
+
+def test_a_process_that_comes_second_uses_what_the_first_renders(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOAD_SLOWLY, tmp_path]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first:
+        assert first.stdout.readline() == "rendering\n"
+        with subprocess.Popen(command, **pipes) as second:
+            assert next(line for line in second.stderr if "another process renders" in line)
+            assert first.communicate("go on\n")[0] == "5\n"
+            assert second.communicate()[0] == "5\n"  # and did not render
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
 def test_a_size_that_the_builder_lists_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (listed,) = [config for config in builder.SynthFaces.BUILDER_CONFIGS if config.split == "test"]
     face = builder.encode_face(("test", 0, 64))

@@ -87,10 +87,18 @@ def test_subtle_samples_are_those_whose_emotion_rests_on_fine_lines(tmp_path):
         SubtleSamples(open_source(DataConfig(split="validation", size=1, directory=str(tmp_path))))
 
 
-def test_a_sample_without_action_units_is_named(maker, subtle):
-    bare = replace(subtle, reference=replace(subtle.reference, aus=None))
+@pytest.mark.parametrize(
+    ("unknown", "words"),
+    [
+        ({"aus": None}, "no action units"),
+        ({"aus": frozenset(), "known_aus": frozenset()}, "no action units"),
+        ({"emotion": None}, "no emotion"),
+    ],
+)
+def test_a_sample_that_lacks_what_traces_say_is_named(maker, subtle, unknown, words):
+    bare = replace(subtle, reference=replace(subtle.reference, **unknown))
     for make in (maker.readings, lambda sample: maker.episode(sample, np.random.default_rng(0))):
-        with pytest.raises(DataError, match="validation/.*no action units"):
+        with pytest.raises(DataError, match=f"synth_faces/validation/.* has {words}.*leave the sample out"):
             make(bare)
 
 

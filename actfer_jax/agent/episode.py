@@ -24,6 +24,11 @@ class Reference:
     known_aus: frozenset[int] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_aus(self) -> bool:
+        """Whether any action unit was annotated."""
+        return self.aus is not None and self.known_aus != frozenset()
+
 
 @dataclass(frozen=True)
 class Reply:

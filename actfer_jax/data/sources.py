@@ -25,12 +25,22 @@ class Sample:
     Attributes:
       dataset, name: where it comes from; the pair is unique.
       image: uint8 [H, W, 3].
+
+    Raises:
+      DataError: neither its action units nor its emotion are known: no answer about it can be right or wrong.
     """
 
     dataset: str
     name: str
     image: np.ndarray
     reference: Reference
+
+    def __post_init__(self) -> None:
+        if self.reference.emotion is None and not self.reference.has_aus:
+            raise DataError(
+                f"{self.dataset}/{self.name} has neither action units nor an emotion, so that nothing can be learnt "
+                "from it: leave the sample out, or annotate it"
+            )
 
 
 class Samples(Protocol):

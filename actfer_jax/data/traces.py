@@ -207,8 +207,8 @@ class TraceMaker:
 
 def _check(sample: Sample) -> Reference:
     reference = sample.reference
-    if reference.aus is None or reference.emotion is None:
-        missing = "action units" if reference.aus is None else "emotion"
+    if not reference.has_aus or reference.emotion is None:
+        missing = "emotion" if reference.has_aus else "action units"
         raise DataError(
             f"{sample.dataset}/{sample.name} has no {missing}; traces are written from both: leave the sample out"
         )

@@ -4,6 +4,7 @@ A data set is a run of seeds of one split, rendered in parts of up to `PART` fac
 temporary name and renamed when it is whole, so a build that was stopped goes on with the part it was in.
 """
 
+import fcntl
 import io
 import multiprocessing
 import multiprocessing.connection
@@ -14,8 +15,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,6 +203,20 @@ def _renderers(stack: ExitStack, workers: int) -> RenderAll:
     return lambda function, tasks: pool.map(function, tasks, chunksize=8)
 
 
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Waits until no other process builds in a directory: what it builds is then used, and not rendered twice."""
+    directory.mkdir(parents=True, exist_ok=True)
+    # The system takes the lock from a process that ends, however it ends.
+    with (directory / "synth_faces.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process renders faces into {directory}; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def load(
     split: str, num: int, data_dir: str | os.PathLike[str], *, size: int = 512, jobs: int | None = None
 ) -> FaceSource:
@@ -231,18 +247,23 @@ def load(
             config=config, data_dir=os.fspath(data_dir), file_format="array_record", render_all=render_all
         )
 
+    def missing() -> list[tuple[int, int]]:
+        return [(start, stop) for start, stop in bounds if not epath.Path(part(start, stop).data_path).exists()]
+
     # The library warns of every config that is not in its list.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
-        missing = [(start, stop) for start, stop in bounds if not epath.Path(part(start, stop).data_path).exists()]
-        total = sum(stop - start for start, stop in missing)
-        with ExitStack() as stack:
-            render_all = _renderers(stack, min(jobs or os.cpu_count() or 1, max(total // 32, 1)))
-            progress = _Progress(f"synth_faces {split}", total)
-            tfds.disable_progress_bar()
-            for start, stop in missing:
-                part(start, stop, lambda *tasks: progress.count(render_all(*tasks))).download_and_prepare()
+        if missing():
+            with ExitStack() as stack:
+                stack.enter_context(_alone(Path(data_dir)))
+                build = missing()  # Another process may have built some in the meantime.
+                total = sum(stop - start for start, stop in build)
+                render_all = _renderers(stack, min(jobs or os.cpu_count() or 1, max(total // 32, 1)))
+                progress = _Progress(f"synth_faces {split}", total)
+                tfds.disable_progress_bar()
+                for start, stop in build:
+                    part(start, stop, lambda *tasks: progress.count(render_all(*tasks))).download_and_prepare()
         skip = {"image": tfds.decode.SkipDecoding()}
         return FaceSource([part(start, stop).as_data_source(split, decoders=skip) for start, stop in bounds])
     finally:
