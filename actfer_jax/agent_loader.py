@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from actfer_jax.agent.chat import Chat
 from actfer_jax.config import ConfigError
@@ -53,6 +54,11 @@ class ModelConfig:
     def directory(self) -> Path:
         """Where its files can be read; they are fetched from an object store at first use."""
         return local_directory(demo_checkpoint() if self.path == "demo" else self.path)
+
+    def options(self, mesh: Mesh | None) -> dict[str, Any]:
+        """What `Qwen3VL` takes beside its sizes."""
+        dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
+        return {"dtype": dtype, "param_dtype": param_dtype, "remat": self.remat, "mesh": mesh}
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,7 @@ def _load_agent(
     meshes: Meshes,
 ) -> Agent:
     directory = model.directory
-    options: dict[str, Any] = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
-    options |= {"remat": model.remat, "mesh": meshes.update}
+    options = model.options(meshes.update)
     if model.initialise == "random":
         config = Qwen3VLConfig.from_json(directory / "config.json")
         network = Qwen3VL(config, **options, rngs=nnx.Rngs(seed))
