@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
@@ -69,6 +70,11 @@ class ModelConfig:
     def has_card(self) -> bool:
         """Whether it was trained by this package (`PolicyCard`)."""
         return (self.directory / FILE_NAME).exists()
+
+    def options(self, mesh: Mesh | None) -> dict[str, Any]:
+        """What `Qwen3VL` takes beside its sizes."""
+        dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
+        return {"dtype": dtype, "param_dtype": param_dtype, "remat": self.remat, "mesh": mesh}
 
 
 @dataclass(frozen=True)
@@ -145,8 +151,7 @@ def _load_agent(
     meshes: Meshes,
 ) -> Agent:
     directory = model.directory
-    options: dict[str, Any] = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
-    options |= {"remat": model.remat, "mesh": meshes.update}
+    options = model.options(meshes.update)
     if model.initialise == "random":
         config = Qwen3VLConfig.from_json(directory / "config.json")
         network = Qwen3VL(config, **options, rngs=nnx.Rngs(seed))

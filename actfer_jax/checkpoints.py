@@ -2,7 +2,8 @@
 
 Orbax writes the arrays, in the background. It does not notice damaged files when it reads them back, so the size and
 SHA-256 of every file of a step are written into the step just before a rename commits it: a step that can be seen has
-its checksums, and a step that does not match them is set aside.
+its checksums, and a step that does not match them is set aside. Two files that nothing restored depends on are written
+by the commit itself, and their checksums added after it.
 
 In an object store, which cannot rename, a step is filled where it is to stay and committed by a marker object after its
 checksums. A step without the marker is removed at the next start.
@@ -12,6 +13,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +26,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from actfer_jax import hosts
-from actfer_jax.files import is_remote, reason
+from actfer_jax.files import is_remote, reason, write_atomically
 
 log = logging.getLogger(__name__)
 
 _CHECKSUMS = "checksums.json"
 _MARKER = "commit_success.txt"
-# Orbax completes these two after the checksums are taken; nothing that is restored depends on them.
-_UNCHECKED = {"_CHECKPOINT_METADATA", _MARKER}
+_METADATA = "_CHECKPOINT_METADATA"
+# Written by the commit, after the checksums of the other files; nothing that is restored depends on them.
+_LATE = (_METADATA, _MARKER)
+_UNREAD = type(ocp.PLACEHOLDER).__name__
 _BLOCK = 2**24
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -48,25 +52,27 @@ class Checkpoints:
     Args:
       directory: created if it is not there.
       keep: how many of the newest steps to keep; older ones are deleted after a newer one is complete.
-      best_metric: also keep the step for which this one of the `metrics` given to `save` was highest.
+      best: how many to keep beside them of the steps for which `best_metric` was highest.
+      best_metric: one of the `metrics` given to `save`; "" for none.
 
     Raises:
       CheckpointError: the directory cannot be made, read or written.
     """
 
-    def __init__(self, directory: epath.PathLike, *, keep: int, best_metric: str | None = None):
+    def __init__(self, directory: epath.PathLike, *, keep: int, best: int = 1, best_metric: str = ""):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}: without a checkpoint a run cannot be resumed")
         self.directory = epath.Path(directory)
         self._best_metric = best_metric
+        self._metric_seen = False
         self._saving: int | None = None
         policy = ocp.checkpoint_managers
         keepers: list[Any] = [policy.LatestN(keep)]
-        if best_metric is not None:
-            keepers.append(policy.BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False))
+        if best_metric:
+            keepers.append(policy.BestN(get_metric_fn=self._score, n=best, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy(keepers),
-            best_fn=self._score if best_metric is not None else None,
+            best_fn=self._score if best_metric else None,
             # A step is renamed out of sight before its files go: a kill in between leaves no step with a part missing.
             # In an object store it does leave one, of which the next start finds that it is damaged.
             todelete_subdir="deleted",
@@ -88,30 +94,27 @@ class Checkpoints:
         """The steps that can be restored, in order."""
         return sorted(self._manager.all_steps())
 
-    def best_step(self) -> int | None:
-        """The step with the highest `best_metric`, or None if there is none."""
-        return self._manager.best_step()
-
-    def save(self, step: int, state: Any, extra: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> bool:
+    def save(self, step: int, state: Any, extra: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> bool:
         """Starts to save a step; returns as soon as the state may be donated or changed.
 
         Args:
           step: the step that the state belongs to.
           state: pytree of jax arrays (none of size 0), typed or raw PRNG keys, and Python numbers.
           extra: what else a resumed run needs, as JSON: data position, seeds, ... Tuples come back as lists.
-          metrics: figures of this step; must hold `best_metric` if there is one.
+          metrics: figures of this step. The first ones must have `best_metric`; a later step that does not, or for
+            which it is not finite, is none of the best.
 
         Returns:
           False if this step is there already: it is left as it is.
 
         Raises:
-          CheckpointError: this save, or the one before it that ran in the background, failed; `extra` is not JSON.
+          CheckpointError: this save, or the one before it that ran in the background, failed; `extra` is not JSON; the
+            metrics lack `best_metric`.
         """
         self.wait()
         if step in self._manager.all_steps():
             return False
-        if self._best_metric is not None and self._best_metric not in (metrics or {}):
-            raise CheckpointError(f"step {step} has no metric {self._best_metric!r}, by which the best step is kept")
+        ranked = self._ranked(step, metrics or {})
         try:
             json.dumps(extra, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -122,7 +125,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)),
-                metrics=dict(metrics) if metrics is not None else None,
+                metrics=ranked,
                 force=True,
             )
         return True
@@ -132,6 +135,7 @@ class Checkpoints:
 
         Args:
           abstract_state: a pytree of the state's structure, of arrays or `jax.ShapeDtypeStruct`s (with shardings).
+            These need not be those that it was saved with.
 
         Returns:
           (step, state, extra), bit for bit what was saved, or None if there is no step.
@@ -146,18 +150,7 @@ class Checkpoints:
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """Restores one of `steps()`: (state, extra), as `restore_latest` does."""
         self.wait()
-        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore())).notes
-        saved, wanted = notes["leaves"], _leaves(abstract_state)
-        different = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
-        if different:
-            first = [f"{k} ({saved.get(k, 'absent')} saved, {wanted.get(k, 'absent')} wanted)" for k in different[:5]]
-            raise CheckpointError(
-                f"checkpoint {self.directory / str(step)} is of another model or optimizer, {len(different)} arrays "
-                f"differ: {', '.join(first)}; use the config that it was saved with, or another workdir"
-            )
-        abstract_state = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
-        return restored.state, notes["extra"]
+        return _restore(self.directory / str(step), abstract_state)
 
     def wait(self) -> None:
         """Waits until the last save is complete.
@@ -167,6 +160,8 @@ class Checkpoints:
         """
         with self._errors_named():
             self._manager.wait_until_finished()
+            if self._saving is not None and hosts.is_first():
+                _complete_checksums(self.directory / str(self._saving))
         self._saving = None
         if hosts.is_first():
             self._empty_deleted()
@@ -186,8 +181,21 @@ class Checkpoints:
         with suppress(*([CheckpointError] if error else [])):
             self.close()
 
+    def _ranked(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float] | None:
+        """What is kept of a step's metrics, the same on all processes."""
+        if not self._best_metric:
+            return None
+        self._metric_seen |= self._best_metric in metrics
+        if not self._metric_seen:
+            raise CheckpointError(
+                f"config.checkpoint.best_metric is {self._best_metric!r}, but step {step} has no such metric; it has: "
+                f"{', '.join(sorted(metrics)) or 'none'}"
+            )
+        value = float(metrics.get(self._best_metric, math.nan))
+        return hosts.from_first(lambda: {self._best_metric: value} if math.isfinite(value) else {})
+
     def _score(self, metrics: Mapping[str, float]) -> float:
-        return metrics.get(self._best_metric or "", float("-inf"))
+        return metrics.get(self._best_metric, -math.inf)
 
     def _write_checksums(self) -> None:
         """Called by Orbax, in its thread, between the last data file and the rename that commits the step.
@@ -195,7 +203,7 @@ class Checkpoints:
         Only process 0 gets here, when all processes have written their files.
         """
         (step_directory,) = self._unfinished(str(self._saving))
-        names = sorted({path.relative_to(step_directory).as_posix() for path in _files(step_directory)} - _UNCHECKED)
+        names = sorted({path.relative_to(step_directory).as_posix() for path in _files(step_directory)} - {*_LATE})
         with ThreadPoolExecutor() as pool:
             sums = dict(zip(names, pool.map(lambda name: _checksum(step_directory / name), names), strict=True))
         (step_directory / _CHECKSUMS).write_text(json.dumps({"step": self._saving, "files": sums}, indent=1))
@@ -209,25 +217,25 @@ class Checkpoints:
         for path in self._unfinished(step):
             path.rmtree()
 
-    def _committed(self) -> list[epath.Path]:
-        return [path for path in self.directory.iterdir() if _is_committed(path)]
-
     def _tidy(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._set_damaged_aside()
+        for step in _committed_steps(self.directory):
+            step_directory = self.directory / str(step)
+            damage = _damage(step_directory)
+            if damage:
+                self._set_aside(step_directory, damage)
+            else:
+                _complete_checksums(step_directory)
         self._remove_unfinished()
         self._empty_deleted()
 
-    def _set_damaged_aside(self) -> None:
-        for step_directory in self._committed():
-            reason = _damage(step_directory)
-            if reason:
-                aside = self.directory / "damaged"
-                aside.mkdir(exist_ok=True)
-                taken = [path.name for path in aside.iterdir()]
-                name = next(n for n in _numbered(step_directory.name) if n not in taken)
-                step_directory.rename(aside / name)
-                log.error("checkpoint %s is damaged (%s): moved to %s, not used", step_directory, reason, aside / name)
+    def _set_aside(self, step_directory: epath.Path, damage: str) -> None:
+        aside = self.directory / "damaged"
+        aside.mkdir(exist_ok=True)
+        taken = [path.name for path in aside.iterdir()]
+        name = next(n for n in _numbered(step_directory.name) if n not in taken)
+        step_directory.rename(aside / name)
+        log.error("checkpoint %s is damaged (%s): moved to %s, not used", step_directory, damage, aside / name)
 
     def _empty_deleted(self) -> None:
         (self.directory / "deleted").rmtree(missing_ok=True)
@@ -237,16 +245,77 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk.
-            step = self._saving
+            step, self._saving = self._saving, None
             with suppress(OSError):
                 if hosts.is_first():
                     self._remove_unfinished(str(step))
-            steps = [int(path.name) for path in self._committed()]
-            resume = f"the same command resumes from step {max(steps)}" if steps else "the same command starts again"
+            steps = _committed_steps(self.directory)
+            resume = f"the same command resumes from step {steps[-1]}" if steps else "the same command starts again"
             remedy = "the disk is full: free some space, then " if _disk_is_full(error) else ""
             cause = (str(error) or repr(error)).splitlines()[0][:300]
             message = f"step {step} could not be saved under {self.directory}: {cause}; {remedy}{resume}"
             raise CheckpointError(message) from error
+
+
+def read_checkpoint(
+    directory: epath.PathLike, abstract_state: Any, step: int | None = None
+) -> tuple[int, Any, dict[str, Any]]:
+    """Restores a step of a run, which may be under way, and changes nothing in its directory.
+
+    Args:
+      directory: where the run's `Checkpoints` are.
+      abstract_state: as in `Checkpoints.restore_latest`. Leaves that are `...` are not read, and come back as they are.
+      step: which one; None for the newest that is not damaged.
+
+    Returns:
+      (step, state, extra).
+
+    Raises:
+      CheckpointError: there is no such step, or it is damaged, or holds another state than `abstract_state` describes.
+    """
+    directory = epath.Path(directory)
+    steps = _committed_steps(directory)
+    there = f"there are: {', '.join(map(str, steps))}" if steps else "there is none"
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{directory} has no checkpoint of step {step}; {there}")
+    for candidate in reversed(steps) if step is None else [step]:
+        step_directory = directory / str(candidate)
+        try:
+            damage = _damage(step_directory)
+            if not damage:
+                return candidate, *_restore(step_directory, abstract_state)
+        except Exception as error:
+            if step_directory.exists():
+                raise
+            message = f"checkpoint {step_directory} was deleted by its run while it was read; choose a newer one"
+            raise CheckpointError(message) from error
+        log.error("checkpoint %s is damaged (%s): not used", step_directory, damage)
+    raise CheckpointError(f"{directory} has no checkpoint that can be used; {there}")
+
+
+def _restore(step_directory: epath.Path, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+    """(state, extra) of a step."""
+    notes = ocp.JsonCheckpointHandler().restore(step_directory / "notes")
+    saved, wanted = notes["leaves"], _leaves(abstract_state)
+    names = saved.keys() | wanted.keys()
+    different = sorted(name for name in names if name not in saved or wanted.get(name) not in (saved[name], _UNREAD))
+    if different:
+        first = [f"{k} ({saved.get(k, 'absent')} saved, {wanted.get(k, 'absent')} wanted)" for k in different[:5]]
+        raise CheckpointError(
+            f"checkpoint {step_directory} is of another model or optimizer, {len(different)} arrays differ: "
+            f"{', '.join(first)}; use the config that it was saved with, or another workdir"
+        )
+    arguments = ocp.args.PyTreeRestore(abstract_state, restore_args=jax.tree.map(_restore_arguments, abstract_state))
+    return ocp.PyTreeCheckpointHandler().restore(step_directory / "state", args=arguments), notes["extra"]
+
+
+def _restore_arguments(leaf: Any) -> Any:
+    return ocp.RestoreArgs() if leaf is ocp.PLACEHOLDER else ocp.checkpoint_utils.construct_restore_args(leaf)
+
+
+def _committed_steps(directory: epath.Path) -> list[int]:
+    """The steps that are whole as far as can be seen, in order."""
+    return sorted(int(path.name) for path in directory.iterdir() if _is_committed(path)) if directory.exists() else []
 
 
 def _is_committed(path: epath.Path) -> bool:
@@ -263,7 +332,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _leaves(state: Any) -> dict[str, str]:
-    """What each leaf of a state is, by its path: "float32[2,3]", or the type of a Python number."""
+    """What each leaf of a state is, by its path: "float32[2,3]", or the type of a Python number or placeholder."""
 
     def describe(leaf: Any) -> str:
         return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__
@@ -288,8 +357,20 @@ def _checksum(path: epath.Path) -> dict[str, Any]:
     return {"size": size, "sha256": digest.hexdigest()}
 
 
+def _complete_checksums(step_directory: epath.Path) -> None:
+    """Adds the checksums of what was written by the commit, unless they are there."""
+    record = json.loads((step_directory / _CHECKSUMS).read_text())
+    missing = [name for name in _LATE if name not in record["files"]]
+    if missing:
+        record["files"] |= {name: _checksum(step_directory / name) for name in missing}
+        write_atomically(step_directory / _CHECKSUMS, json.dumps(record, indent=1))
+
+
 def _damage(step_directory: epath.Path) -> str:
-    """Why a step must not be used; "" if every file is as it was when the step was saved."""
+    """Why a step must not be used; "" if every file is as it was when the step was saved.
+
+    The files that the commit wrote have no checksums yet if the run was killed right after it; they must be there.
+    """
     try:
         record = json.loads((step_directory / _CHECKSUMS).read_text())
         step, files = record["step"], dict(record["files"])
@@ -300,12 +381,15 @@ def _damage(step_directory: epath.Path) -> str:
 
     def check(name: str) -> str:
         try:
-            return "" if _checksum(step_directory / name) == files[name] else f"{name} has changed"
-        except OSError as error:
+            if name == _METADATA:
+                json.loads((step_directory / name).read_text())
+            found = _checksum(step_directory / name)
+        except (OSError, ValueError) as error:
             return f"{name} cannot be read: {reason(error)}"
+        return "" if found == files.get(name, found) else f"{name} has changed"
 
     with ThreadPoolExecutor() as pool:
-        return next((reason for reason in pool.map(check, files) if reason), "")
+        return next((damage for damage in pool.map(check, {*files, *_LATE}) if damage), "")
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
-from flax import nnx
 from jax.experimental import topologies
 from ml_collections import config_flags
 
@@ -35,16 +34,16 @@ from actfer_jax import cli, flops, sharding
 from actfer_jax.collectives import collectives
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.files import write_atomically
-from actfer_jax.models import KVCache, Qwen3VL, Qwen3VLConfig, on_mesh
+from actfer_jax.models import KVCache, Qwen3VLConfig, on_mesh
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.rollout.batch import ImageSlots, abstract_batch
 from actfer_jax.rollout.engine import image_slots
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
+from actfer_jax.run_state import abstract_state
 from actfer_jax.settings import TrainConfig
 from actfer_jax.sharding import Meshes, make_meshes
 from actfer_jax.train_step import (
     PolicyBatch,
-    init_train_state,
     make_log_probs,
     make_policy_update,
     make_sft_update,
@@ -158,20 +157,15 @@ def topology_devices(name: str) -> tuple[Chip, list[Any]]:
 
 def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -> Iterator[Program]:
     """Every program of a run, with what is in memory beside its arguments."""
-    dtype, param_dtype = jnp.dtype(config.model.dtype), jnp.dtype(config.model.param_dtype)
-    options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "remat": config.model.remat}
-    model = nnx.eval_shape(lambda: Qwen3VL(model_config, mesh=meshes.update, rngs=nnx.Rngs(0), **options))
-    graphdef, params = nnx.split(model, nnx.Param)
-    optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
-    state = jax.eval_shape(partial(init_train_state, optimizer=optimizer), params)
-    state = sharding.place_parameters(state, meshes.update)
+    graphdef, (state, _) = abstract_state(config, model_config, meshes.update)
     params = state.params
+    optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     slots = image_slots(config.rollout, config.views, model_config)
     if config.algorithm == "sft":
         yield from _sft_programs(config, model_config, meshes, graphdef, optimizer, state, slots)
         return
     kept = {"params": params, "optimizer": (state.opt_state, state.skipped)}
-    reference = jax.eval_shape(partial(sharding.cast, dtype=dtype), params)
+    reference = jax.eval_shape(partial(sharding.cast, dtype=jnp.dtype(config.model.dtype)), params)
     reference = sharding.place_parameters(reference, meshes.update)
     if config.loss.kl:
         kept["reference"] = reference

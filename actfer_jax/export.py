@@ -1,53 +1,65 @@
-"""Writes the newest checkpoint of a training run as a Hugging Face directory, while the run is stopped.
+"""Writes a checkpoint of a training run as a Hugging Face directory, whether the run goes on or not.
 
-python -m actfer_jax.export --workdir=runs/ucgrpo --out=runs/ucgrpo-policy
+    python -m actfer_jax.export --workdir=runs/ucgrpo --out=runs/ucgrpo-policy [--step=100]
+
+Needs no accelerator, and memory for the parameters alone. The run's directory is not changed.
 """
 
 import json
 
+import jax
+import orbax.checkpoint as ocp
 from absl import flags
 from etils import epath
 
 from actfer_jax import cli
-from actfer_jax.agent_loader import load_agent
-from actfer_jax.checkpoints import Checkpoints
+from actfer_jax.checkpoints import read_checkpoint
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.files import FILE_ERRORS
 from actfer_jax.metrics import MANIFEST
-from actfer_jax.optimizer import make_optimizer
+from actfer_jax.models import Qwen3VLConfig
+from actfer_jax.run_state import abstract_state
 from actfer_jax.settings import TrainConfig
-from actfer_jax.train import initial_state, save_policy
+from actfer_jax.train import save_policy
 
 
-def export(workdir: epath.Path, out: epath.Path) -> int:
-    """Writes the policy of the newest sound checkpoint of `workdir` to `out`; returns its step.
+def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int:
+    """Writes the policy of a checkpoint of `workdir` to `out`; returns its step.
+
+    Args:
+      step: which one; None for the newest that is not damaged.
 
     Raises:
-      ConfigError: there is no run, or it has no checkpoint.
+      ConfigError, CheckpointError: there is no run, or no such checkpoint.
     """
     try:
         raw_config = json.loads((workdir / MANIFEST).read_text())["config"]
     except (*FILE_ERRORS, ValueError, KeyError) as error:
         raise ConfigError(f"{workdir} is not the workdir of a training run ({error})") from error
     config = read_config(raw_config, TrainConfig, "config")
-    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed)
-    optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
-    with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore_latest(initial_state(agent, optimizer))
-    if restored is None:
-        raise ConfigError(f"{workdir} has no checkpoint yet")
-    step, state, _ = restored
-    save_policy(config, agent, state.train.params, out)
+    try:
+        model_config = Qwen3VLConfig.from_json(config.model.directory / "config.json")
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"model {config.model.path!r}, which the run began with, cannot be used: {error}") from error
+    graphdef, state = abstract_state(config, model_config, mesh=None)
+    unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, state)
+    wanted = unread._replace(train=unread.train._replace(params=state.train.params))
+    step, restored, _ = read_checkpoint(workdir / "checkpoints", wanted, step)
+    save_policy(config, graphdef, restored.train.params, out)
     return step
 
 
 def main(argv: list[str]) -> None:
     del argv
-    step = export(epath.Path(flags.FLAGS.workdir), epath.Path(flags.FLAGS.out))
-    print(f"the policy after step {step} is in {flags.FLAGS.out}")
+    given = flags.FLAGS
+    # The memory of the host holds what one accelerator may not, and these are perhaps in use.
+    jax.config.update("jax_platforms", "cpu")
+    step = export(epath.Path(given.workdir), epath.Path(given.out), given.step)
+    print(f"the policy after step {step} is in {given.out}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
     flags.DEFINE_string("out", None, "Directory to write.", required=True)
+    flags.DEFINE_integer("step", None, "Which checkpoint; the newest that is not damaged by default.")
     cli.run(main)

@@ -33,9 +33,12 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 MANIFEST = "manifest.json"
-# A run may be continued with other values of these config keys: they do not change what a step computes, only how many
-# steps there are (and with that the schedules) and how often something is written down.
-FREE_KEYS = ("steps", "checkpoint.*", "logging.*")
+# A run may be continued with other values of these config keys: they do not change what a step computes but for
+# rounding, only how many steps there are (and with that the schedules), where they are computed, and what is kept.
+FREE_KEYS = (
+    *("steps", "checkpoint.*", "logging.*", "mesh.*"),
+    *("data.directory", "evaluation.data.directory", "rollout.tool_threads"),
+)
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "tensorflow-datasets"),
     *("dlib", "dlib-bin"),

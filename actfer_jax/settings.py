@@ -45,10 +45,24 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Attributes: every, how many steps between two checkpoints; keep, how many of the newest stay."""
+    """When checkpoints are written, and which of them stay.
+
+    Attributes:
+      every: steps between two of them.
+      keep: how many of the newest stay.
+      best: how many of the best stay beside them.
+      best_metric: the metric that is highest in the best, such as "reward/total"; "" keeps the newest only.
+    """
 
     every: int = 20
     keep: int = 2
+    best: int = 1
+    best_metric: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep", "best"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -67,19 +67,18 @@ from actfer_jax.metrics import (
     write_evaluation,
     write_manifest,
 )
-from actfer_jax.models import save_pretrained
+from actfer_jax.models import Qwen3VL, save_pretrained
 from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rl import rewards, ucgrpo
 from actfer_jax.rollout.batch import ImageSlots, Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
+from actfer_jax.run_state import RunState, abstract_state, initial_state
 from actfer_jax.settings import LoggingConfig, TrainConfig
 from actfer_jax.sharding import cast, holders, local, make_meshes, place, place_parameters, shared_rows
 from actfer_jax.train_step import (
     PolicyBatch,
-    TrainState,
-    init_train_state,
     make_log_probs,
     make_policy_update,
     make_sft_update,
@@ -92,13 +91,6 @@ DATA_THREADS = 2
 
 SHOWN = ("sft/loss", "reward/total", "reward/emotion", "zoom_rate/subtle", "zoom_rate/plain", "policy/entropy")
 """Metrics that stand in the line of progress, as far as the run has them."""
-
-
-class RunState(NamedTuple):
-    """Everything that a step changes, and so what a checkpoint holds."""
-
-    train: TrainState
-    calibration: ucgrpo.Calibration
 
 
 class StepOutput(NamedTuple):
@@ -131,12 +123,16 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     if config.model.initialise == "random":
         agent = whitened(config, agent, source)
-    initial = initial_state(agent, optimizer)
-    with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore_latest(initial)
-        start, state = (restored[0], restored[1]) if restored else (0, initial)
+    kept = config.checkpoint
+    with Checkpoints(
+        workdir / "checkpoints", keep=kept.keep, best=kept.best, best_metric=kept.best_metric
+    ) as checkpoints:
+        restored = checkpoints.restore_latest(abstract_state(config, agent.model_config, meshes.update)[1])
         if restored:
+            start, state = restored[:2]
             log.info("continuing after step %d of %d", start, config.steps)
+        else:
+            start, state = 0, initial_state(agent.params, optimizer, meshes.update)
         records = EpisodeWriter(workdir, jax.process_index())
         if hosts.is_first():
             records.drop_after(start)
@@ -168,20 +164,24 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
                     _show_episodes(config, step, episodes, writer, records)
                     saved = {"seed": config.seed, "productive_s": goodput.productive}
                     if step % config.checkpoint.every == 0 or step == config.steps:
-                        checkpoints.save(step, state, saved)
+                        checkpoints.save(step, state, saved, metrics)
                     start = step
                     stop.check()
             except Interrupted:
                 # A rollout that was under way is dropped; the state is that of the last whole step.
                 if start > (restored[0] if restored else 0):
-                    checkpoints.save(start, state, saved)
+                    checkpoints.save(start, state, saved, metrics)
+                checkpoints.wait()
                 # Said on every host: `tpu_scripts` look for it there.
-                log.warning(
-                    "told to stop: saved step %d of %d; the same command goes on from there", start, config.steps
-                )
+                if start:
+                    log.warning(
+                        "told to stop: saved step %d of %d; the same command goes on from there", start, config.steps
+                    )
+                else:
+                    log.warning("told to stop before the first step was done; the same command starts again")
                 raise
         params = state.train.params
-    save_policy(config, agent, params, workdir / "policy")
+    save_policy(config, agent.graphdef, params, workdir / "policy")
     _evaluate("after", config, agent, params, workdir, stop)
 
 
@@ -219,12 +219,6 @@ def _open_workdir(workdir: epath.Path, raw_config: ml_collections.ConfigDict) ->
         # By now the manifest is there: whoever was started with another config ends.
         check_workdir(workdir, raw_config)
     return started
-
-
-def initial_state(agent: Agent, optimizer: optax.GradientTransformation) -> RunState:
-    """The state before the first step."""
-    train_state = init_train_state(agent.params, optimizer, agent.meshes.update)
-    return RunState(train_state, place(ucgrpo.init_calibration(len(facs.EMOTIONS)), agent.meshes.update))
 
 
 def whitened(config: TrainConfig, agent: Agent, source: Source) -> Agent:
@@ -510,15 +504,19 @@ def _evaluate(
     if when not in runs or runs[when]["step"] != step:
         samples = hosts.first_before_others(lambda: open_source(evaluation.data))
         engine = agent.engine(queries=evaluation.queries, group=1, greedy=True)
-        outcomes = evaluate_policy(
-            engine,
-            params,
-            samples,
-            controls=evaluation.controls,
-            seed=config.seed,
-            progress=ProgressLine(f"episodes evaluated {when} training") if hosts.is_first() else None,
-            between_chunks=stop.check,
-        )
+        try:
+            outcomes = evaluate_policy(
+                engine,
+                params,
+                samples,
+                controls=evaluation.controls,
+                seed=config.seed,
+                progress=ProgressLine(f"episodes evaluated {when} training") if hosts.is_first() else None,
+                between_chunks=stop.check,
+            )
+        except Interrupted:
+            log.warning("told to stop during the evaluation %s training; the same command begins it anew", when)
+            raise
         summaries = {control: summarise(results) for control, results in outcomes.items()}
         runs[when] = {"step": step, "results": summaries}
         if hosts.is_first():
@@ -528,9 +526,9 @@ def _evaluate(
         print(controls_table({when: run["results"] for when, run in runs.items()}), flush=True)
 
 
-def save_policy(config: TrainConfig, agent: Agent, params: nnx.State, directory: epath.Path) -> None:
+def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: nnx.State, directory: epath.Path) -> None:
     """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on."""
-    model = nnx.merge(agent.graphdef, params)
+    model = nnx.merge(graphdef, params)
     model.source = str(config.model.directory)
     save_pretrained(model, directory)
     if not hosts.is_first():

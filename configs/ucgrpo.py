@@ -119,6 +119,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 20
     config.checkpoint.keep = 2
+    config.checkpoint.best = 1
+    config.checkpoint.best_metric = ""  # "reward/total", say: its best steps stay beside the newest
 
     config.logging = ConfigDict()
     config.logging.every = 1

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -19,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from actfer_jax.checkpoints import CheckpointError, Checkpoints
+from actfer_jax.checkpoints import CheckpointError, Checkpoints, read_checkpoint
 
 # Real second processes, forked from one that has imported everything and started nothing.
 processes = multiprocessing.get_context("forkserver")
@@ -96,16 +98,37 @@ def test_saving_a_step_again_leaves_it(tmp_path):
     assert assert_restores(tmp_path) == 3
 
 
-def test_best_step_outlives_newer_ones(tmp_path):
-    with Checkpoints(tmp_path, keep=1, best_metric="accuracy") as checkpoints:
-        for step, accuracy in enumerate((0.2, 0.9, 0.5, 0.6)):
-            checkpoints.save(step, make_state(step), make_extra(step), {"accuracy": accuracy})
-        with pytest.raises(CheckpointError, match="accuracy"):
-            checkpoints.save(9, make_state(9), make_extra(9))
-    with Checkpoints(tmp_path, keep=1, best_metric="accuracy") as checkpoints:
-        assert checkpoints.steps() == [1, 3]
-        assert checkpoints.best_step() == 1
+@pytest.mark.parametrize(("keep", "best"), [(1, 1), (2, 1), (1, 3)])
+def test_the_best_steps_outlive_newer_ones(tmp_path, keep, best):
+    """Over starts of the run, and over steps that lack the metric or have it as no number."""
+    scores = [0.2, 0.9, None, 0.5, float("nan"), 0.6, 0.1, 0.55, 0.05, 0.3]
+    starts, kept = [range(3), range(3, 4), range(4, 10)], []
+    for steps in starts:
+        with Checkpoints(tmp_path, keep=keep, best=best, best_metric="accuracy") as checkpoints:
+            assert checkpoints.steps() == kept
+            for step in steps:
+                metrics = {"loss": np.float32(1)} | (
+                    {} if scores[step] is None else {"accuracy": jnp.array(scores[step])}
+                )
+                checkpoints.save(step, make_state(step), make_extra(step), metrics)
+                ranked = sorted(
+                    [*kept, step],
+                    key=lambda step: -1 if scores[step] is None or math.isnan(scores[step]) else scores[step],
+                )
+                kept = sorted({*[*kept, step][-keep:], *ranked[-best:]})
+                assert checkpoints.steps() == kept
+    assert 1 in kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(map(str, kept))
+    with Checkpoints(tmp_path, keep=keep, best=best, best_metric="accuracy") as checkpoints:
         assert bits(checkpoints.restore(1, make_state(0))[0]) == bits(make_state(1))
+
+
+def test_a_metric_that_there_is_not_is_refused_at_the_first_save(tmp_path):
+    with Checkpoints(tmp_path, keep=1, best_metric="accurracy") as checkpoints:
+        for metrics, known in (({"reward/total": 1.0, "accuracy": 0.5}, "accuracy, reward/total"), (None, "none")):
+            with pytest.raises(CheckpointError, match=f"'accurracy', but step 1 has no such metric; it has: {known}"):
+                checkpoints.save(1, make_state(1), make_extra(1), metrics)
+        assert checkpoints.steps() == []
 
 
 def test_donating_the_state_while_it_is_saved(tmp_path):
@@ -196,11 +219,6 @@ def test_killed_at_any_instant(tmp_path):
     assert step > 3
 
 
-def data_files(step_directory: Path) -> list[Path]:
-    """The files on which what is restored depends."""
-    return sorted(path for path in json.loads((step_directory / "checksums.json").read_text())["files"])
-
-
 @pytest.fixture(scope="module")
 def sound_directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("sound")
@@ -250,7 +268,8 @@ def _of_step_1(path: Path) -> Path:
 def test_a_damaged_step_is_set_aside(seed, damage, sound_directory, tmp_path, caplog):
     directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
     newest = directory / "2"
-    paths = [newest / name for name in (*data_files(newest), "checksums.json")]
+    paths = sorted(path for path in newest.rglob("*") if path.is_file())
+    assert {"_CHECKPOINT_METADATA", "commit_success.txt", "checksums.json"} < {path.name for path in paths}
     damage(random.Random(seed), paths)
     with caplog.at_level(logging.ERROR):
         step = assert_restores(directory)
@@ -266,17 +285,113 @@ def test_a_damaged_step_is_set_aside(seed, damage, sound_directory, tmp_path, ca
         assert (directory / "damaged" / "2-2").is_dir()
 
 
-def test_damage_that_nothing_depends_on_is_no_damage(sound_directory, tmp_path):
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "commit_success.txt"])
+def test_killed_right_after_a_commit(sound_directory, tmp_path, name):
+    """What the commit wrote has no checksums yet: it must be there, and from the next start on it is compared."""
     directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
-    (directory / "2" / "_CHECKPOINT_METADATA").write_text("{")
-    (directory / "2" / "commit_success.txt").unlink()
+    checksums = directory / "2" / "checksums.json"
+    complete = json.loads(checksums.read_text())
+    before = {key: value for key, value in complete["files"].items() if "/" in key}
+    assert len(before) == len(complete["files"]) - 2
+    checksums.write_text(json.dumps(complete | {"files": before}))
     assert assert_restores(directory) == 2
+    assert json.loads(checksums.read_text()) == complete
+
+    checksums.write_text(json.dumps(complete | {"files": before}))
+    (directory / "2" / name).unlink()
+    assert assert_restores(directory) == 1
+    if name == "_CHECKPOINT_METADATA":
+        checksums = directory / "1" / "checksums.json"
+        complete = json.loads(checksums.read_text())
+        del complete["files"][name]
+        checksums.write_text(json.dumps(complete))
+        (directory / "1" / name).write_text("{")
+        assert assert_restores(directory, at_least=-1) == -1
 
 
 def test_steps_under_each_others_names(sound_directory, tmp_path):
     directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
     (directory / "1").rename(directory / "3")
     assert assert_restores(directory) == 2
+
+
+def contents(directory: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")
+    }
+
+
+def test_reading_changes_nothing(sound_directory, tmp_path, caplog):
+    """Beside a save that is under way, a damaged step is passed over and everything stays where it is."""
+    directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
+    shutil.copytree(directory / "1", directory / "3.orbax-checkpoint-tmp")
+    flip_a_bit(random.Random(0), [directory / "2" / "notes" / "metadata"])
+    before = contents(directory)
+    step, state, extra = read_checkpoint(directory, make_state(0))
+    assert step == 1 and bits(state) == bits(make_state(1)) and extra == make_extra(1)
+    assert f"{directory / '2'} is damaged" in caplog.text
+    with pytest.raises(CheckpointError, match="no checkpoint that can be used; there are: 1, 2"):
+        read_checkpoint(directory, make_state(0), step=2)
+    with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are: 1, 2"):
+        read_checkpoint(directory, make_state(0), step=3)
+    assert contents(directory) == before
+    with pytest.raises(CheckpointError, match="nowhere has no checkpoint that can be used; there is none"):
+        read_checkpoint(tmp_path / "nowhere", make_state(0))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_reading_a_part(sound_directory):
+    unread = jax.tree.map(lambda leaf: ..., make_state(0))
+    wanted = unread | {"weights": make_state(0)["weights"]}
+    _, state, _ = read_checkpoint(sound_directory, wanted, step=2)
+    assert bits(state["weights"]) == bits(make_state(2)["weights"])
+    assert bits(state | {"weights": None}) == bits(unread | {"weights": None})
+    del wanted["count"]
+    with pytest.raises(CheckpointError, match=r"\['count'\] \(int saved, absent wanted\)"):
+        read_checkpoint(sound_directory, wanted)
+
+
+def test_a_step_that_goes_while_it_is_read(sound_directory, tmp_path, monkeypatch):
+    directory = shutil.copytree(sound_directory, tmp_path / "ckpt")
+
+    def check(step_directory):
+        shutil.rmtree(step_directory)
+        return ""
+
+    monkeypatch.setattr("actfer_jax.checkpoints._damage", check)
+    with pytest.raises(CheckpointError, match="ckpt/1 was deleted by its run while it was read"):
+        read_checkpoint(directory, make_state(0), step=1)
+
+
+def on_devices(devices: int, directory, restore: int, save: int) -> None:
+    """In a process with several devices: restores a step that others saved, and saves one, divided over a mesh."""
+    jax.config.update("jax_num_cpu_devices", devices)
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+
+    def place(leaf):
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        axes = ["data" if size % devices == 0 else None for size in leaf.shape]
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*axes[:1])))
+
+    with Checkpoints(directory, keep=9) as checkpoints:
+        abstract = jax.tree.map(place, make_state(0))
+        state, extra = checkpoints.restore(restore, abstract)
+        assert bits(state) == bits(make_state(restore)) and extra == make_extra(restore)
+        kernel = state["weights"]["kernel"]
+        assert kernel.sharding == abstract["weights"]["kernel"].sharding
+        assert {shard.data.shape for shard in kernel.addressable_shards} == {(40 // devices, 33)}
+        checkpoints.save(save, jax.tree.map(place, make_state(save)), make_extra(save))
+
+
+def test_on_other_devices(tmp_path):
+    """What was saved on four devices is restored on two and on one, and the other way round."""
+    save_steps(tmp_path, [1])
+    for devices, restore, save in ((4, 1, 2), (2, 2, 3)):
+        process = start(on_devices, devices, tmp_path, restore, save)
+        process.join()
+        assert process.exitcode == 0
+    assert assert_restores(tmp_path) == 3
 
 
 def test_all_steps_damaged_is_a_fresh_start(sound_directory, tmp_path):

@@ -5,22 +5,34 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import skimage.data
+from etils import epath
 from flax import nnx
 from PIL import Image
+from safetensors.numpy import load_file
 
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import PolicyCard
-from actfer_jax.config import ConfigError
+from actfer_jax.checkpoints import CheckpointError, Checkpoints
+from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data.synth_faces.world import DEMO_EMOTIONS
 from actfer_jax.evaluation.command import load_policy, open_output
+from actfer_jax.export import export
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.make_demo import write_demo
-from actfer_jax.models import Qwen3VL, save_pretrained
+from actfer_jax.metrics import write_manifest
+from actfer_jax.models import Qwen3VL, load_pretrained, save_pretrained
 from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.optimizer import make_optimizer
 from actfer_jax.records import read_episodes
 from actfer_jax.rollout.engine import RolloutConfig
+from actfer_jax.run_state import initial_state
+from actfer_jax.settings import TrainConfig
+from configs import ucgrpo
+from tests.test_checkpoints import contents
 
 ROOT = Path(__file__).parents[1]
 VIEWS = ViewConfig(
@@ -140,6 +152,62 @@ def test_a_model_that_was_not_trained_here_acts_with_the_default_views(checkpoin
 def test_a_landmark_model_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match=r"/nowhere\.dat: no such landmark model"):
         load_policy("demo", "float32", "/nowhere.dat")
+
+
+@pytest.fixture(scope="module")
+def training(checkpoint, tmp_path_factory) -> Path:
+    """The workdir of a run with three checkpoints; in that of step n all parameters are n more than at the start."""
+    workdir = tmp_path_factory.mktemp("training")
+    raw_config = ucgrpo.get_config("demo")
+    raw_config.model.path = str(checkpoint)
+    write_manifest(workdir, raw_config, "")
+    config = read_config(raw_config, TrainConfig, "config")
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    params = nnx.state(load_pretrained(checkpoint), nnx.Param)
+    with Checkpoints(workdir / "checkpoints", keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            state = initial_state(jax.tree.map(lambda x, step=step: x + step, params), optimizer)
+            checkpoints.save(step, state, {})
+    return workdir
+
+
+def test_any_checkpoint_is_exported_and_the_run_left_as_it_is(training, checkpoint, tmp_path):
+    """Of a run that is saving its next step, and whose newest one is damaged."""
+    checkpoints = training / "checkpoints"
+    (checkpoints / "4.orbax-checkpoint-tmp").mkdir()
+    newest = max((checkpoints / "3").rglob("*"), key=lambda path: path.stat().st_size)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    before = contents(training)
+    assert export(epath.Path(training), epath.Path(tmp_path / "2")) == 2
+    done = run("export", f"--workdir={training}", f"--out={tmp_path / '1'}", "--step=1")
+    assert done.returncode == 0 and "after step 1" in done.stdout, done.stderr
+    with pytest.raises(CheckpointError, match="no checkpoint of step 7; there are: 1, 2, 3"):
+        export(epath.Path(training), epath.Path(tmp_path / "7"), 7)
+    assert contents(training) == before
+
+    start = load_file(checkpoint / "model.safetensors")
+    for step in (1, 2):
+        weights = load_file(tmp_path / str(step) / "model.safetensors")
+        assert weights.keys() == start.keys()
+        for name, value in start.items():
+            np.testing.assert_array_equal(weights[name], value + np.float32(step), err_msg=name)
+        agent, card = load_policy(str(tmp_path / str(step)), "float32")
+        assert card.trained_on == ("synth_faces",) and agent.rollout.max_length == 208
+
+
+def test_what_is_no_run_cannot_be_exported(training, tmp_path):
+    with pytest.raises(ConfigError, match="is not the workdir of a training run"):
+        export(epath.Path(tmp_path), epath.Path(tmp_path / "out"))
+    manifest = json.loads((training / "manifest.json").read_text())
+    manifest["config"]["model"]["path"] = "/nowhere"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="model '/nowhere', which the run began with, cannot be used"):
+        export(epath.Path(tmp_path), epath.Path(tmp_path / "out"))
+    manifest["config"]["model"]["path"] = "demo"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="no checkpoint that can be used; there is none"):
+        export(epath.Path(tmp_path), epath.Path(tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_output_that_cannot_be_written_is_named(tmp_path):

@@ -53,9 +53,15 @@ runpy.run_module("actfer_jax.train", run_name="__main__", alter_sys=True)
 
 
 def start(
-    shared: Path, algorithm: str, workdir: Path, *extra: str, processes: int = 1, changes: dict[int, dict] | None = None
+    shared: Path,
+    algorithm: str,
+    workdir: Path,
+    *extra: str,
+    processes: int = 1,
+    devices: int | None = None,
+    changes: dict[int, dict] | None = None,
 ) -> list[subprocess.Popen]:
-    """Starts the processes of a run; `changes` are those of each process."""
+    """Starts the processes of a run, with as many devices each as there are processes; `changes` are those of each."""
     address = f"127.0.0.1:{free_port()}"
     started = []
     for index in range(processes):
@@ -70,7 +76,7 @@ def start(
             "JAX_COMPILATION_CACHE_DIR": f"{shared}/programs",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
             "PYTHONFAULTHANDLER": "1",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={processes}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices or processes}",
         }
         with open(f"{workdir}-{index}.log", "w") as log:
             started.append(
@@ -246,6 +252,16 @@ def test_meshes_of_two_processes(shared, alone, update, rollout, order):
     meshes = [f"--config.mesh.update={update}", f"--config.mesh.rollout={rollout}"]
     changes = dict.fromkeys(range(2), {"order": order})
     assert_same_training(run(shared, "rl", name, *meshes, processes=2, changes=changes), alone)
+
+
+@every_mesh
+def test_a_run_goes_on_on_fewer_hosts_and_another_mesh(shared, alone):
+    workdir = shared / "moved"
+    told = {1: {"signal": signal.SIGTERM, "step": 2}}
+    assert ends(start(shared, "rl", workdir, *MESHES, processes=2, changes=told)) == [0, 0], logs(workdir)
+    run(shared, "rl", "moved", "--config.mesh.update=(2,1,1)", "--config.mesh.rollout=(1,1,2)", devices=2)
+    assert "continuing after step 1 of 3" in logs(workdir)[0]
+    assert_same_training(workdir, alone)
 
 
 @every_mesh

@@ -216,6 +216,11 @@ def test_a_workdir_of_another_config_is_refused_by_key(tmp_path):
     write_manifest(tmp_path, config(), "abc")
     check_workdir(tmp_path, config())
     check_workdir(tmp_path, config(steps=20, logging={"every": 3}))
+    # Other hosts and devices, with the data elsewhere on their disks.
+    moved = {"mesh": {"update": (2, 1, 1)}, "data": {"directory": "/data"}, "rollout": {"tool_threads": 8}}
+    check_workdir(tmp_path, config(**moved, evaluation={"data": {"directory": "/data"}}))
+    with pytest.raises(WorkdirError, match=r"another config: rollout.chunk \('absent' there, 8 here\);"):
+        check_workdir(tmp_path, config(rollout={"tool_threads": 8, "chunk": 8}))
     with pytest.raises(WorkdirError, match=r"model.layers \(4 there, 6 here\), seed \(0 there, 1 here\)") as error:
         check_workdir(tmp_path, config(seed=1, model={"layers": 6, "path": None}))
     assert " steps" not in str(error.value) and "--workdir" in str(error.value)

@@ -91,8 +91,9 @@ def test_a_training_in_a_bucket(bucket, shared):
     bucket.put(name, bucket.objects[name][:-1] + b"?")
     assert export(workdir, epath.Path("gs://bucket/exported")) == 1
     assert load_policy("gs://bucket/exported", "float32")[0].model_config == agent.model_config
-    assert any(name.startswith("run/checkpoints/damaged/2/") for name in bucket.objects)
-    assert not any(name.startswith("run/checkpoints/2/") for name in bucket.objects)
+    # Whoever exports leaves the run, which may go on, as it is.
+    assert not any(name.startswith("run/checkpoints/damaged/") for name in bucket.objects)
+    assert name in bucket.objects
 
 
 def test_what_cannot_be_written_is_named(bucket):

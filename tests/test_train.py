@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,10 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import load_file
 
+from actfer_jax import train
+from actfer_jax.checkpoints import CheckpointError
+from actfer_jax.config import read_config
+from actfer_jax.hosts import Interrupted, Termination
 from actfer_jax.metrics import is_timing, read_metrics
 from actfer_jax.records import read_episodes
+from actfer_jax.settings import TrainConfig
+from configs import ucgrpo
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
@@ -118,6 +126,11 @@ def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared, place):
 def test_a_run_that_is_told_to_stop_saves_ends_and_goes_on(undisturbed, shared):
     algorithm, expected = undisturbed
     rarely = "--config.checkpoint.every=100"
+    if algorithm == "rl":
+        told = start(shared, algorithm, shared / "rl-told-in_rollout", rarely, killer=["SIGTERM", "in_rollout", "0"])
+        assert told.returncode == 0, told.stderr[-3000:]
+        assert "told to stop during the evaluation before training" in told.stderr
+        assert not (shared / "rl-told-in_rollout" / "evaluation.json").exists()
     for place, saved in [("after_metrics", 3), ("in_rollout", 2)][: 2 if algorithm == "rl" else 1]:
         workdir = shared / f"{algorithm}-told-{place}"
         told = start(shared, algorithm, workdir, rarely, killer=["SIGTERM", place, "3"])
@@ -208,3 +221,41 @@ def test_a_workdir_of_another_config_is_refused(undisturbed, shared):
     assert "config.seed" in run.stderr or "seed" in run.stderr
     assert "Traceback" not in run.stderr
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
+
+
+# Orbax leaves threads behind when it cannot write.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
+    """A run that is told to stop, with no room for its checkpoint; then with room; then before its first step ends."""
+    raw_config = ucgrpo.get_config("demo")
+    del raw_config.evaluation
+    raw_config.data.directory = str(tmp_path / "data")
+    config = read_config(raw_config, TrainConfig, "config")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
+    monkeypatch.setattr(train, "open_source", lambda config: [])
+    monkeypatch.setattr(train, "_rl_steps", lambda *_: lambda state, step: train.StepOutput(state, {}, [], [], None))
+    told = Termination()
+    told.noticed = True
+
+    def stopped(workdir: Path) -> None:
+        caplog.clear()
+        train.train(config, epath.Path(workdir), raw_config, told)
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
+    try:
+        with pytest.raises(CheckpointError, match="step 1 could not be saved.*the disk is full"):
+            stopped(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "told to stop" not in caplog.text
+    with pytest.raises(Interrupted):
+        stopped(tmp_path / "run")
+    assert "told to stop: saved step 1 of 120" in caplog.text
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+
+    monkeypatch.setattr(train, "_rl_steps", lambda *_: lambda state, step: told.check())
+    with pytest.raises(Interrupted):
+        stopped(tmp_path / "other")
+    assert "told to stop before the first step was done" in caplog.text and "saved" not in caplog.text
+    assert list((tmp_path / "other" / "checkpoints").iterdir()) == []

@@ -116,7 +116,7 @@ supervise() { # COMMAND...
   export PATH="$venv/bin:$PATH" PYTHONUNBUFFERED=1 JAX_PLATFORMS="${JAX_PLATFORMS:-tpu,cpu}"
   "$(command -v "$1")" "${@:2}" </dev/null >"$run/train.log" 2>&1 || status=$?
   # A training that was told to stop saves and ends well, but has not finished: 143 is what a shell makes of SIGTERM.
-  if ((status == 0)) && tail -n 20 "$run/train.log" | grep -q 'told to stop: saved step'; then status=143; fi
+  if ((status == 0)) && tail -n 20 "$run/train.log" | grep -q 'told to stop'; then status=143; fi
   printf '%s\n' "$status" >"$run/exit_code.new"
   mv "$run/exit_code.new" "$run/exit_code"
 }
