@@ -115,7 +115,7 @@ def figure(curves: dict[str, list[dict[str, list[float]]]]) -> Figure:
         panel.grid(axis="y", color="#e4e4e4")
         panel.spines[["top", "right"]].set_visible(False)
     drawn.axes[0].set_ylabel("share of episodes with a zoom")
-    drawn.axes[0].legend(frameon=False, loc="lower left")
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
     return drawn
 
 
