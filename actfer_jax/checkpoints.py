@@ -101,8 +101,8 @@ class Checkpoints:
           step: the step that the state belongs to.
           state: pytree of jax arrays (none of size 0), typed or raw PRNG keys, and Python numbers.
           extra: what else a resumed run needs, as JSON: data position, seeds, ... Tuples come back as lists.
-          metrics: figures of this step. The first ones must have `best_metric`; a later step that does not, or for
-            which it is not finite, is none of the best.
+          metrics: figures of this step; those of the first save must have `best_metric`. A later step without it, or
+            for which it is not finite, is none of the best.
 
         Returns:
           False if this step is there already: it is left as it is.

@@ -2,7 +2,7 @@
 
     python -m actfer_jax.export --workdir=runs/ucgrpo --out=runs/ucgrpo-policy [--step=100]
 
-Needs no accelerator, and memory for the parameters alone. The run's directory is not changed.
+Needs no accelerator, and of the memory twice what the parameters take. The run's directory is not changed.
 """
 
 import json
