@@ -11,6 +11,7 @@ import re
 import select
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -194,7 +195,7 @@ echo $((now + step)) "$step" > "$FAKE/clock"
 
 # Trainings. `tell` says something to the test and goes on when the test has read it.
 TELL = 'tell() { printf "%s\\n" "$FAKE_WORKER $*" > "$FAKE/told"; }\n'
-STOPS = 'trap "echo told to stop: saved step 1 of 9; kill %1; exit 0" TERM\n'
+STOPS = 'trap "echo told to stop: saved step 1 of 9; kill %1; exit 143" TERM\n'
 RUNS = TELL + STOPS + "echo step 1\nsleep infinity &\ntell runs $$\nwait"
 FINISHES = "echo done"
 
@@ -214,19 +215,19 @@ class Cloud:
         git = ["git", "-c", "init.defaultBranch=main"]
         subprocess.run([*git, "init", "--quiet", "--template="], cwd=self.checkout, check=True)
         subprocess.run([*git, "add", "--all"], cwd=self.checkout, check=True)
-        self._executable("bin/gcloud", f"#!{sys.executable} -IS{GCLOUD}")
-        self._executable("bin/date", DATE)
-        self._executable("bin/tensorboard", '#!/bin/bash\nprintf "%s\\n" "$@" > "$FAKE/tensorboard"\n')
-        self._executable("worker_bin/python3.11", PYTHON)
-        self._executable("worker_bin/curl", CURL)
+        self.executable("bin/gcloud", f"#!{sys.executable} -IS{GCLOUD}")
+        self.executable("bin/date", DATE)
+        self.executable("bin/tensorboard", '#!/bin/bash\nprintf "%s\\n" "$@" > "$FAKE/tensorboard"\n')
+        self.executable("worker_bin/python3.11", PYTHON)
+        self.executable("worker_bin/curl", CURL)
         for name in ("python3.12", "python3.13", "python3", "sudo"):  # the machine's own must not be used
-            self._executable(f"worker_bin/{name}", "#!/bin/bash\nexit 1\n")
+            self.executable(f"worker_bin/{name}", "#!/bin/bash\nexit 1\n")
         (self.directory / "boot_id").write_text("first boot\n")
         self.minutes_between_looks(1)
         self.training(FINISHES)
         self.set(states=[], creates=[["ACTIVE"]], node="READY", workers=4, unreachable=[], failing_deletes=0)
 
-    def _executable(self, name: str, text: str) -> None:
+    def executable(self, name: str, text: str) -> None:
         path = self.directory / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -640,10 +641,10 @@ def test_a_second_setup_is_quick_and_removes_what_was_deleted_here_and_nothing_e
     cloud.run("setup")
     (cloud.home(0) / "actfer_jax/code/runs").mkdir()
     (cloud.home(0) / "actfer_jax/code/runs/mine").write_text("made there")
-    (cloud.checkout / "configs/ucgrpo.py").unlink()
+    shutil.rmtree(cloud.checkout / "configs")
     cloud.write("actfer_jax/train.py", "# edited\n")
     cloud.run("setup")
-    assert not (cloud.home(0) / "actfer_jax/code/configs/ucgrpo.py").exists()
+    assert list((cloud.home(0) / "actfer_jax/code/configs").iterdir()) == []
     assert cloud.kept(0, "code/runs/mine") == "made there"
     assert cloud.kept(0, "code/actfer_jax/train.py") == "# edited\n"
     assert (cloud.home(0) / "python_calls").read_text().count("-m pip install") == 1
@@ -688,6 +689,7 @@ def test_setup_finds_a_python_where_the_image_has_an_old_one(cloud: Cloud, name:
     cloud.active(workers=1)
     bin_directory, new = cloud.directory / "worker_bin", cloud.directory / "new"
     new.mkdir()
+    cloud.write("configs/é \\ '.py", "")
     shutil.move(bin_directory / "python3.11", new / "python3.11")
     (new / "python3.11").write_text((new / "python3.11").read_text().replace("worker_bin/", "new/"))
     shutil.copy(bin_directory / "python3", bin_directory / "python3.11")
@@ -756,7 +758,7 @@ def test_a_training_that_was_started_by_hand_is_ended_too(cloud: Cloud) -> None:
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         cloud.wait_until_told(1)
         cloud.run("launch")
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == 143
     cloud.wait_until_told(1)
 
 
@@ -837,6 +839,28 @@ def test_logs_of_a_worker_and_of_all(cloud: Cloud) -> None:
     assert "1 line 2\n1 line 3\n" in output and "1 line 1" not in output
     output = cloud.run("logs", "--worker=all", "--lines=1")
     assert "worker 0| 0 line 3" in output and "worker 1| 1 line 3" in output
+def test_launch_where_another_training_holds_the_worker(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    cloud.executable("worker_bin/flock", "#!/bin/bash\n[[ $1 != --timeout ]]\n")  # without the real one's five seconds
+    assert "worker 0: another training is still there" in cloud.run("launch", status=1)
+
+
+def test_launch_where_processes_cannot_be_ended(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    cloud.executable("worker_bin/pgrep", "#!/bin/bash\necho 999999999\n")
+    shutil.copy(cloud.directory / "bin/date", cloud.directory / "worker_bin/date")  # a minute at every look
+    assert "worker 0: cannot end its processes 999999999: delete the TPU" in cloud.run("launch", status=1)
+
+
+def test_launch_where_the_installation_is_missing(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    shutil.rmtree(cloud.home(0) / "actfer_jax/venv")
+    assert "worker 0: has no environment: run tpu_scripts/setup.sh first" in cloud.run("launch", status=1)
+
+
 
 
 # --- tensorboard ---
@@ -853,6 +877,36 @@ def test_tensorboard_reads_a_bucket_here_and_other_paths_on_the_worker(cloud: Cl
     board.write_text('#!/bin/bash\npwd; printf "%s\\n" "$@"\n')
     board.chmod(0o755)
     output = cloud.run("tensorboard", "--workdir=runs/a b")
+def test_a_training_that_ends_while_it_is_looked_at(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    os.mkfifo(cloud.directory / "end")
+    cloud.training(TELL + 'tell runs\nread -r < "$FAKE/end"')
+    cloud.run("launch")
+    cloud.wait_until_told(1)
+    # It ends, and lets go of its lock, just before status asks for that.
+    ends = 'echo end > "$FAKE/end"\n/usr/bin/flock "$HOME/actfer_jax/run/lock" true\n'
+    cloud.executable("worker_bin/flock", f'#!/bin/bash\n{ends}exec /usr/bin/flock "$@"\n')
+    assert "worker 0: exited with 0" in cloud.run("status")
+
+
+def test_a_training_that_lost_its_peer_says_so(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    cloud.run("setup")
+    os.mkfifo(cloud.directory / "gone")
+    peer = '[[ $FAKE_WORKER == 0 ]] || { read -r < "$FAKE/gone"; echo "FATAL: lost process 0"; exit 134; }'
+    cloud.training(f'{TELL}echo "$BASHPID" > "$HOME/id"\ntell runs\n{peer}\nexec sleep infinity')
+    cloud.run("launch")
+    cloud.wait_until_told(2)
+    processes = cloud.processes()
+    os.kill(int((cloud.home(0) / "id").read_text()), signal.SIGKILL)
+    (cloud.directory / "gone").write_text("\n")
+    psutil.wait_procs(processes, timeout=60)
+    output = cloud.run("status", status=1)
+    assert "worker 0: exited with 137" in output
+    assert "worker 1: exited with 134\nworker 1| FATAL: lost process 0\n" in output
+
+
     assert f"{cloud.home(0)}/actfer_jax/code\n--logdir=runs/a b\n--port=6006\n--host=localhost\n" in output
     assert {"--ssh-flag=-t", "--ssh-flag=-L6006:localhost:6006", "--worker=0"} <= set(cloud.calls("ssh")[-1])
 
