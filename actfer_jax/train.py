@@ -14,9 +14,10 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -172,7 +173,6 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
                 if start > (restored[0] if restored else 0):
                     checkpoints.save(start, state, saved, metrics)
                 checkpoints.wait()
-                # Said on every host: `tpu_scripts` look for it there.
                 if start:
                     log.warning(
                         "told to stop: saved step %d of %d; the same command goes on from there", start, config.steps
@@ -183,6 +183,8 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         params = state.train.params
     save_policy(config, agent.graphdef, params, workdir / "policy")
     _evaluate("after", config, agent, params, workdir, stop)
+    # A process that leaves long before another, which writes the policy, takes it along.
+    hosts.gather(None)
 
 
 def _keep_programs(directory: epath.Path) -> None:
@@ -595,9 +597,13 @@ def main(argv: list[str]) -> None:
         # What all have to say is said once; warnings and errors come from every host.
         log.setLevel(logging.WARNING)
     config = read_config(given.config, TrainConfig, "config")
-    with termination() as stop, suppress(Interrupted):
+    with termination() as stop:
         hosts.watch_machine(stop)
-        train(config, epath.Path(given.workdir), given.config, stop)
+        try:
+            train(config, epath.Path(given.workdir), given.config, stop)
+        except Interrupted:
+            # In order; but who starts it again by itself must tell it from a run that is done.
+            sys.exit(int(os.environ.get("ACTFER_STOPPED_STATUS", "0")))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import re
 import select
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -33,7 +34,7 @@ USUAL = (
 
 # Answers as gcloud does, for the commands that the scripts use. It fails on all others.
 GCLOUD = r'''
-import json, os, sys
+import json, os, signal, subprocess, sys
 home = os.environ["FAKE"]
 arguments = sys.argv[1:]
 with open(f"{home}/calls.jsonl", "a") as file:
@@ -63,6 +64,12 @@ def processes():
             continue
         if f"FAKE={home}".encode() in variables and any(v.startswith(b"FAKE_WORKER=") for v in variables):
             yield int(entry)
+
+def hang():
+    """Gives no answer, and neither does a process that it has started: the time for it is over, says the alarm."""
+    subprocess.Popen(["sleep", "infinity"])
+    os.kill(os.getppid(), signal.SIGALRM)
+    signal.pause()
 
 def lose_workers():
     """The machines are gone, and all that was on them."""
@@ -105,7 +112,11 @@ elif kind == "queued-resources" and verb == "describe":
     if state == "outage":
         save()
         refuse("ERROR: (gcloud) UNAVAILABLE: connection reset")
-    if state is None:
+    if state == "hangs":
+        save()
+        hang()
+    if state in (None, "NONE"):
+        save()
         refuse(f"ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource '{name}' was not found")
     state, _, reason = state.partition(": ")
     if state == "SUSPENDED":
@@ -119,7 +130,7 @@ elif kind == "queued-resources" and verb == "describe":
     save()
     print(f"{state}\t{reason}")
 elif kind == "queued-resources" and verb == "delete":
-    if not cloud["states"]:
+    if cloud["states"] in ([], ["NONE"]):
         refuse("ERROR: (gcloud) NOT_FOUND: it was not found")
     if cloud["failing_deletes"]:
         cloud["failing_deletes"] -= 1
@@ -131,16 +142,19 @@ elif kind == "queued-resources" and verb == "delete":
 elif kind == "tpu-vm" and verb == "describe":
     if not cloud["states"]:
         refuse("ERROR: (gcloud) NOT_FOUND: it was not found")
+    if cloud["node"] == "outage":
+        refuse("ERROR: (gcloud) UNAVAILABLE: connection reset")
     print(f"{cloud['node']}\t{cloud['workers']}")
 elif kind == "tpu-vm" and verb in ("ssh", "scp"):
-    import subprocess
     chosen = flag("worker", "0")
     workers = range(cloud["workers"]) if chosen == "all" else [int(chosen)]
     status = 0
-    for worker in reversed(workers):
+    for worker in sorted(reversed(workers), key=cloud["hanging"].count):
         sys.stderr.write(f"{verb.upper()}: Attempting to connect to worker {worker}...\n")
         directory = f"{home}/worker{worker}"
         os.makedirs(directory, exist_ok=True)
+        if worker in cloud["hanging"]:
+            hang()
         if worker in cloud["unreachable"]:
             sys.stderr.write("ssh: connect to host 10.0.0.1 port 22: Connection timed out\n")
             result = 255
@@ -194,7 +208,7 @@ echo $((now + step)) "$step" > "$FAKE/clock"
 
 # Trainings. `tell` says something to the test and goes on when the test has read it.
 TELL = 'tell() { printf "%s\\n" "$FAKE_WORKER $*" > "$FAKE/told"; }\n'
-STOPS = 'trap "echo told to stop: saved step 1 of 9; kill %1; exit 0" TERM\n'
+STOPS = 'trap "echo told to stop: saved step 1 of 9; kill %1; exit 143" TERM\n'
 RUNS = TELL + STOPS + "echo step 1\nsleep infinity &\ntell runs $$\nwait"
 FINISHES = "echo done"
 
@@ -214,19 +228,21 @@ class Cloud:
         git = ["git", "-c", "init.defaultBranch=main"]
         subprocess.run([*git, "init", "--quiet", "--template="], cwd=self.checkout, check=True)
         subprocess.run([*git, "add", "--all"], cwd=self.checkout, check=True)
-        self._executable("bin/gcloud", f"#!{sys.executable} -IS{GCLOUD}")
-        self._executable("bin/date", DATE)
-        self._executable("bin/tensorboard", '#!/bin/bash\nprintf "%s\\n" "$@" > "$FAKE/tensorboard"\n')
-        self._executable("worker_bin/python3.11", PYTHON)
-        self._executable("worker_bin/curl", CURL)
+        self.executable("bin/gcloud", f"#!{sys.executable} -IS{GCLOUD}")
+        self.executable("bin/date", DATE)
+        self.executable("bin/tensorboard", '#!/bin/bash\nprintf "%s\\n" "$@" > "$FAKE/tensorboard"\n')
+        self.executable("worker_bin/python3.11", PYTHON)
+        self.executable("worker_bin/curl", CURL)
         for name in ("python3.12", "python3.13", "python3", "sudo"):  # the machine's own must not be used
-            self._executable(f"worker_bin/{name}", "#!/bin/bash\nexit 1\n")
+            self.executable(f"worker_bin/{name}", "#!/bin/bash\nexit 1\n")
         (self.directory / "boot_id").write_text("first boot\n")
         self.minutes_between_looks(1)
         self.training(FINISHES)
-        self.set(states=[], creates=[["ACTIVE"]], node="READY", workers=4, unreachable=[], failing_deletes=0)
+        self.set(
+            states=[], creates=[["ACTIVE"]], node="READY", workers=4, unreachable=[], hanging=[], failing_deletes=0
+        )
 
-    def _executable(self, name: str, text: str) -> None:
+    def executable(self, name: str, text: str) -> None:
         path = self.directory / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -256,7 +272,7 @@ class Cloud:
     def run(self, script: str, *flags: str, status: int | None = 0, settings: Sequence[str] | None = None) -> str:
         """Runs a script to its end, with the usual settings; the output and the errors."""
         process = self.start(script, *flags, settings=settings)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
         assert status is None or process.returncode == status, output
         return output
 
@@ -555,6 +571,21 @@ def test_create_twice_says_that_it_exists_and_goes_on(cloud: Cloud) -> None:
     assert cloud.verbs() == ["create"]
 
 
+def test_create_goes_on_where_somebody_else_asks_at_the_same_time(cloud: Cloud) -> None:
+    cloud.set(states=["NONE", "ACTIVE"])
+    output = cloud.run("create")
+    assert "asked for by someone else at the same time" in output and "actfer is ACTIVE" in output
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "status"),
+    [("NONE", "actfer is gone: somebody deleted it", 1), ("outage", "gcloud cannot say what became of actfer", 4)],
+)
+def test_create_says_why_it_does_not_wait_on(cloud: Cloud, state: str, message: str, status: int) -> None:
+    cloud.set(creates=[["WAITING_FOR_RESOURCES", state]])
+    assert message in cloud.run("create", status=status)
+
+
 def test_create_without_waiting(cloud: Cloud) -> None:
     cloud.set(creates=[["WAITING_FOR_RESOURCES"]])
     cloud.run("create", "--wait=false")
@@ -573,6 +604,22 @@ def test_create_tells_a_quota_from_other_errors(cloud: Cloud) -> None:
     assert "Limit 16" in cloud.run("create", status=3)
 
 
+HINT = "WARNING: Your active project is not the quota project of your credentials: there may be quota issues.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ("PERMISSION_DENIED: no", 1),
+        ("DEADLINE_EXCEEDED: Deadline exceeded", 4),
+        ("RESOURCE_EXHAUSTED: Quota exceeded", 3),
+    ],
+)
+def test_a_hint_about_a_quota_project_is_no_quota_error(cloud: Cloud, error: str, status: int) -> None:
+    cloud.set(creates=[f"{HINT}ERROR: (gcloud) {error}"])
+    assert ("a quota of project" in cloud.run("create", status=status)) == (status == 3)
+
+
 @pytest.mark.parametrize(
     ("states", "message"),
     [
@@ -589,7 +636,7 @@ def test_create_says_what_to_do_with_what_will_not_come_back(cloud: Cloud, state
 def test_an_error_that_is_no_answer_is_not_taken_for_an_absent_tpu(cloud: Cloud) -> None:
     for script in ("create", "delete", "status"):
         cloud.set(states=["outage"])
-        assert "connection reset" in cloud.run(script, status=1)
+        assert "connection reset" in cloud.run(script, status=4 if script == "create" else 1)
     assert cloud.verbs() == []
 
 
@@ -600,6 +647,11 @@ def test_delete_twice(cloud: Cloud) -> None:
     assert {"--force", "--quiet"} <= set(call)
     assert "nothing to delete" in cloud.run("delete")
     assert cloud.verbs() == ["delete"]
+
+
+def test_delete_of_what_somebody_deletes_at_the_same_time(cloud: Cloud) -> None:
+    cloud.set(states=["ACTIVE", "NONE"])
+    assert "actfer is deleted" in cloud.run("delete")
 
 
 def test_delete_that_fails_says_that_the_cost_goes_on(cloud: Cloud) -> None:
@@ -637,19 +689,27 @@ def test_setup_brings_the_checkout_as_it_is_to_every_worker(cloud: Cloud) -> Non
 
 def test_a_second_setup_is_quick_and_removes_what_was_deleted_here_and_nothing_else(cloud: Cloud) -> None:
     cloud.active(workers=1)
+    cloud.write("configs/é \\ '.py", "")
     cloud.run("setup")
     (cloud.home(0) / "actfer_jax/code/runs").mkdir()
     (cloud.home(0) / "actfer_jax/code/runs/mine").write_text("made there")
-    (cloud.checkout / "configs/ucgrpo.py").unlink()
+    shutil.rmtree(cloud.checkout / "configs")
     cloud.write("actfer_jax/train.py", "# edited\n")
     cloud.run("setup")
-    assert not (cloud.home(0) / "actfer_jax/code/configs/ucgrpo.py").exists()
+    assert list((cloud.home(0) / "actfer_jax/code/configs").iterdir()) == []
     assert cloud.kept(0, "code/runs/mine") == "made there"
     assert cloud.kept(0, "code/actfer_jax/train.py") == "# edited\n"
     assert (cloud.home(0) / "python_calls").read_text().count("-m pip install") == 1
     cloud.write("constraints.txt", "# edited\n")
     cloud.run("setup")
     assert (cloud.home(0) / "python_calls").read_text().count("-m pip install") == 2
+
+
+def test_setup_from_what_is_not_a_git_checkout(cloud: Cloud) -> None:
+    shutil.rmtree(cloud.checkout / ".git")
+    cloud.active()
+    assert "the checkout is not a git checkout" in cloud.run("setup", status=1)
+    assert cloud.verbs() == []
 
 
 def test_setup_names_the_worker_that_failed_and_why(cloud: Cloud) -> None:
@@ -712,11 +772,25 @@ def test_a_worker_that_cannot_be_reached_is_named(cloud: Cloud, script: str) -> 
         assert "worker 2: no answer" in output and "worker 1: is clear" in output
 
 
+def test_a_worker_that_hangs_is_given_up(cloud: Cloud) -> None:
+    cloud.active()
+    cloud.run("setup")
+    cloud.set(hanging=[2])
+    assert "gcloud was ended after 600 seconds" in cloud.run("setup", status=1)
+    output = cloud.run("launch", "--gcloud_seconds=7", status=1)
+    assert "gcloud was ended after 27 seconds" in output  # 20 are the training's, to save its state
+    assert "worker 2: no answer" in output and "worker 1: is clear" in output
+    assert cloud.processes() == []
+
+
 def test_scripts_that_need_a_tpu_say_so_without_one(cloud: Cloud) -> None:
     for script in ("setup", "launch", "stop"):
         assert "tpu_scripts/create.sh" in cloud.run(script, status=1)
     cloud.set(states=["ACTIVE"], node="CREATING")
     assert "the TPU actfer is CREATING, not READY" in cloud.run("setup", status=1)
+    cloud.set(node="READY", workers=0)
+    for script in ("setup", "status"):
+        assert "READY, but without workers" in cloud.run(script, status=1)
 
 
 # --- launch, status, logs, stop ---
@@ -730,6 +804,11 @@ def test_launch_runs_on_every_worker_and_outlives_the_connection(running: Cloud)
         assert running.kept(worker, "run/train.log") == "step 1\n"
         command = shlex.split(running.kept(worker, "run/command"))
         assert command == ["python", "-m", "actfer_jax.train", "--config=configs/ucgrpo.py", f"--workdir={WORKDIR}"]
+    for verb, flag in (
+        ("ssh", "--ssh-flag"),
+        ("scp", "--scp-flag"),
+    ):  # a machine that is gone does not hold a connection open
+        assert all(f"{flag}=-oServerAliveInterval=15" in call for call in running.calls(verb))
 
 
 def test_a_second_launch_ends_the_first_and_what_it_left(running: Cloud) -> None:
@@ -756,8 +835,30 @@ def test_a_training_that_was_started_by_hand_is_ended_too(cloud: Cloud) -> None:
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         cloud.wait_until_told(1)
         cloud.run("launch")
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == 143
     cloud.wait_until_told(1)
+
+
+def test_launch_where_another_training_holds_the_worker(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    cloud.executable("worker_bin/flock", "#!/bin/bash\n[[ $1 != --timeout ]]\n")  # without the real one's five seconds
+    assert "worker 0: another training is still there" in cloud.run("launch", status=1)
+
+
+def test_launch_where_processes_cannot_be_ended(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    cloud.executable("worker_bin/pgrep", "#!/bin/bash\necho 999999999\n")
+    shutil.copy(cloud.directory / "bin/date", cloud.directory / "worker_bin/date")  # a minute at every look
+    assert "worker 0: cannot end its processes 999999999: delete the TPU" in cloud.run("launch", status=1)
+
+
+def test_launch_where_the_installation_is_missing(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    shutil.rmtree(cloud.home(0) / "actfer_jax/venv")
+    assert "worker 0: has no environment: run tpu_scripts/setup.sh first" in cloud.run("launch", status=1)
 
 
 def test_stop_kills_what_does_not_end(running: Cloud) -> None:
@@ -774,6 +875,36 @@ def test_a_training_that_is_gone_without_an_exit_code(running: Cloud) -> None:
         process.kill()
     output = running.run("status", status=1)
     assert "worker 1: killed: the training left no exit code\nworker 1| step 1" in output
+
+
+def test_a_training_that_ends_while_it_is_looked_at(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    os.mkfifo(cloud.directory / "end")
+    cloud.training(TELL + 'tell runs\nread -r < "$FAKE/end"')
+    cloud.run("launch")
+    cloud.wait_until_told(1)
+    # It ends, and lets go of its lock, just before status asks for that.
+    ends = 'echo end > "$FAKE/end"\n/usr/bin/flock "$HOME/actfer_jax/run/lock" true\n'
+    cloud.executable("worker_bin/flock", f'#!/bin/bash\n{ends}exec /usr/bin/flock "$@"\n')
+    assert "worker 0: exited with 0" in cloud.run("status")
+
+
+def test_a_training_that_lost_its_peer_says_so(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    cloud.run("setup")
+    os.mkfifo(cloud.directory / "gone")
+    peer = '[[ $FAKE_WORKER == 0 ]] || { read -r < "$FAKE/gone"; echo "FATAL: lost process 0"; exit 134; }'
+    cloud.training(f'{TELL}echo "$BASHPID" > "$HOME/id"\ntell runs\n{peer}\nexec sleep infinity')
+    cloud.run("launch")
+    cloud.wait_until_told(2)
+    processes = cloud.processes()
+    os.kill(int((cloud.home(0) / "id").read_text()), signal.SIGKILL)
+    (cloud.directory / "gone").write_text("\n")
+    psutil.wait_procs(processes, timeout=60)
+    output = cloud.run("status", status=1)
+    assert "worker 0: exited with 137" in output
+    assert "worker 1: exited with 134\nworker 1| FATAL: lost process 0\n" in output
 
 
 def test_stop_lets_a_training_save_its_state(running: Cloud) -> None:
@@ -803,13 +934,24 @@ def test_status_of_workers_that_are_not_set_up_or_do_not_answer(cloud: Cloud) ->
     cloud.set(states=["WAITING_FOR_RESOURCES"])
     assert "queued resource actfer: WAITING_FOR_RESOURCES" in cloud.run("status")
     cloud.active()
-    assert "not set up: tpu_scripts/setup.sh" in cloud.run("status")
+    output = cloud.run("status")
+    assert "worker 3: not set up\n" in output and "4 workers are not set up: tpu_scripts/setup.sh" in output
     assert "run tpu_scripts/setup.sh first" in cloud.run("launch", status=1)
     cloud.run("setup")
     assert "worker 3: nothing was launched" in cloud.run("status")
     cloud.set(unreachable=[1])
     output = cloud.run("status", status=1)
     assert "worker 1: no answer" in output and "worker 0: nothing was launched" in output
+
+
+def test_a_worker_that_does_not_answer_is_not_taken_for_one_that_is_not_set_up(cloud: Cloud) -> None:
+    cloud.active()
+    cloud.set(unreachable=[2])
+    assert "worker 2: not set up, or no answer\n" in cloud.run("status", status=1)
+    cloud.minutes_between_looks(10)
+    output = cloud.run("watch", status=1)  # it waits with the set-up, as long as idle_minutes allow
+    assert "no answer from 1 of 4 workers" in output and "nothing has trained for 30 minutes" in output
+    assert cloud.verbs() == ["delete"]
 
 
 def test_status_after_a_machine_restarted(running: Cloud) -> None:
@@ -837,6 +979,19 @@ def test_logs_of_a_worker_and_of_all(cloud: Cloud) -> None:
     assert "1 line 2\n1 line 3\n" in output and "1 line 1" not in output
     output = cloud.run("logs", "--worker=all", "--lines=1")
     assert "worker 0| 0 line 3" in output and "worker 1| 1 line 3" in output
+
+
+def test_logs_follow_what_is_added(running: Cloud) -> None:
+    process = running.start("logs", "--follow=true", "--worker=1")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "SSH: Attempting to connect to worker 1...\n"
+    assert process.stdout.readline() == "step 1\n"
+    with (running.home(1) / "actfer_jax/run/train.log").open("a") as log:
+        log.write("step 2\n")
+    assert process.stdout.readline() == "step 2\n"
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    process.communicate(timeout=60)
 
 
 # --- tensorboard ---
@@ -930,12 +1085,29 @@ def test_watch_stops_at_a_quota(cloud: Cloud) -> None:
     assert cloud.verbs() == ["create", "delete"]
 
 
+def test_watch_asks_again_where_google_or_the_network_fails(cloud: Cloud) -> None:
+    errors = ["INTERNAL: no", "UNAVAILABLE: no", "There was a problem: HTTPSConnectionPool", "DEADLINE_EXCEEDED: no"]
+    cloud.set(creates=[*(f"ERROR: (gcloud) {error}" for error in errors), ["ACTIVE"]], workers=1)
+    output = cloud.run("watch")
+    assert output.count("trying again to ask for actfer") == 4 and "finished on all workers" in output
+
+
+def test_watch_counts_failures_in_a_row(cloud: Cloud) -> None:
+    fails, succeeds = ["FAILED: no such image"], ["ACTIVE", "SUSPENDED"]
+    cloud.set(creates=[fails, fails, succeeds, fails, fails, succeeds, QUOTA], workers=1)
+    assert "in a row" not in cloud.run("watch", status=3)
+    (cloud.directory / "pip_fails").touch()
+    cloud.set(creates=[["ACTIVE", "ACTIVE", "SUSPENDED"]] * 2 + [QUOTA])
+    output = cloud.run("watch", status=3)
+    assert output.count("set-up or launch failed (2 of 3 times)") == 2 and "3 of 3" not in output
+
+
 def test_watch_gives_up_a_request_that_fails_again_and_again(cloud: Cloud) -> None:
     cloud.set(creates=[["FAILED: no such image"]] * 5)
     assert "failed 3 times in a row" in cloud.run("watch", status=1)
     assert cloud.verbs() == ["create", "delete"] * 3
     cloud.forget_calls()
-    cloud.set(creates=["ERROR: (gcloud) INTERNAL: no"] * 5, states=[])
+    cloud.set(creates=["ERROR: (gcloud) PERMISSION_DENIED: no"] * 5, states=[])
     assert "could not be asked for, 3 times in a row" in cloud.run("watch", status=1)
     assert cloud.verbs() == ["create"] * 3
 
@@ -946,7 +1118,7 @@ def test_watch_reports_a_training_that_fails_and_does_not_launch_it_again(cloud:
     cloud.training('[[ $FAKE_WORKER != 1 ]] || { echo "ValueError: no such model"; exit 7; }')
     cloud.minutes_between_looks(10)
     output = cloud.run("watch", f"--idle_minutes={idle_minutes}", "--launch_seconds=30", status=1)
-    assert output.count("the training has failed and is not launched again:") == 1
+    assert output.count("the training has not finished and is not launched again:") == 1
     assert "worker 1: exited with 7\nworker 1| ValueError: no such model" in output
     launches = [call for call in cloud.calls("ssh") if "actfer_jax.train" in call[-1]]
     assert len(launches) == 1
@@ -958,17 +1130,27 @@ def test_watch_reports_a_training_that_fails_and_does_not_launch_it_again(cloud:
         assert "delete" not in cloud.verbs()
 
 
-@pytest.mark.parametrize("exit_code", [134, 0])
+SECOND_LIFE = 'life="$FAKE/life$FAKE_WORKER"; echo lived >> "$life"; [[ $(grep -c . "$life") == 2 ]]'
+
+
+@pytest.mark.parametrize("exit_code", [134, 143, 0])
 def test_an_end_just_before_a_preemption_is_taken_for_the_preemption(cloud: Cloud, exit_code: int) -> None:
     # When one machine is taken away, the trainings end before the state says why: aborted, or in order after SIGTERM.
     ended = ["ACTIVE", "worker0/actfer_jax/run/exit_code"]
     cloud.set(creates=[["ACTIVE", ended, "SUSPENDING", "SUSPENDED"], ["ACTIVE"]], workers=1)
-    lives = 'life="$FAKE/life$FAKE_WORKER"; echo lived >> "$life"; [[ $(grep -c . "$life") == 2 ]] || exit'
-    cloud.training(f"{lives} {exit_code}")
+    cloud.training(f"{SECOND_LIFE} || exit {exit_code}")
     output = cloud.run("watch")
-    assert "the training has failed" not in output and output.count("finished on all workers") == 1
+    assert "is not launched again" not in output and output.count("finished on all workers") == 1
     assert cloud.verbs().count("create") == 2
     assert (cloud.directory / "life0").read_text() == "lived\n" * 2
+
+
+def test_watch_launches_again_what_was_told_to_stop_by_others(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    cloud.training(f"{SECOND_LIFE} || exit 143")
+    output = cloud.run("watch")
+    assert output.count("the training was told to stop") == 1 and "finished on all workers" in output
+    assert cloud.verbs() == ["scp"] * 4 + ["delete"]
 
 
 def test_watch_does_not_take_a_stop_for_an_end_nor_launch_again(running: Cloud) -> None:
@@ -1058,8 +1240,41 @@ def test_workers_that_do_not_answer_are_not_taken_for_idle(running: Cloud) -> No
     assert "no answer from 2 of 2 workers" in output and "nothing has trained" not in output
 
 
+def test_a_worker_that_hangs_keeps_watch_from_no_limit(running: Cloud) -> None:
+    running.set(hanging=[1])
+    running.minutes_between_looks(20)
+    running.forget_calls()
+    output = running.run("watch", "--max_hours=1", status=1)
+    assert "no answer from 1 of 2 workers" in output
+    assert "gcloud was ended after 620 seconds" in output and "the training could not be ended in order" in output
+    assert running.verbs() == ["delete"] and running.processes() == []
+
+
+def test_where_nothing_trains_on_one_worker_the_silence_of_another_is_idle(running: Cloud) -> None:
+    for process in running.processes():
+        process.kill()
+    running.set(unreachable=[1])
+    running.minutes_between_looks(10)
+    output = running.run("watch", "--idle_minutes=20", status=1)
+    assert "worker 0: killed" in output and "worker 1: no answer" in output
+    assert "nothing has trained for 20 minutes: deleting the TPU" in output
+
+
+def test_watch_waits_for_a_node_that_it_cannot_see(cloud: Cloud) -> None:
+    cloud.set(states=["node outage", "ACTIVE"], workers=1)
+    output = cloud.run("watch")
+    assert "actfer is ACTIVE, UNKNOWN (ERROR: (gcloud) UNAVAILABLE" in output and "finished on all workers" in output
+
+
+def test_watch_does_not_take_a_node_without_workers_for_finished(cloud: Cloud) -> None:
+    cloud.active(workers=0)
+    cloud.minutes_between_looks(20)
+    output = cloud.run("watch", "--max_hours=1", status=1)
+    assert "READY, but without workers" in output and "active for 1 hours" in output and "finished" not in output
+
+
 def test_watch_outlives_a_network_that_fails_and_a_delete_that_fails(running: Cloud) -> None:
-    running.set(states=["ACTIVE"] * 2 + ["outage"] * 3 + ["ACTIVE"], failing_deletes=2)
+    running.set(states=["ACTIVE"] * 2 + ["outage", "hangs", "outage"] + ["ACTIVE"], failing_deletes=2)
     running.minutes_between_looks(20)
     output = running.run("watch", "--max_hours=1", status=1)
     assert output.count("gcloud gave no state, trying again") == 3

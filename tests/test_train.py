@@ -123,14 +123,17 @@ def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared, place):
         assert records[0] == records[1] and len(records[0]) == STEPS * 8
 
 
-def test_a_run_that_is_told_to_stop_saves_ends_and_goes_on(undisturbed, shared):
+def test_a_run_that_is_told_to_stop_saves_ends_and_goes_on(undisturbed, shared, monkeypatch):
     algorithm, expected = undisturbed
     rarely = "--config.checkpoint.every=100"
     if algorithm == "rl":
-        told = start(shared, algorithm, shared / "rl-told-in_rollout", rarely, killer=["SIGTERM", "in_rollout", "0"])
-        assert told.returncode == 0, told.stderr[-3000:]
+        workdir = shared / "rl-told-in_rollout"
+        with monkeypatch.context() as patch:
+            patch.setenv("ACTFER_STOPPED_STATUS", "143")
+            told = start(shared, algorithm, workdir, killer=["SIGTERM", "in_rollout", "0"])
+        assert told.returncode == 143, told.stderr[-3000:]
         assert "told to stop during the evaluation before training" in told.stderr
-        assert not (shared / "rl-told-in_rollout" / "evaluation.json").exists()
+        assert not (workdir / "evaluation.json").exists()
     for place, saved in [("after_metrics", 3), ("in_rollout", 2)][: 2 if algorithm == "rl" else 1]:
         workdir = shared / f"{algorithm}-told-{place}"
         told = start(shared, algorithm, workdir, rarely, killer=["SIGTERM", place, "3"])

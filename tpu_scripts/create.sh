@@ -5,7 +5,7 @@
 #   tpu_scripts/create.sh --accelerator_type=v5litepod-16 --zone=us-west4-a --project=PROJECT
 #   tpu_scripts/create.sh --capacity=on_demand ...    not preempted, and dearer; reserved: from a reservation of yours
 #
-# Exit status: 0, 1 on an error, 3 where a quota stands against it.
+# Exit status: 0, 1 on an error, 3 where a quota stands against it, 4 where Google's side or the network failed: try again.
 source "$(dirname "$0")/library.sh"
 read_flags "$@"
 require project zone tpu_name accelerator_type
@@ -37,15 +37,25 @@ stop_for_quota() {
   exit 3
 }
 
-find_state || fail "gcloud cannot say whether $tpu_name exists: $complaint"
+fail_like_gcloud() { # WHAT
+  printf '%s: error: %s: %s\n' "$program" "$1" "$complaint" >&2
+  case "$complaint" in
+    *UNAVAILABLE* | *INTERNAL* | *DEADLINE_EXCEEDED* | *ABORTED* | *onnection* | *"gcloud was ended"*) exit 4 ;;
+  esac
+  exit 1
+}
+
+find_state || fail_like_gcloud "gcloud cannot say whether $tpu_name exists"
 if [[ "$state" == NONE || "$dry_run" == true ]]; then
   say "asking for $tpu_name: $accelerator_type in $zone, $capacity, image $runtime_version"
   if ! queued_resource create "${flags[@]}" --quiet; then
-    case "${complaint,,}" in
-      *already_exists* | *already\ exists*) say "$tpu_name was asked for by someone else at the same time" ;;
-      *quota*) stop_for_quota "$complaint" ;;
-      *) fail "gcloud did not create $tpu_name: $complaint" ;;
-    esac
+    if [[ "$complaint" == *ALREADY_EXISTS* || "$complaint" == *"already exists"* ]]; then
+      say "$tpu_name was asked for by someone else at the same time"
+    elif is_quota_error "$complaint"; then
+      stop_for_quota "$complaint"
+    else
+      fail_like_gcloud "gcloud did not create $tpu_name"
+    fi
   fi
 else
   say "$tpu_name exists already"
@@ -54,12 +64,12 @@ if [[ "$dry_run" == true || "$wait" == false ]]; then exit; fi
 
 said=""
 while true; do
-  find_state || fail "gcloud cannot say what became of $tpu_name: $complaint"
+  find_state || fail_like_gcloud "gcloud cannot say what became of $tpu_name"
   if [[ "$state" != "$said" ]]; then say "$tpu_name is $state" && said=$state; fi
   case "$state" in
     ACTIVE) exit ;;
     FAILED)
-      if [[ "${reason,,}" == *quota* ]]; then stop_for_quota "$reason"; fi
+      if is_quota_error "$reason"; then stop_for_quota "$reason"; fi
       fail "the request has failed (${reason:-no reason given}) and will not come back: run tpu_scripts/delete.sh, then create.sh"
       ;;
     SUSPENDED) fail "$tpu_name was taken away and will not come back: run tpu_scripts/delete.sh, then create.sh" ;;

@@ -13,8 +13,8 @@ if ((worker_count > 1)) && [[ "$workdir" != gs://* ]]; then
     "give --workdir=gs://BUCKET/RUN"
 fi
 
-on_workers "ending what is left of earlier runs" "$(worker_command stop "$stop_seconds")"
+on_workers "ending what is left of earlier runs" "$stop_seconds" "$(worker_command stop "$stop_seconds")"
 copy_code
-on_workers "starting the training" "$(worker_command start "$launch_seconds" \
+on_workers "starting the training" "$launch_seconds" "$(worker_command start "$launch_seconds" \
   python -m actfer_jax.train --config="$config" --workdir="$workdir" "${training_arguments[@]}")"
 say "tpu_scripts/status.sh, logs.sh and tensorboard.sh show how it goes; delete.sh ends the cost"

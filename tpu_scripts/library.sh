@@ -8,8 +8,15 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   exit 1
 fi
 
+if ! command -v timeout >/dev/null; then
+  echo "the command timeout is needed (on macOS: brew install coreutils)" >&2
+  exit 1
+fi
+
 program=${0##*/}
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+scratch=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$scratch"' EXIT # jobs: a gcloud that somebody interrupts
 exec 3>&1 # dry runs print here, also from within $(...)
 
 # Says something; in a dry run as a comment, so that all that is printed can be pasted into a shell.
@@ -48,7 +55,8 @@ read_flags() {
     shift
   done
   for name in dry_run wait relaunch delete_when_finished follow; do one_of "$name" true false; done
-  for name in poll_seconds launch_seconds stop_seconds max_hours idle_minutes lines tensorboard_port; do
+  for name in gcloud_seconds setup_seconds poll_seconds launch_seconds stop_seconds max_hours idle_minutes lines \
+    tensorboard_port; do
     [[ "${!name}" =~ ^[0-9]+$ ]] || fail "the setting $name is '${!name}' and must be a whole number: --$name=NUMBER"
   done
 }
@@ -90,21 +98,31 @@ run() {
   if [[ "$dry_run" == true ]]; then show "$@"; else "$@"; fi
 }
 
-# Runs a query: what it printed is in $answer, its complaints in $complaint. In a dry run it is printed, with no answer.
-ask() {
-  local status=0 file
+# --- gcloud ---
+
+# Asks gcloud: what it printed is in $answer, its complaints in $complaint. It is ended after gcloud_seconds, and the SECONDS
+# that the step itself may take: nothing that hangs keeps watch.sh from its limits. In a dry run it is printed, with no answer.
+ask() { # SECONDS ARGUMENTS...
+  local status=0 seconds=$((gcloud_seconds + $1))
+  shift
   answer="" complaint=""
-  if [[ "$dry_run" == true ]]; then show "$@" && return; fi
-  file=$(mktemp)
-  answer=$("$@" 2>"$file" </dev/null) || status=$?
-  complaint=$(<"$file") && rm -f "$file"
+  if [[ "$dry_run" == true ]]; then show gcloud "$@" && return; fi
+  # timeout ends the processes that gcloud has started too, as a process group. Ctrl-C does not reach that group, but it
+  # ends the wait, and the trap above ends the group.
+  timeout --kill-after=10 "$seconds" gcloud "$@" >"$scratch/answer" 2>"$scratch/complaint" </dev/null &
+  wait $! || status=$?
+  answer=$(<"$scratch/answer") complaint=$(<"$scratch/complaint")
+  if ((status == 124 || status == 137)); then
+    complaint+=${complaint:+$'\n'}"gcloud was ended after $seconds seconds without an answer (--gcloud_seconds)"
+  fi
   return "$status"
 }
 
-# --- gcloud ---
+# Whether an error is about a quota that is used up. gcloud's hints about a "quota project" are not.
+is_quota_error() { grep -qiE "RESOURCE_EXHAUSTED|quota limit|quota.*(exceeded|exhausted)" <<<"$1"; }
 
 queued_resource() { # VERB FLAGS...
-  ask gcloud compute tpus queued-resources "$1" "$tpu_name" --project="$project" --zone="$zone" "${@:2}"
+  ask 0 compute tpus queued-resources "$1" "$tpu_name" --project="$project" --zone="$zone" "${@:2}"
 }
 
 # Sets $state to a state of gcloud's, or to NONE where there is no such queued resource, and $reason to why it failed.
@@ -122,10 +140,11 @@ find_state() {
 # Sets $node_state, and $worker_count to the number of the TPU's workers.
 find_node() {
   node_state="" worker_count=0
-  ask gcloud compute tpus tpu-vm describe "$tpu_name" --project="$project" --zone="$zone" \
+  ask 0 compute tpus tpu-vm describe "$tpu_name" --project="$project" --zone="$zone" \
     --format='value(state,networkEndpoints.len())' || return 1
   node_state=${answer%%$'\t'*} worker_count=${answer#*$'\t'}
   worker_count=${worker_count:-0}
+  if [[ "$node_state" == READY ]] && ((worker_count == 0)); then complaint="it is READY, but without workers" && return 1; fi
 }
 
 # Stops unless the TPU is there and ready; sets what find_node sets.
@@ -137,6 +156,9 @@ require_ready_node() {
 
 # --- workers ---
 
+# A connection ends when the machine at its other end has been silent for a minute.
+ssh_options=(-oConnectTimeout=20 -oServerAliveInterval=15 -oServerAliveCountMax=4)
+
 # The command line that runs worker.sh with the given words in a worker's home directory.
 worker_command() {
   local words
@@ -144,53 +166,55 @@ worker_command() {
   printf '%s' "cd actfer_jax/code 2>/dev/null || { echo 'not set up'; exit 0; }; bash tpu_scripts/worker.sh ${words% }"
 }
 
-# Runs a command line on all workers at once. Every worker answers with lines that begin with "worker NUMBER": they are left
-# in $report, in order, with a line for each worker that gave no answer. False if any worker failed or did not answer.
-ask_workers() {
-  local status=0 number missing=""
-  ask gcloud compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --quiet --worker=all \
-    --ssh-flag=-oConnectTimeout=20 --command="$1" || status=$?
-  not_set_up=false
-  if [[ $'\n'"$answer"$'\n' == *$'\nnot set up\n'* ]]; then not_set_up=true; fi
-  if [[ "$dry_run" == false && "$not_set_up" == false ]]; then
-    for ((number = 0; number < worker_count; number++)); do
-      [[ $'\n'"$answer" == *$'\n'"worker $number: "* ]] || missing+=$'\n'"worker $number: no answer"
-    done
-  fi
-  report=$(grep '^worker ' <<<"$answer$missing" | sort -s -k2,2n) || true
-  [[ -z "$missing" ]] || return 1
+# Runs a command line, which may take so many SECONDS, on all workers at once. Every worker answers with lines that begin with
+# "worker NUMBER": they are left in $report, in order, with a line for each worker of which there is none. $not_set_up counts
+# the workers that have no code yet, which cannot say their number, and $silent those that gave no answer. False if any worker
+# failed or did not answer.
+ask_workers() { # SECONDS COMMAND
+  local status=0 number missing=() without="no answer"
+  ask "$1" compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --quiet --worker=all \
+    "${ssh_options[@]/#/--ssh-flag=}" --command="$2" || status=$?
+  not_set_up=$(grep -cx 'not set up' <<<"$answer") || true
+  for ((number = 0; number < worker_count; number++)); do
+    [[ $'\n'"$answer" == *$'\n'"worker $number: "* ]] || missing+=("$number")
+  done
+  silent=$((${#missing[@]} - not_set_up))
+  if ((silent == 0)); then without="not set up"; elif ((not_set_up > 0)); then without="not set up, or no answer"; fi
+  for number in "${missing[@]}"; do answer+=$'\n'"worker $number: $without"; done
+  report=$(grep '^worker ' <<<"$answer" | sort -s -k2,2n) || true
+  ((silent == 0)) || return 1
   return "$status"
 }
 
 # Does the same for a step of a script: prints the report, and stops where a worker failed.
-on_workers() { # WHAT COMMAND
+on_workers() { # WHAT SECONDS COMMAND
   local what=$1
   say "$what"
-  if ask_workers "$2"; then
-    [[ "$not_set_up" == false ]] || fail "the workers are not set up: run tpu_scripts/setup.sh first"
+  if ask_workers "$2" "$3"; then
     [[ -z "$report" ]] || say "$report"
+    ((not_set_up == 0)) || fail "$not_set_up workers are not set up: run tpu_scripts/setup.sh first"
   else
     say "$report"
     fail "$what: a worker failed, see above. gcloud said:"$'\n'"$(grep -v 'Attempting to' <<<"$complaint" | tail -n 15)"
   fi
 }
 
-# Counts the workers by what they do: $running, $finished, $failed, $stopped (by stop.sh), $lost (the machine restarted),
-# $idle (nothing was launched), $silent (no answer). Leaves what they said in $report.
+# Counts the workers by what they do: $running, $finished, $interrupted (told to stop, but not by stop.sh), $failed, $stopped
+# (by stop.sh), $lost (the machine restarted), $idle (nothing was launched), and as ask_workers does.
 find_run() {
   local line
-  running=0 finished=0 failed=0 stopped=0 lost=0 idle=0 silent=0
-  ask_workers "$(worker_command status 15)" || true
+  running=0 finished=0 interrupted=0 failed=0 stopped=0 lost=0 idle=0
+  ask_workers 0 "$(worker_command status 15)" || true
   while IFS= read -r line; do
     [[ "$line" =~ ^worker\ [0-9]+:\ (.*)$ ]] || continue # the rest are lines of logs
     case "${BASH_REMATCH[1]}" in
       runs\ since\ *) running=$((running + 1)) ;;
       "exited with 0") finished=$((finished + 1)) ;;
+      "exited with 143") interrupted=$((interrupted + 1)) ;;
       exited\ with\ * | killed*) failed=$((failed + 1)) ;;
       was\ stopped*) stopped=$((stopped + 1)) ;;
       lost\ *) lost=$((lost + 1)) ;;
       "nothing was launched") idle=$((idle + 1)) ;;
-      *) silent=$((silent + 1)) ;;
     esac
   done <<<"$report"
 }
@@ -200,8 +224,9 @@ copy_code() {
   local archive="${XDG_CACHE_HOME:-$HOME/.cache}/actfer_jax/tpu/$tpu_name.tar.gz"
   run "$scripts/pack.sh" "$archive"
   say "copying the code to all workers"
-  ask gcloud compute tpus tpu-vm scp "$archive" "$tpu_name:actfer_jax.tar.gz" --project="$project" --zone="$zone" \
-    --quiet --worker=all || fail "the code could not be copied to all workers. gcloud said:"$'\n'"$complaint"
-  on_workers "unpacking it" "mkdir -p actfer_jax/code && tar -xzf actfer_jax.tar.gz -C actfer_jax/code tpu_scripts/worker.sh \
+  ask 0 compute tpus tpu-vm scp "$archive" "$tpu_name:actfer_jax.tar.gz" --project="$project" --zone="$zone" \
+    --quiet --worker=all "${ssh_options[@]/#/--scp-flag=}" ||
+    fail "the code could not be copied to all workers. gcloud said:"$'\n'"$complaint"
+  on_workers "unpacking it" 0 "mkdir -p actfer_jax/code && tar -xzf actfer_jax.tar.gz -C actfer_jax/code tpu_scripts/worker.sh \
 && bash actfer_jax/code/tpu_scripts/worker.sh unpack actfer_jax.tar.gz"
 }

@@ -12,4 +12,4 @@ words=(log "$lines")
 if [[ "$worker" == all ]]; then words=(labelled_log "$lines"); fi
 if [[ "$follow" == true ]]; then words+=(-F); fi
 run gcloud compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --quiet --worker="$worker" \
-  --command="$(worker_command "${words[@]}")"
+  "${ssh_options[@]/#/--ssh-flag=}" --command="$(worker_command "${words[@]}")"

@@ -21,6 +21,8 @@ workdir="${ACTFER_WORKDIR:-}"                       # directory of the run, in a
 training_arguments=()                               # further arguments of actfer_jax.train; those after -- take their place
 
 # What the scripts wait for
+gcloud_seconds="${ACTFER_GCLOUD_SECONDS:-600}"      # what gcloud gets to answer, beyond the seconds below, before it is ended
+setup_seconds="${ACTFER_SETUP_SECONDS:-1800}"       # what the installation on the workers gets
 wait="${ACTFER_WAIT:-true}"                         # true: create.sh returns when the TPU is ready; false: when it is asked for
 poll_seconds="${ACTFER_POLL_SECONDS:-60}"           # between two looks at a state
 launch_seconds="${ACTFER_LAUNCH_SECONDS:-30}"       # how long launch.sh looks out for a training that fails at once

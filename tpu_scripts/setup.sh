@@ -7,4 +7,5 @@ require project zone tpu_name
 
 require_ready_node
 copy_code
-on_workers "installing the package on all workers (some minutes the first time)" "$(worker_command install)"
+on_workers "installing the package on all workers (some minutes the first time)" "$setup_seconds" \
+  "$(worker_command install)"

@@ -20,6 +20,6 @@ fi
 
 find_run
 if [[ "$dry_run" == true ]]; then exit; fi
-if [[ "$not_set_up" == true ]]; then say "the workers are not set up: tpu_scripts/setup.sh" && exit; fi
 say "$report"
+if ((not_set_up > 0)); then say "$not_set_up workers are not set up: tpu_scripts/setup.sh"; fi
 ((failed + lost + silent == 0)) || exit 1

@@ -5,4 +5,4 @@ read_flags "$@"
 require project zone tpu_name
 
 require_ready_node
-on_workers "ending the training" "$(worker_command stop "$stop_seconds")"
+on_workers "ending the training" "$stop_seconds" "$(worker_command stop "$stop_seconds")"

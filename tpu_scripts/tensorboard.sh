@@ -20,6 +20,6 @@ else
   require project zone tpu_name
   # -t ends the TensorBoard there when the connection ends.
   run gcloud compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --worker=0 \
-    --ssh-flag=-t --ssh-flag="-L$tensorboard_port:localhost:$tensorboard_port" \
+    "${ssh_options[@]/#/--ssh-flag=}" --ssh-flag=-t --ssh-flag="-L$tensorboard_port:localhost:$tensorboard_port" \
     --command="$(worker_command tensorboard "$workdir" "$tensorboard_port")"
 fi

@@ -2,7 +2,8 @@
 # watch.sh: carries a run to its end. It looks at the TPU every --poll_seconds and does what is needed next: asks for a TPU,
 # sets it up, launches the training; and where the TPU was taken away, deletes what is left of it and begins again, so that
 # the training goes on from its last checkpoint. It can be started at any time, also on a training that runs.
-# It ends when the training has finished on all workers, when the training fails of itself, or at a limit:
+# It ends when the training has finished on all workers (exit code 0), when it fails of itself, or at a limit. A training that
+# was told to stop, but not by stop.sh, is launched again (exit code 143). The limits:
 #   --max_hours     the TPU was active for this long, as seen by this watch: the training is ended, the TPU deleted
 #   --idle_minutes  nothing has trained for this long: the TPU is deleted
 #   --relaunch=false  only these limits: nothing is asked for, set up or launched
@@ -45,7 +46,19 @@ give_up() { # WHY FLAGS...: with the TPU deleted
   exit 1
 }
 
-known=false said="" failures=0 ended_looks=0 reported=false idle_since="" active_seconds=0
+set_up_and_launch() {
+  if "$scripts/setup.sh" "$@" && "$scripts/launch.sh" "$@"; then
+    tell "the training is launched"
+    failed_launches=0
+  else
+    failed_launches=$((failed_launches + 1))
+    tell "set-up or launch failed ($failed_launches of $patience times)"
+  fi
+  now=$(date +%s) ended_looks=0 reported=false idle_since=""
+}
+
+# Failures are counted in a row: of requests until a TPU is there, of launches until one succeeds or the TPU is taken away.
+known=false said="" failed_requests=0 failed_launches=0 ended_looks=0 reported=false idle_since="" active_seconds=0
 clock=$(date +%s)
 
 while true; do
@@ -57,11 +70,11 @@ while true; do
   fi
   known=true
   now=$(date +%s)
-  if [[ "$state" == ACTIVE ]]; then active_seconds=$((active_seconds + now - clock)); fi
+  if [[ "$state" == ACTIVE ]]; then active_seconds=$((active_seconds + now - clock)) failed_requests=0; fi
   clock=$now
 
   node_state=""
-  if [[ "$state" == ACTIVE ]] && ! find_node; then node_state=UNKNOWN; fi
+  if [[ "$state" == ACTIVE ]] && ! find_node; then node_state=UNKNOWN reason=$complaint; fi
   if [[ "$state $node_state" != "$said" ]]; then
     tell "$tpu_name is ${state/NONE/not there}${node_state:+, $node_state}${reason:+ ($reason)}"
     said="$state $node_state"
@@ -70,14 +83,14 @@ while true; do
   # What is gone is deleted; without relaunch that is the end.
   if [[ "$state" == SUSPENDED || "$state" == FAILED || "$node_state" == PREEMPTED || "$node_state" == TERMINATED ]]; then
     if [[ "$state" == FAILED ]]; then
-      failures=$((failures + 1))
-      [[ "${reason,,}" != *quota* ]] || { tell "a quota stands against it" && delete_tpu "$@" && exit 3; }
-      ((failures < patience)) || give_up "the request has failed $failures times in a row" "$@"
+      failed_requests=$((failed_requests + 1))
+      ! is_quota_error "$reason" || { tell "a quota stands against it" && delete_tpu "$@" && exit 3; }
+      ((failed_requests < patience)) || give_up "the request has failed $failed_requests times in a row" "$@"
     else
       tell "the TPU was taken away"
     fi
     delete_tpu "$@"
-    idle_since="" ended_looks=0 reported=false
+    failed_launches=0 ended_looks=0 reported=false idle_since=""
     [[ "$relaunch" == true ]] || exit 1
     state=NONE
   fi
@@ -87,35 +100,35 @@ while true; do
     status=0
     "$scripts/create.sh" --wait=false "$@" || status=$?
     if ((status == 3)); then exit 3; fi
-    if ((status != 0)); then
-      failures=$((failures + 1))
-      ((failures < patience)) || fail "the TPU could not be asked for, $failures times in a row"
+    if ((status == 4)); then
+      tell "trying again to ask for $tpu_name"
+    elif ((status != 0)); then
+      failed_requests=$((failed_requests + 1))
+      ((failed_requests < patience)) || fail "the TPU could not be asked for, $failed_requests times in a row"
     fi
 
   elif [[ "$node_state" == READY ]]; then
     find_run
+    needs_launch=false
     if ((silent > 0)); then
       tell "no answer from $silent of $worker_count workers"
-    elif [[ "$not_set_up" == true ]] || ((idle + lost > 0)); then
-      if [[ "$relaunch" == true ]] && ((failures < patience)); then
-        if ((lost > 0)); then tell "a machine restarted"; fi
-        if "$scripts/setup.sh" "$@" && "$scripts/launch.sh" "$@"; then
-          tell "the training is launched"
-        else
-          failures=$((failures + 1))
-          tell "set-up or launch failed ($failures of $patience times)"
-        fi
-        now=$(date +%s) idle_since=""
-      fi
+    elif ((not_set_up + idle + lost > 0)); then
+      needs_launch=true
+      if ((lost > 0)); then tell "a machine restarted"; fi
     elif ((running > 0 && failed == 0)); then
-      failures=0 ended_looks=0 reported=false
+      failed_launches=0 ended_looks=0 reported=false
     elif ((stopped > 0)); then
       if ((ended_looks == 0)); then tell "the training was stopped: tpu_scripts/launch.sh starts it again"; fi
       ended_looks=1
     else
       # Where a TPU is taken away, its trainings end some time before its state says so.
       ended_looks=$((ended_looks + 1))
+      if ((interrupted > 0 && failed == 0 && ended_looks == patience)); then
+        needs_launch=true
+        tell "the training was told to stop, and did"
+      fi
     fi
+    if [[ "$needs_launch" == true && "$relaunch" == true ]] && ((failed_launches < patience)); then set_up_and_launch "$@"; fi
 
     if ((finished == worker_count && ended_looks >= patience)); then
       tell "the training has finished on all workers"
@@ -126,9 +139,9 @@ while true; do
       fi
       exit 0
     fi
-    if [[ "$reported" == false ]] && ((ended_looks >= patience || failures >= patience)); then
+    if [[ "$reported" == false ]] && ((ended_looks >= patience || failed_launches >= patience)); then
       reported=true
-      tell "the training has failed and is not launched again:"
+      tell "the training has not finished and is not launched again:"
       say "$report"
       if ((idle_minutes == 0)); then
         say "the TPU is still there, and costs: tpu_scripts/delete.sh"
@@ -137,8 +150,10 @@ while true; do
       say "the TPU is deleted in $idle_minutes minutes, unless tpu_scripts/launch.sh starts a training"
     fi
 
-    if ((running + silent > 0)); then idle_since=""; elif [[ -z "$idle_since" ]]; then idle_since=$now; fi
+    # A training needs all workers: where one answers that nothing runs there, nothing trains.
+    if ((running > 0 || silent == worker_count)); then idle_since=""; elif [[ -z "$idle_since" ]]; then idle_since=$now; fi
     if ((idle_minutes > 0)) && [[ -n "$idle_since" ]] && ((now - idle_since >= idle_minutes * 60)); then
+      [[ "$reported" == true ]] || say "$report"
       give_up "nothing has trained for $idle_minutes minutes" "$@"
     fi
   fi

@@ -33,7 +33,7 @@ fail() {
 
 unpack() { # ARCHIVE
   export LC_ALL=C
-  tar --list --gzip --file "$1" | sort >"$root/files.new"
+  tar --list --gzip --quoting-style=literal --file "$1" | sort >"$root/files.new"
   if [[ -f "$root/files" ]]; then # what an earlier archive brought and this one does not have was deleted from the checkout
     comm -23 "$root/files" "$root/files.new" | while IFS= read -r file; do rm -f -- "$code/$file"; done
   fi
@@ -107,28 +107,29 @@ start() { # SECONDS COMMAND...
   [[ ! -f "$run/exit_code" || "$(<"$run/exit_code")" == 0 ]]
 }
 
-# The process that start leaves behind: it outlives a stop, to write down how the training ended.
+# The process that start leaves behind: it outlives a stop, to write down how the training ended. A training that was told to
+# stop (SIGTERM), and has saved its state, exits with 0 like one that has finished, unless it is asked for another status.
 supervise() { # COMMAND...
   local status=0
   trap : TERM
   cd "$code"
   # With its platforms named, JAX stops where it cannot have the TPU, and does not train on the CPU instead.
-  export PATH="$venv/bin:$PATH" PYTHONUNBUFFERED=1 JAX_PLATFORMS="${JAX_PLATFORMS:-tpu,cpu}"
+  export PATH="$venv/bin:$PATH" PYTHONUNBUFFERED=1 JAX_PLATFORMS="${JAX_PLATFORMS:-tpu,cpu}" ACTFER_STOPPED_STATUS=143
   "$(command -v "$1")" "${@:2}" </dev/null >"$run/train.log" 2>&1 || status=$?
-  # A training that was told to stop saves and ends well, but has not finished: 143 is what a shell makes of SIGTERM.
-  if ((status == 0)) && tail -n 20 "$run/train.log" | grep -q 'told to stop'; then status=143; fi
   printf '%s\n' "$status" >"$run/exit_code.new"
   mv "$run/exit_code.new" "$run/exit_code"
 }
 
 status() { # LINES
-  local exit_code=""
+  local locked=true exit_code=""
+  if flock --shared --nonblock "$run/lock" true; then locked=false; fi
+  # Only now: what holds the lock writes the exit code before it lets go.
   if [[ -f "$run/exit_code" ]]; then exit_code=$(<"$run/exit_code"); fi
   if [[ ! -f "$run/command" ]]; then
     say "nothing was launched"
   elif [[ "$(<"$run/boot_id")" != "$(<"$boot_id_file")" ]]; then
     say "lost its training: the machine restarted"
-  elif [[ -z "$exit_code" ]] && ! flock --shared --nonblock "$run/lock" true; then
+  elif [[ -z "$exit_code" && "$locked" == true ]]; then
     say "runs since $(date -r "$run/boot_id" '+%F %T %Z')"
   elif [[ -f "$run/stopped" ]]; then
     say "was stopped (exit code ${exit_code:-none})"
@@ -146,8 +147,8 @@ send() { # SIGNAL PROCESS...
 }
 
 wait_until_clear() { # SECONDS
-  local deadline=$((SECONDS + $1))
-  while [[ -n "$(all_processes)" ]] && ((SECONDS < deadline)); do sleep 0.2; done
+  local deadline=$(($(date +%s) + $1))
+  while [[ -n "$(all_processes)" ]] && (($(date +%s) < deadline)); do sleep 0.2; done
   [[ -z "$(all_processes)" ]]
 }
 
