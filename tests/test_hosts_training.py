@@ -1,23 +1,25 @@
-"""Training as it is started on several hosts: two real processes with two devices each, against one with one."""
+"""Training as it is started on several devices and hosts, in real processes, against one device."""
 
 import json
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from actfer_jax.metrics import is_timing, read_metrics
-from actfer_jax.records import read_episodes
-from tests.test_hosts import free_port
+from actfer_jax.metrics import read_metrics
+from actfer_jax.rollout.programs import Programs, row_keys
+from benchmarks.equal_training import compare, ends, episodes, is_tie, log_of, metrics, start
 
-ROOT = Path(__file__).parents[1]
+TWO = {"processes": 2, "devices": 2}
 MESHES = ["--config.mesh.update=(1,4,1)", "--config.mesh.rollout=(2,1,2)"]
 # Runs the training with something changed: a signal that the process sends itself as it begins the rollout of a step or
 # after some seconds, an order of the devices, or queries that are told to answer at once.
@@ -52,52 +54,19 @@ runpy.run_module("actfer_jax.train", run_name="__main__", alter_sys=True)
 """
 
 
-def start(
+def exit_codes(
     shared: Path,
     algorithm: str,
     workdir: Path,
     *extra: str,
     processes: int = 1,
-    devices: int | None = None,
+    devices: int = 1,
     changes: dict[int, dict] | None = None,
-) -> list[subprocess.Popen]:
-    """Starts the processes of a run, with as many devices each as there are processes; `changes` are those of each."""
-    address = f"127.0.0.1:{free_port()}"
-    started = []
-    for index in range(processes):
-        change = (changes or {}).get(index)
-        program = ["-m", "actfer_jax.train"] if change is None else ["-c", CHANGED, json.dumps(change)]
-        arguments = [f"--config=tests/hosts_config.py:{algorithm}", f"--workdir={workdir}", *extra]
-        arguments.append(f"--config.data.directory={shared}/data")
-        if processes > 1:
-            arguments += [f"--coordinator={address}", f"--processes={processes}", f"--process={index}"]
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": f"{shared}/programs",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-            "PYTHONFAULTHANDLER": "1",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices or processes}",
-        }
-        with open(f"{workdir}-{index}.log", "w") as log:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, *program, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=log
-                )
-            )
-    return started
-
-
-def ends(started: list[subprocess.Popen]) -> list[int]:
-    """Exit codes; processes that wait for each other for ever fail the test, and their logs say where they waited."""
-    try:
-        return [process.wait(timeout=400) for process in started]
-    except subprocess.TimeoutExpired:
-        for process in started:
-            process.send_signal(signal.SIGABRT)
-        raise
-    finally:
-        for process in started:
-            process.kill()
+) -> list[int]:
+    """Runs the processes of a training; `changes` are those of each process."""
+    arguments = [f"--config=tests/hosts_config.py:{algorithm}", f"--config.data.directory={shared}/data", *extra]
+    programs = {index: ("-c", CHANGED, json.dumps(change)) for index, change in (changes or {}).items()}
+    return ends(start(workdir, arguments, processes=processes, devices=devices, programs=programs), seconds=400)
 
 
 def logs(workdir: Path) -> list[str]:
@@ -106,23 +75,9 @@ def logs(workdir: Path) -> list[str]:
 
 def run(shared: Path, algorithm: str, name: str, *extra: str, **options) -> Path:
     workdir = shared / name
-    codes = ends(start(shared, algorithm, workdir, *extra, **options))
+    codes = exit_codes(shared, algorithm, workdir, *extra, **options)
     assert set(codes) == {0}, "\n".join(log[-3000:] for log in logs(workdir))
     return workdir
-
-
-def records(workdir: Path) -> list[dict]:
-    return [{name: value for name, value in record.items() if not is_timing(name)} for record in read_metrics(workdir)]
-
-
-def episodes(workdir: Path) -> dict[str, dict]:
-    """Episodes by their name, without the time that their tools took and rounded numbers."""
-    found = {}
-    for record in read_episodes(workdir):
-        turns = [{key: value for key, value in turn.items() if key != "seconds"} for turn in record["turns"]]
-        rounded = {"logprobs", "raw_logprobs", "advantage", "reward"}
-        found[record["id"]] = {key: value for key, value in record.items() if key not in rounded} | {"turns": turns}
-    return found
 
 
 def weights(workdir: Path) -> dict[str, np.ndarray]:
@@ -131,20 +86,18 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
 
 def assert_same_training(workdir: Path, expected: Path) -> None:
     """What one process with one device did, to rounding."""
+    found = compare(workdir, expected)
+    assert not found.differences and not found.ties
+    assert found.steps == len(metrics(expected)) == 3
+
+
+def assert_same_bits(workdir: Path, expected: Path) -> None:
+    assert metrics(workdir) == metrics(expected)
     assert episodes(workdir) == episodes(expected)
-    for record, other in zip(records(workdir), records(expected), strict=True):
-        assert record.keys() == other.keys()
-        for name, value in other.items():
-            # The gap to the sampler is a difference of nearly equal numbers.
-            assert record[name] == pytest.approx(value, rel=1e-5, abs=1e-5 if "mismatch" in name else 1e-6), name
-    advantages = [{record["id"]: record["advantage"] for record in read_episodes(path)} for path in (workdir, expected)]
-    assert advantages[0] == pytest.approx(advantages[1], rel=1e-5, abs=1e-6)
     found, others = weights(workdir), weights(expected)
     assert found.keys() == others.keys()
     for name, value in others.items():
-        # Biases begin at zero and are sums of a few small steps.
-        tolerance = {"abs": 1e-5} if name.endswith("bias") else {"rel": 1e-5}
-        assert np.linalg.norm(found[name]) == pytest.approx(np.linalg.norm(value), **tolerance), name
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +107,7 @@ def alone(shared) -> Path:
 
 @pytest.fixture(scope="module")
 def together(shared, alone) -> Path:
-    return run(shared, "rl", "together", *MESHES, processes=2)
+    return run(shared, "rl", "together", *MESHES, **TWO)
 
 
 def test_two_processes_train_as_one(alone, together):
@@ -163,6 +116,86 @@ def test_two_processes_train_as_one(alone, together):
     assert_same_training(together, alone)
     hosts = {path.name.rsplit("-", 1)[1] for path in (together / "episodes").iterdir()}
     assert hosts == {"host0.jsonl", "host1.jsonl"}
+
+
+def test_nothing_compiles_once_a_step_was_saved(together):
+    compiled = [record["perf/compilations"] for record in read_metrics(together)]
+    assert compiled[1] == compiled[2] > 0
+
+
+def change_metric(workdir: Path) -> str:
+    path = workdir / "metrics.jsonl"
+    records = read_metrics(workdir)
+    records[1]["policy/entropy"] *= 1 + 2e-5
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return "step 2, policy/entropy by 2e-05"
+
+
+def change_episode(workdir: Path, changed: str, change: Callable[[Any], Any]) -> str:
+    (path,) = (workdir / "episodes").glob("step-00000002-*")
+    first, *others = path.read_text().splitlines()
+    episode = json.loads(first)
+    episode[changed] = change(episode[changed])
+    path.write_text("\n".join([json.dumps(episode), *others]) + "\n")
+    return f"episode {episode['id']}"
+
+
+def change_weight(workdir: Path) -> str:
+    values = weights(workdir)
+    name = max(values)
+    save_file(values | {name: values[name] * np.float32(1 + 2e-5)}, workdir / "policy" / "model.safetensors")
+    return f"{name} by 2e-05"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_metric,
+        change_weight,
+        partial(change_episode, changed="advantage", change=lambda advantage: advantage + 2e-5),
+        partial(change_episode, changed="token_ids", change=lambda ids: [*ids[:-1], ids[-1] + 1]),
+        partial(change_episode, changed="forced", change=lambda forced: f"not {forced}"),
+    ],
+)
+def test_the_comparison_notices(alone, tmp_path, change):
+    workdir = tmp_path / "changed"
+    shutil.copytree(alone, workdir, ignore=shutil.ignore_patterns("checkpoints", "compilation_cache"))
+    assert not compare(workdir, alone).differences
+    noticed = change(workdir)
+    found = compare(workdir, alone)
+    assert len(found.differences) == 1 and found.differences[0].startswith(noticed)
+    assert not found.ties
+
+
+def test_a_tie_is_told_from_a_difference():
+    """The sampler draws from logits that are changed until another token is drawn."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1, 50)).astype(np.float32)
+    sampler = SimpleNamespace(temperature=0.8, banned_V=np.zeros(50, bool), mesh=None)
+    keys, place = row_keys(7, 3, [5], 2)[1:], 4
+
+    def episode(logits: np.ndarray) -> dict[str, Any]:
+        token, log_prob, _ = Programs._sample(sampler, logits, keys, np.array([place]))
+        drawn = {"token_ids": [1] * place + [int(token[0])], "logprobs": [0.0] * place + [float(log_prob[0])]}
+        return {"id": "3-5-1", "loss_mask": [0] * place + [1], **drawn}
+
+    first = episode(logits)
+    rival = (first["token_ids"][-1] + 1) % 50
+
+    def raised(by: float) -> dict[str, Any]:
+        return episode(logits + np.float32(by) * (np.arange(50) == rival))
+
+    low, high = 0.0, 50.0
+    while high - low > 2e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if raised(middle)["token_ids"][-1] == rival else (middle, high)
+    before, after, long_after = raised(low), raised(high), raised(high + 1e-3)
+    assert before["token_ids"] != after["token_ids"] == long_after["token_ids"]
+    sampling = {"seed": 7, "rollouts": 2, "vocabulary": 50}
+    assert is_tie(before, after, **sampling)
+    assert not is_tie(before, long_after, **sampling)
+    assert not is_tie(before, after, **sampling | {"seed": 8})
+    assert not is_tie(before, after | {"loss_mask": [0] * (place + 1)}, **sampling)
 
 
 def test_the_first_process_speaks_for_all(together):
@@ -177,29 +210,25 @@ def test_told_to_stop_killed_and_started_again(shared, together):
     """One of two is told to stop, later one is killed: what was saved goes on, bit for bit."""
     workdir = shared / "disturbed"
     told = {1: {"signal": signal.SIGTERM, "step": 2}}
-    assert ends(start(shared, "rl", workdir, *MESHES, processes=2, changes=told)) == [0, 0], logs(workdir)
+    assert exit_codes(shared, "rl", workdir, *MESHES, **TWO, changes=told) == [0, 0], logs(workdir)
     # Where it is started by `tpu_scripts`, every host must say it.
     assert all("told to stop: saved step 1 of 3" in log for log in logs(workdir))
     assert not (workdir / "policy").exists()
 
     killed = {1: {"signal": signal.SIGKILL, "step": 3}}
-    first, second = ends(start(shared, "rl", workdir, *MESHES, processes=2, changes=killed))
+    first, second = exit_codes(shared, "rl", workdir, *MESHES, **TWO, changes=killed)
     assert second == -signal.SIGKILL and first != 0
     assert "continuing after step 1" in logs(workdir)[0]
 
-    run(shared, "rl", "disturbed", *MESHES, processes=2)
+    run(shared, "rl", "disturbed", *MESHES, **TWO)
     assert "continuing after step 2" in logs(workdir)[0]
-    assert records(workdir) == records(together)
-    assert episodes(workdir) == episodes(together)
-    found, others = weights(workdir), weights(together)
-    for name, value in others.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert_same_bits(workdir, together)
 
 
 def test_processes_of_another_config_end_together(shared, together):
     workdir = shared / "other"
     other = ["--config.seed=1", f"--workdir={together}"]
-    assert ends(start(shared, "rl", workdir, *MESHES, *other, processes=2)) == [1, 1]
+    assert exit_codes(shared, "rl", workdir, *MESHES, *other, **TWO) == [1, 1]
     assert all("seed (0 there, 1 here)" in log and "Traceback" not in log for log in logs(workdir))
 
 
@@ -207,35 +236,29 @@ every_mesh = pytest.mark.skipif("ACTFER_MESHES" not in os.environ, reason="takes
 
 
 @pytest.fixture(scope="module")
-def seconds(shared, together) -> float:
-    """What a whole run takes when its programs are compiled."""
-    began = time.monotonic()
-    run(shared, "rl", "whole", *MESHES, processes=2)
-    return time.monotonic() - began
+def seconds(together) -> float:
+    """What the undisturbed run took, imports aside."""
+    return log_of(together, 0).stat().st_mtime - (together / "manifest.json").stat().st_mtime
 
 
 @every_mesh
 @pytest.mark.parametrize("seed", range(12))
 def test_killed_at_any_instant(shared, together, seconds, seed):
-    """One of two, or both, are killed at an instant drawn over the time that a whole run takes, imports included."""
+    """One of two, or both, are killed at an instant drawn over the time that a whole run takes after its imports."""
     chance = random.Random(seed)
     workdir = shared / f"killed-{seed}"
     kill = {"signal": signal.SIGKILL, "after": chance.uniform(0, seconds)}
     victims = chance.choice([(0,), (1,), (0, 1)])
-    codes = ends(start(shared, "rl", workdir, *MESHES, processes=2, changes=dict.fromkeys(victims, kill)))
+    codes = exit_codes(shared, "rl", workdir, *MESHES, **TWO, changes=dict.fromkeys(victims, kill))
     assert set(codes) == {0} or any(codes[victim] == -signal.SIGKILL for victim in victims), logs(workdir)
-    run(shared, "rl", workdir.name, *MESHES, processes=2)
-    assert records(workdir) == records(together)
-    assert episodes(workdir) == episodes(together)
-    found, others = weights(workdir), weights(together)
-    for name, value in others.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    run(shared, "rl", workdir.name, *MESHES, **TWO)
+    assert_same_bits(workdir, together)
 
 
 @every_mesh
 def test_two_processes_learn_from_traces_as_one(shared):
     alone = run(shared, "sft", "sft-alone")
-    assert_same_training(run(shared, "sft", "sft-together", *MESHES, processes=2), alone)
+    assert_same_training(run(shared, "sft", "sft-together", *MESHES, **TWO), alone)
 
 
 @every_mesh
@@ -251,14 +274,14 @@ def test_meshes_of_two_processes(shared, alone, update, rollout, order):
     name = "-".join(map(str, (*update, *rollout, *order)))
     meshes = [f"--config.mesh.update={update}", f"--config.mesh.rollout={rollout}"]
     changes = dict.fromkeys(range(2), {"order": order})
-    assert_same_training(run(shared, "rl", name, *meshes, processes=2, changes=changes), alone)
+    assert_same_training(run(shared, "rl", name, *meshes, **TWO, changes=changes), alone)
 
 
 @every_mesh
 def test_a_run_goes_on_on_fewer_hosts_and_another_mesh(shared, alone):
     workdir = shared / "moved"
     told = {1: {"signal": signal.SIGTERM, "step": 2}}
-    assert ends(start(shared, "rl", workdir, *MESHES, processes=2, changes=told)) == [0, 0], logs(workdir)
+    assert exit_codes(shared, "rl", workdir, *MESHES, **TWO, changes=told) == [0, 0], logs(workdir)
     run(shared, "rl", "moved", "--config.mesh.update=(2,1,1)", "--config.mesh.rollout=(1,1,2)", devices=2)
     assert "continuing after step 1 of 3" in logs(workdir)[0]
     assert_same_training(workdir, alone)
@@ -274,4 +297,4 @@ def test_a_process_whose_rows_call_no_tools_and_end_in_one_turn(shared, queries)
         len(episode["turns"]) for episode in episodes(alone).values() if int(episode["id"].split("-")[1]) in queries
     ]
     assert set(ended) == {1}
-    assert_same_training(run(shared, "rl", name, *MESHES, processes=2, changes=changes), alone)
+    assert_same_training(run(shared, "rl", name, *MESHES, **TWO, changes=changes), alone)
