@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from models_fixtures import CONFIG, PATCH_DIM
 
@@ -19,9 +20,24 @@ def smooth_patches(count: int) -> np.ndarray:
     return np.tile(walks, (1, 2)).astype(np.float32) + 0.3
 
 
-def test_every_direction_of_the_patches_weighs_the_same(tmp_path):
+@pytest.fixture
+def model(tmp_path) -> Qwen3VL:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    model = Qwen3VL(Qwen3VLConfig.from_json(tmp_path / "config.json"), rngs=nnx.Rngs(0))
+    return Qwen3VL(Qwen3VLConfig.from_json(tmp_path / "config.json"), rngs=nnx.Rngs(0))
+
+
+def test_rounding_does_not_choose_the_weights(model):
+    """Fewer patches than directions: most have no variance but rounding, which the order of the sums decides."""
+    params = nnx.state(model, nnx.Param)
+    patches = smooth_patches(PATCH_DIM // 4)
+    kernel, reversed_kernel = (
+        np.asarray(dict(nnx.to_flat_state(fitted))["visual", "patch_embed", "kernel"][...])
+        for fitted in (whiten_patch_embedding(params, order, seed=0) for order in (patches, patches[::-1]))
+    )
+    np.testing.assert_allclose(kernel, reversed_kernel, atol=1e-6 * np.abs(kernel).max())
+
+
+def test_every_direction_of_the_patches_weighs_the_same(model):
     graph, params = nnx.split(model, nnx.Param)
     patches = smooth_patches(4000)
     whitened = whiten_patch_embedding(params, patches, seed=0)

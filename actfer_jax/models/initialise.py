@@ -12,8 +12,9 @@ def whiten_patch_embedding(params: nnx.State, patches_NxC: np.ndarray, seed: int
 
     Neighbouring pixels of pictures are much alike, so a random projection of patches is nearly their mean colour, and
     fine lines are lost in it; a vision tower trained from nothing then hardly ever learns to see them. The kernel is
-    R Lambda^(-1/2) U^T, with U and Lambda the principal components of the patches (Bell and Sejnowski, 1997) and R a
-    random matrix; its output has mean 0 and variance 1 over these patches.
+    R U Lambda^(-1/2) U^T, with U and Lambda the principal components of the patches (Bell and Sejnowski, 1997) and R a
+    random matrix; its output has mean 0 and variance 1 over these patches. The middle is the same whichever components
+    stand for directions of equal variance: which ones are found depends on rounding, and so on the machine.
 
     Args:
       params: of a `Qwen3VL` (`nnx.split(model, nnx.Param)`).
@@ -23,9 +24,9 @@ def whiten_patch_embedding(params: nnx.State, patches_NxC: np.ndarray, seed: int
     flat = dict(nnx.to_flat_state(params))
     kernel, bias = (flat["visual", "patch_embed", name] for name in ("kernel", "bias"))
     mean = patches_NxC.mean(0, dtype=np.float64)
-    centred = (patches_NxC - mean).astype(np.float32)
+    centred = patches_NxC - mean
     variance, components = np.linalg.eigh(centred.T @ centred / len(centred))
-    whiten = components / np.sqrt(np.maximum(variance, _FLOOR))
+    whiten = components / np.sqrt(np.maximum(variance, _FLOOR)) @ components.T
     values = whiten @ np.random.default_rng(seed).normal(size=kernel[...].shape)
     values /= (centred @ values).std(0)
     flat["visual", "patch_embed", "kernel"] = kernel.replace(jnp.asarray(values, kernel[...].dtype))
