@@ -272,6 +272,10 @@ def gather(weights: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
 def _gather(
     x: jax.Array, dtype: DTypeLike, stored: DTypeLike, divided: NamedSharding, gathered: NamedSharding
 ) -> jax.Array:
+    if x.dtype != dtype:
+        # A cast alone the compiler makes for all layers before the loop over them, and keeps the copy. Not so what
+        # follows another rounding, which leaves the cast nothing to round.
+        x = jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
     x = jax.lax.with_sharding_constraint(x.astype(dtype), divided)
     return jax.lax.with_sharding_constraint(x, gathered)
 
