@@ -166,7 +166,7 @@ def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -
     state = jax.eval_shape(partial(init_train_state, optimizer=optimizer), params)
     state = sharding.place_parameters(state, meshes.update)
     params = state.params
-    slots = image_slots(config.rollout, config.views, model_config)
+    slots = image_slots(config.rollout, config.views, model_config, dtype)
     if config.algorithm == "sft":
         yield from _sft_programs(config, model_config, meshes, graphdef, optimizer, state, slots)
         return
@@ -192,7 +192,7 @@ def _sft_programs(
     update = make_sft_update(graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
     batches = {"update": (size.queries, size.length, slots)}
     if config.traces.readings_steps:
-        one_view = ImageSlots(scene=slots.crop, crop=slots.crop, crops=0)
+        one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
         rows = size.queries * len(config.traces.readings_views)
         batches["update, readings"] = (rows, config.traces.readings_length, one_view)
     for name, (rows, length, pictures) in batches.items():
@@ -245,7 +245,8 @@ def _rollout_programs(
     yield Program("decode chunk", jitted.decode, (weights, state), kept, work, advice)
 
     filled, length = rollout.fill_rows, rollout.reply_tokens + 2
-    replies = abstract_batch(filled, 1, length, ImageSlots(slots.crop, slots.crop, 0), model_config)
+    one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
+    replies = abstract_batch(filled, 1, length, one_view, model_config)
     row = jax.ShapeDtypeStruct((filled,), jnp.int32)
     fill = Fill(row, replies.tokens, row, replies.positions, row, replies.image_index, replies.scenes)
     fill = sharding.place(fill, mesh, "rows")

@@ -71,7 +71,7 @@ from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rl import rewards, ucgrpo
-from actfer_jax.rollout.batch import ImageSlots, Sequence, make_batch
+from actfer_jax.rollout.batch import Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.settings import LoggingConfig, TrainConfig
 from actfer_jax.sharding import cast, holders, local, make_meshes, place, place_parameters, shared_rows
@@ -247,8 +247,8 @@ def _sft_steps(
     held = [jax.process_index() in processes for processes in holders(mesh, size.queries, size.microbatches)]
     rows = _trace_rows(config, maker, source, start, held)
     update = make_sft_update(agent.graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
-    slots = image_slots(config.rollout, config.views, agent.model_config)
-    one_view = ImageSlots(scene=slots.crop, crop=slots.crop, crops=0)
+    slots = image_slots(config.rollout, config.views, agent.model_config, config.model.dtype)
+    one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
 
     def step_function(state: RunState, step: int) -> StepOutput:
         began = time.perf_counter()
