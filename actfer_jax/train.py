@@ -74,7 +74,7 @@ from actfer_jax.rl import rewards, ucgrpo
 from actfer_jax.rollout.batch import Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.settings import LoggingConfig, TrainConfig
-from actfer_jax.sharding import cast, holders, local, make_meshes, place, place_parameters, shared_rows
+from actfer_jax.sharding import cast, holders, in_memory, local, make_meshes, place, place_parameters, shared_rows
 from actfer_jax.train_step import (
     PolicyBatch,
     TrainState,
@@ -315,6 +315,8 @@ def _rl_steps(
     log_probs = make_log_probs(agent.graphdef, **shared)
     # The reference must outlive the donated training parameters.
     reference = cast(agent.params, config.model.dtype) if config.loss.kl else None
+    if config.loss.reference_offload:
+        reference = in_memory(reference, "pinned_host")
 
     def step_function(state: RunState, step: int) -> StepOutput:
         began = time.perf_counter()
@@ -351,7 +353,7 @@ def _rl_steps(
             sampled,
             log_probs(state.train.params, episodes) if config.loss.importance_cap else sampled,
             ucgrpo.token_advantages(advantage, ends, episodes.policy, credit=config.ucgrpo.credit),
-            None if reference is None else log_probs(reference, episodes),
+            None if reference is None else log_probs(in_memory(reference, "device"), episodes),
         )
         packed = time.perf_counter() - began
         began = time.perf_counter()
