@@ -114,6 +114,7 @@ class Agent:
             greedy=greedy,
             mesh=self.meshes.rollout,
             needed_by=needed_by,
+            dtype=nnx.merge(self.graphdef, self.params).execution.dtype,
         )
 
 

@@ -2,8 +2,10 @@
 
     pip install libtpu
     python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=v5e:4x4 [--json=FILE]
+    python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=2xv5e:8x8 --config.mesh.slices=2
 
-From shapes alone: no weights, no data, no TPU. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else
+From shapes alone: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
+these. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else
 the path needs a config.json only. Ends with status 1 where a program does not fit, and says which and what to change.
 docs/compile_check.md explains the table.
 """
@@ -16,7 +18,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ from actfer_jax.train_step import (
 )
 
 GIB = 2**30
+EVALUATION = "evaluation: "
 PUBLISHED = Path(actfer_jax.models.__file__).parent / "qwen3_vl_4b.json"
 """Sizes of Qwen3-VL-4B-Instruct, as published in its config.json."""
 
@@ -77,6 +80,9 @@ CHIPS = {
     "v5p": Chip(95, 459, ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")),
     "v6e": Chip(32, 918, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
 }
+TOPOLOGY = re.compile(r"(?:([1-9]\d*)x)?((\w+):\S*)")
+"""Slices (one if not given), the topology of each, and its generation."""
+
 RESERVED = 0.25
 """GiB of HBM that the TPU's runtime keeps to itself."""
 
@@ -137,7 +143,7 @@ class Result:
 
 
 def topology_devices(name: str) -> tuple[Chip, list[Any]]:
-    """The chips of a TPU topology.
+    """The chips of a TPU topology, `v5e:4x4`, or of several slices of it, `2xv5e:4x4`.
 
     Raises:
       ConfigError: libtpu is not installed, or knows no such topology.
@@ -145,11 +151,13 @@ def topology_devices(name: str) -> tuple[Chip, list[Any]]:
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError("libtpu is not installed; `pip install libtpu` brings the TPU's compiler (no TPU is needed)")
     known = ", ".join(f"{family}:{size}" for family, chip in CHIPS.items() for size in chip.topologies)
-    chip = CHIPS.get(name.split(":")[0])
-    if chip is None:
+    parts = TOPOLOGY.fullmatch(name)
+    chip = CHIPS.get(parts[3]) if parts else None
+    if parts is None or chip is None:
         raise ConfigError(f"topology {name!r} is not known; there are {known}")
+    slices = {"num_slices": int(parts[1])} if parts[1] else {}
     try:
-        return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=parts[2], **slices).devices)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"topology {name!r} is not known ({reason}); there are {known}") from error
@@ -159,18 +167,24 @@ def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -
     """Every program of a run, with what is in memory beside its arguments."""
     graphdef, (state, _) = abstract_state(config, model_config, meshes.update)
     params = state.params
+    dtype = jnp.dtype(config.model.dtype)
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
-    slots = image_slots(config.rollout, config.views, model_config)
+    slots = image_slots(config.rollout, config.views, model_config, dtype)
+    kept = {"params": params, "optimizer": (state.opt_state, state.skipped)}
+    reference = jax.eval_shape(partial(sharding.cast, dtype=dtype), params)
+    reference = sharding.place_parameters(reference, meshes.update)
+    if config.loss.kl and not config.loss.reference_offload:
+        kept["reference"] = reference
+    rollout_programs = partial(_rollout_programs, config, model_config, meshes, graphdef, kept, slots)
     if config.algorithm == "sft":
         yield from _sft_programs(config, model_config, meshes, graphdef, optimizer, state, slots)
-        return
-    kept = {"params": params, "optimizer": (state.opt_state, state.skipped)}
-    reference = jax.eval_shape(partial(sharding.cast, dtype=jnp.dtype(config.model.dtype)), params)
-    reference = sharding.place_parameters(reference, meshes.update)
-    if config.loss.kl:
-        kept["reference"] = reference
-    yield from _rollout_programs(config, model_config, meshes, graphdef, kept, slots)
-    yield from _update_programs(config, model_config, meshes, graphdef, optimizer, state, reference, slots)
+    else:
+        size = config.batch
+        advice = "fewer config.batch.queries or config.batch.rollouts"
+        yield from rollout_programs("", size.queries, size.rollouts, config.rollout.temperature, advice)
+        yield from _update_programs(config, model_config, meshes, graphdef, optimizer, state, reference, slots)
+    if config.evaluation is not None:
+        yield from rollout_programs(EVALUATION, config.evaluation.queries, 1, 0.0, "fewer config.evaluation.queries")
 
 
 def _sft_programs(
@@ -186,9 +200,9 @@ def _sft_programs(
     update = make_sft_update(graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
     batches = {"update": (size.queries, size.length, slots)}
     if config.traces.readings_steps:
-        one_view = ImageSlots(scene=slots.crop, crop=slots.crop, crops=0)
+        one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
         rows = size.queries * len(config.traces.readings_views)
-        batches["update, readings"] = (rows, config.traces.readings_length, one_view)
+        batches["readings: update"] = (rows, config.traces.readings_length, one_view)
     for name, (rows, length, pictures) in batches.items():
         batch = abstract_batch(rows, 1, length, pictures, model_config)
         work = flops.update(model_config, batch)
@@ -203,49 +217,56 @@ def _rollout_programs(
     graphdef: Any,
     kept: dict[str, Any],
     slots: ImageSlots,
+    prefix: str,
+    queries: int,
+    group: int,
+    temperature: float,
+    fewer_rows: str,
 ) -> Iterator[Program]:
     """Weights for the rollout, prefill, a chunk of decoding, and a fill of slots."""
-    size, rollout, mesh = config.batch, config.rollout, meshes.rollout
-    queries, rows, vocabulary = size.queries, size.queries * size.rollouts, model_config.text.vocab_size
+    rollout, mesh = config.rollout, meshes.rollout
+    rows, vocabulary = queries * group, model_config.text.vocab_size
     jitted = Programs(
         on_mesh(graphdef, kept["params"], mesh),
-        group=size.rollouts,
+        group=group,
         length=rollout.max_length,
         chunk=rollout.chunk,
         turn_tokens=rollout.turn_tokens,
         turn_end_id=0,
-        temperature=rollout.temperature,
+        temperature=temperature,
         banned_V=np.zeros(vocabulary, bool),
         mesh=mesh,
     )
     others = {name: tree for name, tree in kept.items() if name != "params"}
-    advice = 'more of the "tensor" axis in config.mesh.rollout'
-    yield Program("rollout weights", jitted.reshard, (kept["params"],), others, 0.0, advice)
+    advice = ", or ".join([*_reference_advice(config), 'more of the "tensor" axis in config.mesh.rollout'])
+    if prefix != EVALUATION or config.algorithm == "sft":  # else evaluation casts weights by the program of rollouts
+        yield Program(f"{prefix}rollout weights", jitted.reshard, (kept["params"],), others, 0.0, advice)
 
     weights = sharding.place_parameters(jax.eval_shape(jitted._reshard, kept["params"]), mesh)
     prompt = abstract_batch(queries, 1, rollout.prompt_tokens, dataclasses.replace(slots, crops=0), model_config)
-    keys = jax.eval_shape(lambda: row_keys(0, 0, jnp.zeros(queries, jnp.uint32), size.rollouts))
+    keys = jax.eval_shape(lambda: row_keys(0, 0, jnp.zeros(queries, jnp.uint32), group))
     count, valid = (jax.ShapeDtypeStruct((queries,), dtype) for dtype in (jnp.int32, jnp.bool))
     inputs = (prompt.tokens, count, prompt.positions, prompt.image_index, prompt.scenes, valid, keys)
     inputs = sharding.place(inputs, mesh, "rows")
-    advice = "fewer config.batch.queries or config.batch.rollouts, a smaller config.rollout.max_length, or " + advice
+    advice = f"{fewer_rows}, or a smaller config.rollout.max_length, or {advice}"
     work = flops.prefill(model_config, prompt)
-    yield Program("prefill", jitted.prefill, (weights, *inputs), kept, work, advice)
+    yield Program(f"{prefix}prefill", jitted.prefill, (weights, *inputs), kept, work, advice)
 
     state: RowState = jax.eval_shape(jitted._prefill, weights, *inputs)
     cache = KVCache(*sharding.place(tuple(state.cache), mesh, "layers", "rows", "kv_heads"))
     state = RowState(**sharding.place(state._asdict() | {"cache": None}, mesh, "rows"))._replace(cache=cache)
     work = flops.decode(model_config, rows, rollout.chunk, rollout.max_length)
-    yield Program("decode chunk", jitted.decode, (weights, state), kept, work, advice)
+    yield Program(f"{prefix}decode chunk", jitted.decode, (weights, state), kept, work, advice)
 
     filled, length = rollout.fill_rows, rollout.reply_tokens + 2
-    replies = abstract_batch(filled, 1, length, ImageSlots(slots.crop, slots.crop, 0), model_config)
+    one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
+    replies = abstract_batch(filled, 1, length, one_view, model_config)
     row = jax.ShapeDtypeStruct((filled,), jnp.int32)
     fill = Fill(row, replies.tokens, row, replies.positions, row, replies.image_index, replies.scenes)
     fill = sharding.place(fill, mesh, "rows")
     work = flops.fill(model_config, replies, rollout.max_length)
-    advice = "fewer config.rollout.fill_rows, " + advice
-    yield Program("slot fill", jitted.fill, (weights, state, fill), kept, work, advice)
+    advice = f"fewer config.rollout.fill_rows, or {advice}"
+    yield Program(f"{prefix}slot fill", jitted.fill, (weights, state, fill), kept, work, advice)
 
 
 def _update_programs(
@@ -274,13 +295,14 @@ def _update_programs(
     advice, forward = _update_advice(config), flops.forward(model_config, batch)
     log_probs = make_log_probs(graphdef, **options)
     optimizer_state = {"optimizer": (state.opt_state, state.skipped)}
-    kept = {"reference": reference} if config.loss.kl else {}
+    kept = {"reference": reference} if config.loss.kl and not config.loss.reference_offload else {}
     if config.loss.importance_cap:
         others = kept | optimizer_state
         yield Program("log-probs", log_probs.program, (state.params, pieces), others, forward, advice)
     if config.loss.kl:
         others = {"params": state.params} | optimizer_state
-        yield Program("reference log-probs", log_probs.program, (reference, pieces), others, forward, advice)
+        less = _update_advice(config, offload=False)
+        yield Program("reference log-probs", log_probs.program, (reference, pieces), others, forward, less)
     values = _pieces(jax.ShapeDtypeStruct((rows, size.length), jnp.float32), size.microbatches, mesh)
     policy_batch = PolicyBatch(pieces, values, values, values, values if config.loss.kl else None)
     update = make_policy_update(graphdef, optimizer, config.loss, **options)
@@ -292,15 +314,22 @@ def _pieces(batch: Any, microbatches: int, mesh: Any) -> Any:
     return sharding.place(jax.eval_shape(partial(split_batch, pieces=microbatches), batch), mesh, None, "rows")
 
 
-def _update_advice(config: TrainConfig) -> str:
+def _update_advice(config: TrainConfig, offload: bool = True) -> str:
     """What makes an update smaller, the cheapest first."""
     size = config.batch
     advice = [f"config.batch.microbatches={2 * size.microbatches}"]
     if config.model.remat != "full":
         advice.append("config.model.remat=full")
-    if config.algorithm == "rl" and config.loss.kl:
-        advice.append("config.loss.kl=0, which needs no reference")
-    return ", or ".join([*advice, "a smaller config.batch.length", 'more of the "fsdp" axis in config.mesh.update'])
+    advice += [*_reference_advice(config, offload), "a smaller config.batch.length"]
+    return ", or ".join([*advice, 'more of the "fsdp" axis in config.mesh.update'])
+
+
+def _reference_advice(config: TrainConfig, offload: bool = True) -> list[str]:
+    """What takes the reference from the devices; `offload` does not where it is used."""
+    if not config.loss.kl:
+        return []
+    less = ["config.loss.kl=0, which needs no reference"]
+    return ["config.loss.reference_offload=True", *less] if offload and not config.loss.reference_offload else less
 
 
 def check(program: Program, limit: float) -> Result:
@@ -342,14 +371,15 @@ def bytes_on_a_chip(tree: Any) -> int:
 
 def table(results: list[Result], chip: Chip, chips: int) -> str:
     """The results as lines for a terminal, sizes in GiB on a chip."""
-    head = ["program", "arguments", "temporaries", "results", "others", "total", f"of {chip.hbm}"]
+    head = ["program", "arguments", "temporaries", "results", "peak", "others", "total", f"of {chip.hbm}"]
     rows = [[*head, "TFLOP", "best ms", "sent", "compiled"]]
     for result in results:
         fits = "fits" if result.fits else "NO"
         if result.error:
-            rows.append([result.name, *[""] * 4, result.error, fits, "", "", "", f"{result.seconds:.0f} s"])
+            rows.append([result.name, *[""] * 5, result.error, fits, "", "", "", f"{result.seconds:.0f} s"])
             continue
-        sizes = (result.arguments, result.temporaries, result.outputs, sum(result.others.values()), result.total)
+        own = (result.arguments, result.temporaries, result.outputs, result.peak)
+        sizes = (*own, sum(result.others.values()), result.total)
         each = result.teraflops / chips
         unknown = "+" if result.per_iteration else ""
         rows.append(
@@ -370,14 +400,20 @@ def table(results: list[Result], chip: Chip, chips: int) -> str:
     )
 
 
-def compile_check(config: TrainConfig, model_config: Qwen3VLConfig, topology: str) -> dict[str, Any]:
-    """Compiles every program of a config for a topology and prints each result as it is there.
+def compile_check(
+    config: TrainConfig, model_config: Qwen3VLConfig, topology: str, only: Sequence[str] = ()
+) -> tuple[dict[str, Any], str]:
+    """Compiles the programs of a config for a topology.
+
+    Args:
+      only: names of those that are compiled; all if empty.
 
     Returns:
-      What `--json` writes: the topology, meshes, sizes of what stays in memory, and a `Result` of each program.
+      What `--json` writes (the topology, meshes, sizes of what stays in memory, and a `Result` of each program), and
+      the `table` of it.
 
     Raises:
-      ConfigError: the topology is not known, or its meshes do not fit the config.
+      ConfigError: the topology is not known, its meshes do not fit the config, or there is no such program.
     """
     chip, devices = topology_devices(topology)
     meshes = make_meshes(config.mesh, devices)
@@ -385,16 +421,21 @@ def compile_check(config: TrainConfig, model_config: Qwen3VLConfig, topology: st
     assert meshes.update is not None and meshes.rollout is not None
     shapes = {name: tuple(mesh.shape.values()) for name, mesh in meshes._asdict().items()}
     print(f"{topology}: {len(devices)} chips; update mesh {shapes['update']}, rollout mesh {shapes['rollout']}")
+    found = {program.name: program for program in programs(config, model_config, meshes)}
+    for name in only:
+        if name not in found:
+            raise ConfigError(f"--programs has {name!r}; the programs of this config are {', '.join(found)}")
     results: list[Result] = []
     kept: dict[str, int] = {}
-    for program in programs(config, model_config, meshes):
-        print(f"  compiling {program.name} ...", file=sys.stderr, flush=True)
-        results.append(check(program, chip.hbm))
-        kept |= results[-1].others
-        if program.name == "decode chunk":
-            kept["cache"] = bytes_on_a_chip(program.arguments[1].cache)
+    for name, program in found.items():
+        kept |= {other: bytes_on_a_chip(tree) for other, tree in program.others.items()}
+        if name.endswith("decode chunk"):
             kept["rollout weights"] = bytes_on_a_chip(program.arguments[0])
-    return {
+            kept[name.replace("decode chunk", "cache")] = bytes_on_a_chip(program.arguments[1].cache)
+        if name in only or not only:
+            print(f"  compiling {name} ...", file=sys.stderr, flush=True)
+            results.append(check(program, chip.hbm))
+    report = {
         "topology": topology,
         "chips": len(devices),
         "hbm_gib": chip.hbm,
@@ -403,6 +444,7 @@ def compile_check(config: TrainConfig, model_config: Qwen3VLConfig, topology: st
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu", "flax")},
         "programs": [dataclasses.asdict(result) for result in results],
     }
+    return report, table(results, chip, len(devices))
 
 
 def load_config(raw: ml_collections.ConfigDict) -> tuple[TrainConfig, Qwen3VLConfig]:
@@ -424,13 +466,13 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     os.environ |= NO_TPU
     config, model_config = load_config(given.config)
-    report = compile_check(config, model_config, given.topology)
-    results = [Result(**program) for program in report["programs"]]
-    print(table(results, CHIPS[given.topology.split(":")[0]], report["chips"]))
+    report, lines = compile_check(config, model_config, given.topology, given.programs)
+    print(lines)
+    print("The vision tower runs inside of prefill, slot fill, log-probs and update.")
     print("; ".join(f"{name} {size / GIB:.2f} GiB" for name, size in report["kept_bytes"].items()))
     if given.json:
         write_atomically(given.json, json.dumps(report, indent=1) + "\n")
-    large = [result for result in results if not result.fits]
+    large = [result for program in report["programs"] if not (result := Result(**program)).fits]
     for result in large:
         detail = result.error or f"{result.total / GIB:.2f} GiB"
         print(f"error: {result.name} does not fit on {given.topology} ({detail}); try {result.advice}", file=sys.stderr)
@@ -440,7 +482,8 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
-    flags.DEFINE_string("topology", None, "TPU generation and shape, such as v5e:4x4.", required=True)
+    flags.DEFINE_string("topology", None, "TPU generation and shape, such as v5e:4x4 or 2xv5e:4x4.", required=True)
+    flags.DEFINE_list("programs", [], "Compile only these, by their names in the table.")
     flags.DEFINE_string("json", None, "File for the results.")
     flags.mark_flag_as_required("config")
     cli.run(main)

@@ -82,11 +82,17 @@ def make_meshes(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
       devices: all of this run if None, and then a single one needs no mesh.
 
     Raises:
-      ConfigError: the sizes do not fit the number of devices.
+      ConfigError: the sizes do not fit the number of devices, or of slices.
     """
     found = jax.devices() if devices is None else list(devices)
     update = _sizes("update", config.update, len(found), config.slices)
     rollout = _sizes("rollout", config.rollout, len(found), config.slices)
+    slices = len({getattr(device, "slice_index", 0) for device in found})
+    # GPUs of one slice may be counted as one slice a host.
+    if slices != config.slices and (config.slices > 1 or found[0].platform == "tpu"):
+        raise ConfigError(
+            f"config.mesh.slices is {config.slices}, but slices of devices found: {slices}; set it to that"
+        )
     if devices is None and len(found) == 1:
         return ONE_DEVICE
     if config.slices > 1:
@@ -272,6 +278,10 @@ def gather(weights: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
 def _gather(
     x: jax.Array, dtype: DTypeLike, stored: DTypeLike, divided: NamedSharding, gathered: NamedSharding
 ) -> jax.Array:
+    if x.dtype != dtype:
+        # A cast alone the compiler makes for all layers before the loop over them, and keeps the copy. Not so what
+        # follows another rounding, which leaves the cast nothing to round.
+        x = jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
     x = jax.lax.with_sharding_constraint(x.astype(dtype), divided)
     return jax.lax.with_sharding_constraint(x, gathered)
 
@@ -299,6 +309,11 @@ def cast(params: Any, dtype: DTypeLike) -> Any:
         return leaf.replace(jnp.array(leaf[...], dtype if _is_divided(leaf) else leaf.dtype, copy=True))
 
     return jax.tree.map(one, params, is_leaf=_is_parameter)
+
+
+def in_memory(tree: Any, kind: str) -> Any:
+    """Arrays, divided as they are, in the memory of their devices ("device") or of the hosts ("pinned_host")."""
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 
 
 def undivide(params: Any, mesh: Mesh | None) -> Any:

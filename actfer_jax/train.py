@@ -33,6 +33,7 @@ from flax import nnx
 from ml_collections import config_flags
 
 from actfer_jax import cli, facs, hosts
+from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
@@ -73,11 +74,11 @@ from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rl import rewards, ucgrpo
-from actfer_jax.rollout.batch import ImageSlots, Sequence, make_batch
+from actfer_jax.rollout.batch import Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.run_state import RunState, abstract_state, initial_state
 from actfer_jax.settings import LoggingConfig, TrainConfig
-from actfer_jax.sharding import cast, holders, local, make_meshes, place, place_parameters, shared_rows
+from actfer_jax.sharding import cast, holders, in_memory, local, make_meshes, place, place_parameters, shared_rows
 from actfer_jax.train_step import (
     PolicyBatch,
     make_log_probs,
@@ -140,6 +141,8 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         _evaluate("before", config, agent, agent.params, workdir, stop)
         make_step = _sft_steps if config.algorithm == "sft" else _rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
+        # Lets go of what was loaded, where a checkpoint has taken its place.
+        agent = dataclasses.replace(agent, params=state.train.params)
         progress, alarms, meter = Progress(config.steps, start), Alarms(), ResourceMeter()
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
@@ -255,13 +258,14 @@ def _sft_steps(
     held = [jax.process_index() in processes for processes in holders(mesh, size.queries, size.microbatches)]
     rows = _trace_rows(config, maker, source, start, held)
     update = make_sft_update(agent.graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
-    slots = image_slots(config.rollout, config.views, agent.model_config)
-    one_view = ImageSlots(scene=slots.crop, crop=slots.crop, crops=0)
+    model_config = agent.model_config
+    slots = image_slots(config.rollout, config.views, model_config, config.model.dtype)
+    one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
 
     def step_function(state: RunState, step: int) -> StepOutput:
         began = time.perf_counter()
         shape = (config.traces.readings_length, one_view) if step <= readings_steps else (config.batch.length, slots)
-        batch = make_batch(next(rows), 1, *shape, agent.model_config)
+        batch = make_batch(next(rows), 1, *shape, model_config)
         waited = time.perf_counter() - began
         train_state, metrics = update(state.train, batch)
         padding = 1 - batch.segment_ids[batch.segment_ids[:, 0] > 0].mean()
@@ -306,7 +310,7 @@ def _rl_steps(
     stop: Termination,
 ) -> StepFunction:
     """Steps of reinforcement learning: roll out, score, weigh, update."""
-    size = config.batch
+    size, chat, model_config = config.batch, agent.chat, agent.model_config
     rows, mesh = size.queries * size.rollouts, agent.meshes.update
     needed_by = holders(mesh, rows, size.microbatches)
     engine = agent.engine(queries=size.queries, group=size.rollouts, needed_by=needed_by)
@@ -323,6 +327,8 @@ def _rl_steps(
     log_probs = make_log_probs(agent.graphdef, **shared)
     # The reference must outlive the donated training parameters.
     reference = cast(agent.params, config.model.dtype) if config.loss.kl else None
+    if config.loss.reference_offload:
+        reference = in_memory(reference, "pinned_host")
 
     def step_function(state: RunState, step: int) -> StepOutput:
         began = time.perf_counter()
@@ -351,16 +357,16 @@ def _rl_steps(
         )
         began = time.perf_counter()
         flat = [rollout for group in result.rollouts for rollout in group]
-        episodes = make_batch([r.sequence for r in flat], scene_rows, size.length, engine.slots, agent.model_config)
+        episodes = make_batch([r.sequence for r in flat], scene_rows, size.length, engine.slots, model_config)
         sampled = _pad([r.log_probs for r in flat], size.length)
         decided = config.ucgrpo.credit == "decision"
-        ends = np.array([_decision_end(agent, r) for r in flat]).reshape(advantage.between.shape) if decided else None
+        ends = np.array([_decision_end(chat, r) for r in flat]).reshape(advantage.between.shape) if decided else None
         batch = PolicyBatch(
             episodes,
             sampled,
             log_probs(state.train.params, episodes) if config.loss.importance_cap else sampled,
             ucgrpo.token_advantages(advantage, ends, episodes.policy, credit=config.ucgrpo.credit),
-            None if reference is None else log_probs(reference, episodes),
+            None if reference is None else log_probs(in_memory(reference, "device"), episodes),
         )
         packed = time.perf_counter() - began
         began = time.perf_counter()
@@ -417,7 +423,7 @@ def _group_arrays(rollouts: list[list[Rollout]], scores: list[list[dict[str, flo
     }
 
 
-def _decision_end(agent: Agent, rollout: Rollout) -> int:
+def _decision_end(chat: Chat, rollout: Rollout) -> int:
     """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or
     the first token of the answer's action units (the last token, where there is neither)."""
     policy = np.array(rollout.sequence.policy)
@@ -427,7 +433,7 @@ def _decision_end(agent: Agent, rollout: Rollout) -> int:
         if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
             return int(end)
     for index in range(starts[-1], ends[-1]):
-        if "<aus" in agent.chat.turn_text(rollout.sequence.tokens[starts[-1] : index + 1]):
+        if "<aus" in chat.turn_text(rollout.sequence.tokens[starts[-1] : index + 1]):
             return index
     return int(ends[-1])
 

@@ -74,12 +74,17 @@ def accumulate(
         return grad(params, first)
 
     def step(total: Any, piece: Any) -> tuple[Any, None]:
-        (grads, metrics), (more_grads, more_metrics) = total, grad(params, piece)
+        grads, metrics = total
+        # The backward pass adds to these, layer by layer: there is never a second gradient of all layers in memory.
+        refs = jax.tree.map(jax.new_ref, grads)
+        pullback: Any
+        value, pullback, more_metrics = jax.vjp(lambda params: loss(params, piece), params, has_aux=True)
+        pullback.with_refs(refs)(jnp.ones_like(value))
         combined = {
             name: jnp.maximum(value, more_metrics[name]) if name.endswith("_max") else value + more_metrics[name]
             for name, value in metrics.items()
         }
-        return (jax.tree.map(jnp.add, grads, more_grads), combined), None
+        return (sharding.constrain_parameters(jax.tree.map(jax.ref.freeze, refs), mesh), combined), None
 
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first))
     zero = sharding.constrain_parameters(zero[0], mesh), zero[1]

@@ -96,6 +96,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.norm_length = 0
     config.loss.ratio = "token"
     config.loss.kl = 0.0
+    config.loss.reference_offload = False
     config.loss.kl_estimator = "k3"
     config.loss.entropy_bonus = 0.0
     config.loss.importance_cap = placeholder(float)

@@ -47,9 +47,12 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
     found = json.loads(report.read_text())
     assert found["chips"] == 4 and found["meshes"] == {"update": [1, 4, 1], "rollout": [2, 1, 2]}
     programs = {program["name"]: program for program in found["programs"]}
+    reference = found["kept_bytes"]["reference"]
+    assert reference > 0
     names = ["rollout weights", "prefill", "decode chunk", "slot fill", "reference log-probs", "update"]
-    assert list(programs) == names
+    assert list(programs) == [*names, "evaluation: prefill", "evaluation: decode chunk", "evaluation: slot fill"]
     for name, program in programs.items():
+        assert program["others"].get("reference", 0) == (0 if name == "reference log-probs" else reference)
         assert program["fits"] and not program["error"]
         assert name in done.stdout
         assert program["total"] == program["peak"] + sum(program["others"].values())
@@ -59,8 +62,32 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
     assert programs["update"]["arguments"] >= 3 * parameters
     # 64 rows of 224 positions, 2 heads of 32, 4 layers, keys and values, in float32: divided by rows and by heads.
     assert found["kept_bytes"]["cache"] == 2 * 4 * 64 * 2 * 224 * 32 * 4 // 4
+    assert found["kept_bytes"]["evaluation: cache"] == 2 * 4 * 72 * 2 * 224 * 32 * 4 // 4
     assert programs["update"]["collectives"]["all-gather"] > 0
     assert programs["update"]["teraflops"] > programs["reference log-probs"]["teraflops"] > 0
+
+
+@needs_libtpu
+def test_one_program_for_two_slices(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = run(
+        "--config=configs/ucgrpo.py:demo",
+        "--topology=2xv5e:2x2",
+        "--programs=rollout weights",
+        f"--json={report}",
+        "--config.mesh.slices=2",
+        "--config.mesh.update=(2,-1,1)",
+        "--config.loss.kl=0.1",
+        "--config.loss.reference_offload=True",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(report.read_text())
+    assert found["chips"] == 8 and found["meshes"]["update"] == [2, 4, 1]
+    assert [program["name"] for program in found["programs"]] == ["rollout weights"]
+    assert "reference" not in found["kept_bytes"]
+    done = run("--config=configs/ucgrpo.py:demo", "--topology=v5e:2x2", "--programs=updates")
+    assert done.returncode == 1
+    assert "'updates'" in done.stderr and "decode chunk, slot fill" in done.stderr and "Traceback" not in done.stderr
 
 
 @needs_libtpu
@@ -73,7 +100,7 @@ def test_a_run_that_cannot_fit_is_refused_by_name() -> None:
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", ["v5e-16", "v5e:3x3", "h100:2x2"])
+@pytest.mark.parametrize("name", ["v5e-16", "v5e:3x3", "h100:2x2", "0xv5e:2x2"])
 def test_an_unknown_topology_is_named_with_those_that_there_are(name: str) -> None:
     done = run("--config=configs/ucgrpo.py:demo", f"--topology={name}")
     assert done.returncode == 1

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -13,7 +15,7 @@ from actfer_jax.config import ConfigError, read_config
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, demo_checkpoint
 from actfer_jax.optimizer import OptimizerConfig, make_optimizer
 from actfer_jax.settings import TrainConfig
-from actfer_jax.sharding import ONE_DEVICE, MeshConfig, make_meshes, shardings, shared_rows
+from actfer_jax.sharding import ONE_DEVICE, MeshConfig, in_memory, make_meshes, shardings, shared_rows
 from configs import ucgrpo
 
 
@@ -38,10 +40,10 @@ def test_every_device_holds_its_part(update: tuple[int, int, int]) -> None:
 class Device:
     """As much of a device as a mesh looks at."""
 
-    platform, device_kind, process_index = "cpu", "cpu", 0
+    device_kind, process_index = "cpu", 0
 
-    def __init__(self, id: int, slice_index: int = 0):
-        self.id, self.slice_index = id, slice_index
+    def __init__(self, id: int, slice_index: int = 0, platform: str = "cpu"):
+        self.id, self.slice_index, self.platform = id, slice_index, platform
 
 
 @pytest.mark.parametrize(
@@ -50,11 +52,18 @@ class Device:
         (MeshConfig(update=(1, -1, 3)), r"config\.mesh\.update is \(1, -1, 3\), but there are 16 devices"),
         (MeshConfig(rollout=(2, 1, 4)), r"config\.mesh\.rollout is \(2, 1, 4\), but there are 16 devices"),
         (MeshConfig(slices=2), r"config\.mesh\.update is \(1, 16, 1\): its first size must be a multiple of 2 slices"),
+        (MeshConfig(update=(2, -1, 1), slices=2), r"config\.mesh\.slices is 2, but slices of devices found: 1"),
     ],
 )
 def test_sizes_that_do_not_fit_the_devices_are_refused(config: MeshConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_meshes(config, [Device(index) for index in range(16)])
+
+
+def test_slices_of_a_tpu_are_not_taken_for_one() -> None:
+    devices = [Device(index, slice_index=index // 8, platform="tpu") for index in range(16)]
+    with pytest.raises(ConfigError, match=r"config\.mesh\.slices is 1, but slices of devices found: 2"):
+        make_meshes(MeshConfig(), devices)
 
 
 @pytest.mark.parametrize("update", [(1, -1, -1), (0, 1, 1), (1, -2, 1)])
@@ -70,6 +79,15 @@ def test_both_meshes_have_one_order_of_devices_and_slices_stay_together() -> Non
     assert meshes.update.devices.shape == (2, 8, 1) and meshes.rollout.devices.shape == (4, 1, 4)
     for part in meshes.update.devices:
         assert len({device.slice_index for device in part.ravel()}) == 1
+
+
+def test_arrays_go_to_host_memory_and_back() -> None:
+    values = jnp.arange(8.0)
+    offloaded = in_memory({"x": values}, "pinned_host")
+    assert offloaded["x"].sharding.memory_kind == "pinned_host"
+    back = in_memory(offloaded, "device")["x"]
+    assert back.sharding.memory_kind == "device"
+    np.testing.assert_array_equal(back, values)
 
 
 def config(**changes: Any) -> TrainConfig:

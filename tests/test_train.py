@@ -174,7 +174,8 @@ def test_metrics_say_what_happened(undisturbed):
 
 
 def test_every_part_of_the_loss_at_once(shared):
-    """A reference, several updates a batch, the trainer's own ratio, sequence ratios: one short run."""
+    """A reference, several updates a batch, the trainer's own ratio, sequence ratios: one short run, and the same
+    with the reference in host memory."""
     workdir = shared / "rl-all"
     changes = {
         "steps": 2,
@@ -189,8 +190,12 @@ def test_every_part_of_the_loss_at_once(shared):
         "optimizer.eps": 1e-8,
         "ucgrpo.credit": "decision",
     }
-    run = start(shared, "rl", workdir, *(f"--config.{key}={value}" for key, value in changes.items()))
+    arguments = [f"--config.{key}={value}" for key, value in changes.items()]
+    run = start(shared, "rl", workdir, *arguments)
     assert run.returncode == 0, run.stderr[-3000:]
+    offloaded = start(shared, "rl", shared / "rl-offloaded", *arguments, "--config.loss.reference_offload=True")
+    assert offloaded.returncode == 0, offloaded.stderr[-3000:]
+    assert without_timings(workdir) == without_timings(shared / "rl-offloaded")
     for record in read_metrics(workdir):
         assert record["mismatch/logp_abs_diff_max"] < 1e-4
         # The third update of a batch is no longer at the policy that sampled it, nor at the reference.

@@ -298,7 +298,8 @@ def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
     except OSError as error:
         raise OSError(f"{target}: could not be written ({error}); free some space or choose another place") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if writes:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _upload(source: Path, target: epath.Path) -> None:

@@ -75,7 +75,8 @@ class Execution:
         graph, weights = nnx.split(stacked)
         count = jax.tree.leaves(weights)[0].shape[0]
         if (begin, end or count) != (0, count):
-            weights = jax.tree.map(lambda weight: weight[begin:end], weights)
+            # Not `weight[begin:end]`, whose gradient jax 0.10 cannot add to a ref (`train_step.accumulate`).
+            weights = jax.tree.map(lambda weight: jax.lax.slice_in_dim(weight, begin, end), weights)
             count = (end or count) - begin
         unroll = unroll if self.unroll is None else self.unroll
         if unroll is None:

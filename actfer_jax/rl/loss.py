@@ -35,6 +35,7 @@ class LossConfig:
       ratio: "token"; "sequence" (GSPO: the geometric mean over the row's policy tokens); or "sequence_token" (that
         value, with the gradient of each token's own log-probability: for advantages that differ between tokens).
       kl: weight of the divergence from the reference model; 0 needs no reference.
+      reference_offload: the reference lies in the memory of the hosts, and on the devices only while it is used.
       kl_estimator: "k3", exp(x) - x - 1, or "k2", x^2 / 2, of x = log reference - log policy.
       entropy_bonus: weight of the policy's entropy.
       importance_cap: truncated importance correction: tokens are weighted by min(trainer / sampler, cap); None is off.
@@ -47,6 +48,7 @@ class LossConfig:
     norm_length: int = 0
     ratio: str = "token"
     kl: float = 0.0
+    reference_offload: bool = False
     kl_estimator: str = "k3"
     entropy_bonus: float = 0.0
     importance_cap: float | None = None

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from actfer_jax.config import ConfigError
 from actfer_jax.models.config import Qwen3VLConfig
@@ -60,17 +61,19 @@ class EpisodeBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSlots:
-    """Capacities of the pictures of a row, in patches.
+    """Capacities of the pictures of a row, in patches, and the type of their pixels.
 
     Attributes:
       scene: patches of the scene.
       crop: patches of one aligned or zoomed view.
       crops: views a row can hold beside the scene.
+      dtype: of the patches. The vision tower computes in the model's; sent in it, 16-bit patches take half the memory.
     """
 
     scene: int
     crop: int
     crops: int
+    dtype: DTypeLike = np.float32
 
     def token_index(self, image_tokens: list[int], merge: int) -> np.ndarray:
         """Indices into a row's image tokens of pictures with so many tokens each, int32 [sum(image_tokens)]."""
@@ -81,14 +84,14 @@ class ImageSlots:
 
 
 def placed_inputs(
-    pictures: Mapping[Any, Patches], shape: tuple[int, ...], capacity: int, config: Qwen3VLConfig
+    pictures: Mapping[Any, Patches], shape: tuple[int, ...], capacity: int, config: Qwen3VLConfig, dtype: DTypeLike
 ) -> ImageInputs:
     """Pictures at their indices (tuples) in an array of pictures [*shape, capacity, ...].
 
     All other places are masked, and so are those of pictures whose patches other processes have.
     """
     here = {index: picture for index, picture in pictures.items() if len(picture[0])}
-    placed = empty_inputs(math.prod(shape), capacity, config)
+    placed = empty_inputs(math.prod(shape), capacity, config, dtype)
     placed = ImageInputs(*(x.reshape(*shape, *x.shape[1:]) for x in placed))
     if here:
         patches, grids = zip(*here.values(), strict=True)
@@ -98,11 +101,11 @@ def placed_inputs(
     return placed
 
 
-def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig) -> ImageInputs:
-    """Masked pictures [count, capacity, ...]."""
+def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig, dtype: DTypeLike) -> ImageInputs:
+    """Masked pictures [count, capacity, ...], their patches in a dtype."""
     channels = config.vision.in_channels * config.vision.temporal_patch_size * config.vision.patch_size**2
     return ImageInputs(
-        patches=np.zeros((count, capacity, channels), np.float32),
+        patches=np.zeros((count, capacity, channels), jnp.dtype(dtype)),
         position_index=np.zeros((count, capacity, 4), np.int32),
         position_weight=np.zeros((count, capacity, 4), np.float32),
         coordinates=np.zeros((count, capacity, 2), np.int32),
@@ -138,9 +141,9 @@ def make_batch(rows: list[Sequence], group: int, length: int, slots: ImageSlots,
         placeholders = np.flatnonzero(tokens[r, :count] == config.image_token_id)
         image_index[r, placeholders] = slots.token_index([int(np.prod(grid)) // merge**2 for grid in grids], merge)
     scene_of = {(q,): row.pictures[0] for q, row in enumerate(rows[::group]) if row.pictures}
-    scenes = placed_inputs(scene_of, (len(rows) // group,), slots.scene, config)
+    scenes = placed_inputs(scene_of, (len(rows) // group,), slots.scene, config, slots.dtype)
     crop_of = {(r, s): crop for r, row in enumerate(rows) for s, crop in enumerate(row.pictures[1:])}
-    crops = placed_inputs(crop_of, (len(rows), slots.crops), slots.crop, config)
+    crops = placed_inputs(crop_of, (len(rows), slots.crops), slots.crop, config, slots.dtype)
     return EpisodeBatch(tokens, positions, segment_ids, policy, image_index, scenes, crops)
 
 
@@ -151,7 +154,7 @@ def abstract_batch(rows: int, group: int, length: int, slots: ImageSlots, config
         return jax.ShapeDtypeStruct((rows, length, *more), dtype)
 
     def pictures(*shape: int) -> ImageInputs:
-        one = empty_inputs(1, shape[-1], config)
+        one = empty_inputs(1, shape[-1], config, slots.dtype)
         return ImageInputs(*(jax.ShapeDtypeStruct((*shape, *x.shape[2:]), x.dtype) for x in one))
 
     return EpisodeBatch(
@@ -172,11 +175,16 @@ def encode_pictures(model: Qwen3VL, scenes: ImageInputs, crops: ImageInputs) -> 
     scene = model.encode_images(scenes)
     if not slots:
         return jax.tree.map(lambda x: jnp.repeat(x, group, axis=-3), scene)
-    crop = model.encode_images(jax.tree.map(lambda x: x.reshape(rows * slots, *x.shape[2:]), crops))
+    if model.execution.remat == "full":
+        # One crop of every row at a time: so much the tower keeps, in the backward pass, beside what the decoder keeps.
+        by_slot = jax.lax.map(model.encode_images, jax.tree.map(lambda x: x.swapaxes(0, 1), crops))
+        crop = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), by_slot)
+    else:
+        crop = model.encode_images(jax.tree.map(lambda x: x.reshape(rows * slots, *x.shape[2:]), crops))
 
-    def pool(scene_QxKxD: jax.Array, crop_NxKxD: jax.Array) -> jax.Array:
+    def pool(scene_QxKxD: jax.Array, crop: jax.Array) -> jax.Array:
         dim = scene_QxKxD.shape[-1]
-        return jnp.concatenate([jnp.repeat(scene_QxKxD, group, axis=0), crop_NxKxD.reshape(rows, -1, dim)], axis=1)
+        return jnp.concatenate([jnp.repeat(scene_QxKxD, group, axis=0), crop.reshape(rows, -1, dim)], axis=1)
 
     return ImageFeatures(
         tokens=pool(scene.tokens, crop.tokens),

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from actfer_jax import sharding
 from actfer_jax.agent import prompts
@@ -161,6 +162,7 @@ class RolloutEngine:
       greedy: take the likeliest token instead of sampling.
       mesh: over which rows, heads and vocabulary are divided; None on one device.
       needed_by: of each row, processes that need its pictures afterwards, beside those that hold it on the mesh.
+      dtype: the model's, in which pixels are sent to it.
 
     Raises:
       ConfigError: the mesh cannot divide the queries or the rows of a fill.
@@ -180,6 +182,7 @@ class RolloutEngine:
         greedy: bool = False,
         mesh: Mesh | None = None,
         needed_by: AnySequence[frozenset[int]] | None = None,
+        dtype: DTypeLike = np.float32,
     ):
         # A query is prefilled once for its group, so whole queries lie on one part of the mesh.
         self.mesh, self.parts = mesh, sharding.row_shards(mesh)
@@ -194,7 +197,7 @@ class RolloutEngine:
         self.owners = [min(processes) for processes in held]
         self.holders = held if needed_by is None else [a | b for a, b in zip(held, needed_by, strict=True)]
         self.here = jax.process_index()
-        self.slots = image_slots(config, toolbox.view_config, model_config)
+        self.slots = image_slots(config, toolbox.view_config, model_config, dtype)
         self.programs = Programs(
             graphdef,
             group=group,
@@ -309,7 +312,7 @@ class RolloutEngine:
             for row in group:
                 row.length, row.next_position = len(ids), next_position
         pictures = {(q,): rows[q * self.group].pictures[0] for q in range(len(queries))}
-        scenes = placed_inputs(pictures, (self.queries,), self.slots.scene, self.model_config)
+        scenes = placed_inputs(pictures, (self.queries,), self.slots.scene, self.model_config, self.slots.dtype)
         # Places of queries short of the engine's number stay idle.
         index = np.array([query.index for query in queries] + [0] * (self.queries - len(queries)), np.uint32)
         keys = row_keys(seed, step, index, self.group)
@@ -408,7 +411,7 @@ class RolloutEngine:
             image_index[f, at] = np.arange(at.size)
             row.length += n - 1
             row.waiting = False
-        inputs = placed_inputs(pictures, (size,), self.slots.crop, self.model_config)
+        inputs = placed_inputs(pictures, (size,), self.slots.crop, self.model_config, self.slots.dtype)
         fill = Fill(index, tokens, count, positions, position, image_index, inputs)
         return self.programs.fill(params, state, sharding.place(fill, self.mesh, "rows"))
 
@@ -424,13 +427,16 @@ class RolloutEngine:
         return rollouts
 
 
-def image_slots(config: RolloutConfig, views: ViewConfig, model_config: Qwen3VLConfig) -> ImageSlots:
-    """The picture capacities that a rollout's views need."""
+def image_slots(
+    config: RolloutConfig, views: ViewConfig, model_config: Qwen3VLConfig, dtype: DTypeLike = np.float32
+) -> ImageSlots:
+    """The picture capacities that a rollout's views need, for a model that computes in a dtype."""
     patch = model_config.vision.patch_size
     return ImageSlots(
         scene=views.scene_max_pixels // patch**2,
         crop=max(views.aligned_side**2, views.zoom_max_pixels) // patch**2,
         crops=max(config.max_turns - 1, 1),
+        dtype=dtype,
     )
 
 
