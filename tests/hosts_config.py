@@ -1,4 +1,7 @@
-"""The demo's configs, cut down to a few steps of a few rows that divide over two processes with two devices each."""
+"""The demo's configs, cut down to a few steps of a few rows that divide over two processes with two devices each.
+
+Every weight moves from the second step on: runs that were the same because they stand still would show nothing.
+"""
 
 from ml_collections import ConfigDict
 
@@ -15,7 +18,11 @@ def get_config(algorithm: str) -> ConfigDict:
     config.mesh.update = (1, -1, 1)
     config.mesh.rollout = (-1, 1, 1)
     del config.evaluation
+    config.optimizer.warmup_steps = 1
     if algorithm == "rl":
+        config.optimizer.eps = 1e-8
+        # At its own temperature the demo answers nearly always rightly: no rollout is better than another.
+        config.rollout.temperature = 1.4
         config.batch.queries, config.batch.rollouts = 2, 4
         config.ucgrpo.forced_arm_rate, config.ucgrpo.n_min, config.ucgrpo.ramp = 0.5, 0.0, 0
         config.ucgrpo.decision_start = 1
