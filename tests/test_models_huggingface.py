@@ -101,6 +101,17 @@ def test_large_models_are_saved_in_shards(checkpoint: Path, tmp_path: Path, monk
             np.testing.assert_array_equal(tensor, load_file(checkpoint / WEIGHTS)[name])
 
 
+def test_one_shard_with_an_index_stays_one(checkpoint: Path, tmp_path: Path) -> None:
+    one, index = "model-00001-of-00001.safetensors", "model.safetensors.index.json"
+    (checkpoint / WEIGHTS).rename(checkpoint / one)
+    weight_map = dict.fromkeys(load_file(checkpoint / one), one)
+    (checkpoint / index).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    save_pretrained(load_pretrained(checkpoint), tmp_path / "copy")
+    assert (tmp_path / "copy" / one).read_bytes() == (checkpoint / one).read_bytes()
+    assert json.loads((tmp_path / "copy" / index).read_text())["weight_map"] == weight_map
+    load_pretrained(tmp_path / "copy")
+
+
 def test_an_existing_directory_is_replaced_whole(checkpoint: Path, tmp_path: Path) -> None:
     target = fixtures.write_checkpoint(tmp_path / "target", tied=False)
     (target / "left_over.txt").touch()

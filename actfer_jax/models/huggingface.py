@@ -356,7 +356,7 @@ def _write_weights(model: Qwen3VL, directory: Path, writes: bool) -> None:
             _write_file(directory / file, {name: shapes[name] for name in names}, dtype, values)
         else:
             deque(values, maxlen=0)  # takes part in gathering them
-    if writes and len(files) > 1:
+    if writes and list(files) != [_WEIGHTS]:
         weight_map = {name: file for file, names in files.items() for name in names}
         size = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}

@@ -160,7 +160,7 @@ def _facial_r1(
 def _unifer(
     episode: Episode, reference: Reference, levels: dict[str, float], config: RewardConfig
 ) -> tuple[float, float]:
-    """UniFER (arXiv 2511.00389): the label matches exactly as the data set spells it, plus the format."""
+    """UniFER (arXiv 2511.00389): the label matches exactly as the data set spells it, plus the format. Without a reference, 0."""
     answer = episode.answer
     exact = (
         answer is not None
