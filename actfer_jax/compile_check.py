@@ -2,7 +2,8 @@
 
     pip install libtpu
     python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=v5e:4x4 [--json=FILE]
-    python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=2xv5e:8x8 --config.mesh.slices=2
+    python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=2xv5e:8x8 \
+        --config.mesh.slices=2 "--config.mesh.update=(2,-1,1)"
 
 From shapes alone: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
 these. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else

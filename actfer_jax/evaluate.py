@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "What to evaluate on.")
-    flags.DEFINE_string("checkpoint", None, "Hugging Face directory, or demo.", required=True)
+    flags.DEFINE_string("checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.", required=True)
     flags.DEFINE_string("out", "evaluation", "Directory to write; it may exist.")
     flags.DEFINE_string("landmarks", "", "A landmark model for dlib, instead of the one that is installed.")
     flags.mark_flag_as_required("config")

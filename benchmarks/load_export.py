@@ -35,7 +35,7 @@ from actfer_jax.models.huggingface import tensor_shapes
 from actfer_jax.models.qwen3_vl import init_cache
 from actfer_jax.sharding import MeshConfig, make_meshes
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/load_export", "Where the checkpoint and its copy are kept.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/load_export", "Where the checkpoint and its copy are made, and deleted in the end.")
 _CONFIG = flags.DEFINE_string("model_config", None, "A config.json; that of Qwen3-VL-4B by default.")
 _SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Largest shard.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")
@@ -102,7 +102,8 @@ class AnonymousMemory(threading.Thread):
 
 def measure(source: Path, copy: Path) -> dict[str, Any]:
     """Loads, saves and decodes, with what each took."""
-    mesh = make_meshes(MeshConfig(update=(1, 8, 1), rollout=(1, 8, 1))).update
+    # As rollouts have them: divided over heads, so that decoding need not gather a layer on every device.
+    mesh = make_meshes(MeshConfig(update=(1, 1, 8), rollout=(1, 1, 8))).update
     memory = AnonymousMemory()
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
     figures: dict[str, Any] = {
@@ -163,7 +164,8 @@ def main(argv: list[str]) -> None:
     if _MEASURE.value:
         print(json.dumps(measure(source, copy)))
         return
-    shutil.rmtree(workdir, ignore_errors=True)
+    for directory in (source, copy):
+        shutil.rmtree(directory, ignore_errors=True)
     published = Path(actfer_jax.models.__file__).parent / "qwen3_vl_4b.json"
     make_checkpoint(source, Path(_CONFIG.value or published))
     environment = os.environ | {
@@ -183,7 +185,8 @@ def main(argv: list[str]) -> None:
     if _JSON.value:
         Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_JSON.value, text + "\n")
-    shutil.rmtree(workdir)
+    for directory in (source, copy):
+        shutil.rmtree(directory)
     if problems := shortcomings(figures):
         sys.exit("\n".join(problems))
 

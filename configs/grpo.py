@@ -1,4 +1,4 @@
-"""GRPO: the config of UC-GRPO with the contrast between looking and not looking left as it is.
+"""Plain GRPO: the config of UC-GRPO with calibration, gain and the later start of the decision switched off.
 
 python -m actfer_jax.train --config=configs/grpo.py:demo --workdir=runs/grpo
 """

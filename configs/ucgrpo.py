@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.steps = 500
 
     config.model = ConfigDict()
-    config.model.path = ""  # a Hugging Face directory of a Qwen3-VL
+    config.model.path = ""  # of a Qwen3-VL: a Hugging Face directory, a name on the hub, gs://..., or "demo"
     config.model.initialise = "pretrained"
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -171,6 +172,23 @@ def test_metrics_say_what_happened(undisturbed):
     for record in records:
         totals = [episode["reward"]["total"] for episode in episodes if episode["id"].startswith(f"{record['step']}-")]
         assert np.mean(totals) == pytest.approx(record["reward/total"], abs=1e-6)
+
+
+def documented_metrics() -> list[str]:
+    """Patterns of the names in docs/metrics.md: `{a,b}` is one of these, `{emotion}` any word."""
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
+    choices = [re.sub(r"\{(\w+(?:,\w+)+)\}", lambda found: f"({found[1].replace(',', '|')})", name) for name in names]
+    return [re.sub(r"\{\w+\}", r"\\w+", name) for name in choices]
+
+
+def test_every_metric_is_documented(undisturbed):
+    _, workdir = undisturbed
+    patterns = documented_metrics()
+    assert len(patterns) > 30
+    names = set().union(*read_metrics(workdir)) - {"step"}
+    assert [name for name in sorted(names) if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
 
 
 def test_every_part_of_the_loss_at_once(shared):
