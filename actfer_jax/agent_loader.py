@@ -1,5 +1,7 @@
 """Puts a checkpoint and the face tools together: what training, evaluation and analysis all start from."""
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +25,8 @@ from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.rollout.engine import RolloutConfig, RolloutEngine
 from actfer_jax.rollout.pictures import PictureEncoder
 from actfer_jax.sharding import ONE_DEVICE, Meshes, place_parameters
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,13 @@ def _load_agent(
         network.source = str(directory)
     else:
         network = load_pretrained(directory, **options)
+    if meshes.update is not None and network.config.text.vocab_size % math.prod(meshes.update.devices.shape[1:]):
+        log.warning(
+            "config.mesh.update, %s, does not divide the vocabulary of %d by fsdp x tensor: every device may hold the "
+            "whole table of embeddings",
+            meshes.update.devices.shape,
+            network.config.text.vocab_size,
+        )
     graphdef, params = nnx.split(network, nnx.Param)
     return Agent(
         network.config,

@@ -121,7 +121,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.", required=True)
+    flags.DEFINE_string(
+        "checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.", required=True
+    )
     flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the model's weights and activations.")
     flags.DEFINE_string("landmarks", "", "A landmark model for dlib, instead of the one that is installed.")

@@ -198,7 +198,7 @@ def _sft_programs(
     slots: ImageSlots,
 ) -> Iterator[Program]:
     size, mesh = config.batch, meshes.update
-    update = make_sft_update(graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
+    update = make_sft_update(graphdef, optimizer, chunk=size.chunk, mesh=mesh)
     batches = {"update": (size.queries, size.length, slots)}
     if config.traces.readings_steps:
         one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
@@ -208,7 +208,7 @@ def _sft_programs(
         batch = abstract_batch(rows, 1, length, pictures, model_config)
         work = flops.update(model_config, batch)
         pieces = _pieces(batch, size.microbatches, mesh)
-        yield Program(name, update.program, (state, pieces), {}, work, _update_advice(config))
+        yield Program(name, update, (state, pieces), {"next batch": pieces}, work, _update_advice(config))
 
 
 def _rollout_programs(
@@ -289,7 +289,6 @@ def _update_programs(
     options: dict[str, Any] = {
         "temperature": config.rollout.temperature,
         "banned_V": np.zeros(model_config.text.vocab_size, bool),
-        "microbatches": size.microbatches,
         "chunk": size.chunk,
         "mesh": mesh,
     }
@@ -299,16 +298,16 @@ def _update_programs(
     kept = {"reference": reference} if config.loss.kl and not config.loss.reference_offload else {}
     if config.loss.importance_cap:
         others = kept | optimizer_state
-        yield Program("log-probs", log_probs.program, (state.params, pieces), others, forward, advice)
+        yield Program("log-probs", log_probs, (state.params, pieces), others, forward, advice)
     if config.loss.kl:
         others = {"params": state.params} | optimizer_state
         less = _update_advice(config, offload=False)
-        yield Program("reference log-probs", log_probs.program, (reference, pieces), others, forward, less)
+        yield Program("reference log-probs", log_probs, (reference, pieces), others, forward, less)
     values = _pieces(jax.ShapeDtypeStruct((rows, size.length), jnp.float32), size.microbatches, mesh)
     policy_batch = PolicyBatch(pieces, values, values, values, values if config.loss.kl else None)
     update = make_policy_update(graphdef, optimizer, config.loss, **options)
     work = flops.update(model_config, batch)
-    yield Program("update", update.program, (state, policy_batch), kept, work, advice)
+    yield Program("update", update, (state, policy_batch), kept, work, advice)
 
 
 def _pieces(batch: Any, microbatches: int, mesh: Any) -> Any:

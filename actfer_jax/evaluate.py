@@ -66,7 +66,8 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
       out: the directory to write.
 
     Returns:
-      The summary of the normal episodes and of each control.
+      The summary of the normal episodes and of each control. Records have the reward with its default constants,
+      whatever the policy was trained with.
 
     Raises:
       ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
@@ -120,7 +121,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "What to evaluate on.")
-    flags.DEFINE_string("checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.", required=True)
+    flags.DEFINE_string(
+        "checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.", required=True
+    )
     flags.DEFINE_string("out", "evaluation", "Directory to write; it may exist.")
     flags.DEFINE_string("landmarks", "", "A landmark model for dlib, instead of the one that is installed.")
     flags.mark_flag_as_required("config")

@@ -126,12 +126,14 @@ def from_first(function: Callable[[], Value]) -> Value:
 
 def first_before_others(function: Callable[[], Value]) -> Value:
     """What a function gives on this process, called on process 0 first: what it prepares in a directory that processes
-    share is then there for the others."""
-    if is_first():
-        value = function()
-    if jax.process_count() > 1:
-        gather(None)
-    return value if is_first() else function()
+    share is then there for the others.
+
+    Raises:
+      ConfigError: it failed on process 0, on the other processes; on process 0, what it raised.
+    """
+    kept: list[Value] = []
+    from_first(lambda: kept.append(function()))
+    return kept[0] if is_first() else function()
 
 
 class Termination:

@@ -27,12 +27,14 @@ from clu import metric_writers
 from etils import epath
 
 import actfer_jax
+from actfer_jax.evaluation.progress import duration
 from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 MANIFEST = "manifest.json"
+EVALUATION = "evaluation.json"
 # A run may be continued with other values of these config keys: they do not change what a step computes but for
 # rounding, only how many steps there are (and with that the schedules), where they are computed, and what is kept.
 FREE_KEYS = (
@@ -266,18 +268,12 @@ class Progress:
         # The rate is that of the last steps, and as soon as may be without the first, which compiles.
         first_step, first_time = self._seen[0] if len(self._seen) > 1 else self._start
         pace = (self._seen[-1][1] - first_time) / max(step - first_step, 1)
-        left = _duration(pace * (self._num_steps - step))
+        left = duration(pace * (self._num_steps - step))
         parts = [f"step {step}/{self._num_steps}", f"{pace:.2f} s/step", f"{left} left"]
         parts += [f"{name} {value:.4g}" for name, value in (shown or {}).items()]
         line = " | ".join(parts)
         log.info("%s", line)
         return line
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 class Alarms:
@@ -349,7 +345,7 @@ class Alarms:
         if not {"reward/format", "reward/emotion"} <= metrics.keys():
             return
         self._scores.append((step, metrics["reward/format"], metrics["reward/emotion"]))
-        while self._scores[0][0] < step - self._STEPS:
+        while len(self._scores) > 1 and self._scores[1][0] <= step - self._STEPS:
             self._scores.popleft()
         if step - self._scores[0][0] < self._STEPS:
             return
@@ -413,7 +409,9 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     here = _flatten(_plain_config(config))
     keys = sorted(there.keys() | here.keys())
     different = [key for key in keys if there.get(key) != here.get(key) and not _is_free(key)]
-    if different:
+    # A start that failed before anything was done leaves a manifest only: the first process may begin anew.
+    begun = any((workdir / name).exists() for name in (METRICS, EVALUATION))
+    if different and (begun or jax.process_index() > 0):
         listed = [f"{k} ({there.get(k, 'absent')!r} there, {here.get(k, 'absent')!r} here)" for k in different[:10]]
         more = f" and {len(different) - 10} more" if len(different) > 10 else ""
         raise WorkdirError(

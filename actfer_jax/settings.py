@@ -22,7 +22,9 @@ class BatchConfig:
 
     Attributes:
       queries: pictures a step; rollouts: episodes of each (1 in supervised training).
-      length: positions a row is padded to in the update.
+      length: positions a row is padded to in the update, and most that it may have.
+      shorter_lengths: lengths that the rows of rollouts are padded to where the longest of a batch fits. Each one that
+        occurs compiles an update of its own.
       microbatches: slices of whole groups whose gradients are added up.
       updates: passes over the batch, each one an update.
       chunk: tokens whose logits exist at one time.
@@ -31,16 +33,25 @@ class BatchConfig:
     queries: int = 32
     rollouts: int = 8
     length: int = 2048
+    shorter_lengths: tuple[int, ...] = ()
     microbatches: int = 1
     updates: int = 1
     chunk: int = 1024
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("queries", "rollouts", "length", "microbatches", "updates", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if any(not 0 < length < self.length for length in self.shorter_lengths):
+            raise ValueError(
+                f"shorter_lengths is {self.shorter_lengths}; lengths lie between 0 and length ({self.length})"
+            )
         if self.queries % self.microbatches:
             raise ValueError(f"queries ({self.queries}) must be a multiple of microbatches ({self.microbatches})")
+
+    def padded(self, longest: int) -> int:
+        """The positions that a batch is padded to whose longest row has so many."""
+        return min((length for length in self.shorter_lengths if length >= longest), default=self.length)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,12 @@ class LoggingConfig:
     profile_start: int = 10
     profile_steps: int = 0
     memory_profile_step: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 1 if name in ("every", "profile_start") else 0
+            if value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,20 @@ class TrainConfig:
             raise ValueError(
                 f"batch.rollouts is {self.batch.rollouts}; where arms are forced (ucgrpo.forced_arm_rate above 0), two "
                 "are told to zoom and two to answer: it must be at least 4"
+            )
+        if self.algorithm == "rl" and not self.rollout.temperature:
+            raise ValueError(
+                "rollout.temperature is 0; a policy that does not sample has nothing to compare, give e.g. 1"
+            )
+        if self.ucgrpo.credit == "decision" and self.loss.ratio == "sequence":
+            raise ValueError(
+                'loss.ratio is "sequence", which gives all tokens of a row the same credit; ucgrpo.credit "decision" '
+                'does not: set loss.ratio to "sequence_token" or "token"'
+            )
+        if self.algorithm == "sft" and (needed := self.traces.turns) > self.rollout.max_turns:
+            raise ValueError(
+                f"rollout.max_turns is {self.rollout.max_turns}, but traces have up to {needed} turns: raise it, or "
+                "set traces.two_zooms to 0"
             )
         if self.algorithm == "rl" and self.batch.length < self.rollout.max_length:
             raise ValueError(

@@ -16,8 +16,9 @@ import logging
 import os
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +41,7 @@ from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data.sources import (
+    DataError,
     Sample,
     Source,
     SubtleSamples,
@@ -59,6 +61,7 @@ from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import copy_tree, write_atomically
 from actfer_jax.hosts import Interrupted, Termination, termination
 from actfer_jax.metrics import (
+    EVALUATION,
     MANIFEST,
     Alarms,
     Goodput,
@@ -74,7 +77,7 @@ from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rl import rewards, ucgrpo
-from actfer_jax.rollout.batch import Sequence, make_batch
+from actfer_jax.rollout.batch import EpisodeBatch, Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.run_state import RunState, abstract_state, initial_state
 from actfer_jax.settings import LoggingConfig, TrainConfig
@@ -84,6 +87,7 @@ from actfer_jax.train_step import (
     make_log_probs,
     make_policy_update,
     make_sft_update,
+    split_batch,
 )
 from actfer_jax.training_metrics import rollout_metrics
 
@@ -132,6 +136,11 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         restored = checkpoints.restore_latest(abstract_state(config, agent.model_config, meshes.update)[1])
         if restored:
             start, state = restored[:2]
+            if start > config.steps:
+                raise ConfigError(
+                    f"config.steps is {config.steps}, but {workdir} has trained {start}; give at least as many, or "
+                    "export an earlier checkpoint"
+                )
             log.info("continuing after step %d of %d", start, config.steps)
         else:
             start, state = 0, initial_state(agent.params, optimizer, meshes.update)
@@ -143,11 +152,12 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
         agent = dataclasses.replace(agent, params=state.train.params)
-        progress, alarms, meter = Progress(config.steps, start), Alarms(), ResourceMeter()
+        progress, alarms = Progress(config.steps, start), Alarms()
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
             MetricWriter(workdir, start if restored else None) if hosts.is_first() else nullcontext() as writer,
             _Profiler(config.logging, workdir) as profiler,
+            closing(ResourceMeter()) as meter,
         ):
             if writer is not None:
                 writer.write_hparams(raw_config)
@@ -252,24 +262,34 @@ def _sft_steps(
     start: int,
     stop: Termination,
 ) -> StepFunction:
-    """Supervised steps: traces are written while the device works."""
+    """Supervised steps: traces are written, and the next batch is packed, while the devices work."""
     maker, readings_steps = trace_maker(config, agent), config.traces.readings_steps
     size, mesh = config.batch, agent.meshes.update
     held = [jax.process_index() in processes for processes in holders(mesh, size.queries, size.microbatches)]
     rows = _trace_rows(config, maker, source, start, held)
-    update = make_sft_update(agent.graphdef, optimizer, microbatches=size.microbatches, chunk=size.chunk, mesh=mesh)
+    update = make_sft_update(agent.graphdef, optimizer, chunk=size.chunk, mesh=mesh)
     model_config = agent.model_config
     slots = image_slots(config.rollout, config.views, model_config, config.model.dtype)
     one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
 
-    def step_function(state: RunState, step: int) -> StepOutput:
-        began = time.perf_counter()
-        shape = (config.traces.readings_length, one_view) if step <= readings_steps else (config.batch.length, slots)
-        batch = make_batch(next(rows), 1, *shape, model_config)
-        waited = time.perf_counter() - began
-        train_state, metrics = update(state.train, batch)
+    def packed(step: int) -> tuple[EpisodeBatch, float]:
+        reads = step <= readings_steps
+        shape = (config.traces.readings_length, one_view) if reads else (size.length, slots)
+        key = "traces.readings_length" if reads else "batch.length"
+        batch = make_batch(next(rows), 1, *shape, model_config, length_key=key)
         padding = 1 - batch.segment_ids[batch.segment_ids[:, 0] > 0].mean()
-        metrics = jax.device_get(metrics) | {"perf/data_s": waited, "perf/pad_frac": padding}
+        return split_batch(batch, size.microbatches, mesh), float(padding)
+
+    rest = map(packed, range(start + 1, config.steps + 1))
+    ready = list(islice(rest, 1))
+
+    def step_function(state: RunState, step: int) -> StepOutput:
+        batch, padding = ready.pop()
+        train_state, metrics = update(state.train, batch)
+        began = time.perf_counter()
+        ready.extend(islice(rest, 1))
+        packing = time.perf_counter() - began
+        metrics = jax.device_get(metrics) | {"perf/data_s": packing, "perf/pad_frac": padding}
         return StepOutput(RunState(train_state, state.calibration), metrics, [], [], np.zeros(0))
 
     return step_function
@@ -289,8 +309,10 @@ def _trace_rows(
         readings = batches(read.map(maker.readings), queries, start, DATA_THREADS, ahead=2)
         for faces in islice(readings, readings_steps - start):
             # A face that was not found has no readings; its rows are taken by others, since the shape is fixed.
-            found = cycle([reading for face in faces for reading in face])
-            yield list(islice(found, queries * len(config.traces.readings_views)))
+            found = [reading for face in faces for reading in face]
+            if not found:
+                raise DataError(f"no face was found in {queries} pictures in a row of {config.data.name}")
+            yield list(islice(cycle(found), queries * len(config.traces.readings_views)))
 
     def episode(indexed: tuple[int, Sample], rng: np.random.Generator) -> Sequence:
         index, sample = indexed
@@ -318,7 +340,6 @@ def _rl_steps(
     shared: dict[str, Any] = {
         "temperature": config.rollout.temperature,
         "banned_V": engine.programs.banned_V,
-        "microbatches": size.microbatches,
         "chunk": size.chunk,
         "mesh": mesh,
     }
@@ -357,15 +378,19 @@ def _rl_steps(
         )
         began = time.perf_counter()
         flat = [rollout for group in result.rollouts for rollout in group]
-        episodes = make_batch([r.sequence for r in flat], scene_rows, size.length, engine.slots, model_config)
-        sampled = _pad([r.log_probs for r in flat], size.length)
+        length = size.padded(max(len(r.sequence.tokens) for r in flat))
+        episodes = make_batch([r.sequence for r in flat], scene_rows, length, engine.slots, model_config)
+        padding = 1 - episodes.segment_ids.mean()
         decided = config.ucgrpo.credit == "decision"
         ends = np.array([_decision_end(chat, r) for r in flat]).reshape(advantage.between.shape) if decided else None
+        credits = ucgrpo.token_advantages(advantage, ends, episodes.policy, credit=config.ucgrpo.credit)
+        host_side = episodes, _pad([r.log_probs for r in flat], length), credits
+        episodes, sampled, credits = split_batch(host_side, size.microbatches, mesh)
         batch = PolicyBatch(
             episodes,
             sampled,
             log_probs(state.train.params, episodes) if config.loss.importance_cap else sampled,
-            ucgrpo.token_advantages(advantage, ends, episodes.policy, credit=config.ucgrpo.credit),
+            credits,
             None if reference is None else log_probs(in_memory(reference, "device"), episodes),
         )
         packed = time.perf_counter() - began
@@ -388,7 +413,7 @@ def _rl_steps(
         )
         metrics |= {f"adv/{part}": float(np.abs(getattr(advantage, part)).mean()) for part in ("within", "between")}
         metrics["adv/std"] = float(np.std(advantage.advantage))
-        metrics |= _timings(result, flat, waited, packed, trained) | {"perf/pad_frac": 1 - episodes.segment_ids.mean()}
+        metrics |= _timings(result, flat, waited, packed, trained) | {"perf/pad_frac": float(padding)}
         return StepOutput(
             RunState(train_state, place(calibration, mesh)),
             metrics,
@@ -425,17 +450,22 @@ def _group_arrays(rollouts: list[list[Rollout]], scores: list[list[dict[str, flo
 
 def _decision_end(chat: Chat, rollout: Rollout) -> int:
     """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or
-    the first token of the answer's action units (the last token, where there is neither)."""
+    the first token of the answer's `<aus>` (the last token, where there is neither)."""
     policy = np.array(rollout.sequence.policy)
     starts = np.flatnonzero(policy & ~np.roll(policy, 1))
     ends = np.flatnonzero(policy & ~np.roll(policy, -1))
     for turn, end in zip(rollout.episode.turns, ends, strict=True):
         if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
             return int(end)
-    for index in range(starts[-1], ends[-1]):
-        if "<aus" in chat.turn_text(rollout.sequence.tokens[starts[-1] : index + 1]):
-            return index
-    return int(ends[-1])
+    turn_tokens = rollout.sequence.tokens[starts[-1] : ends[-1] + 1]
+    place = chat.turn_text(turn_tokens).rfind("<aus>")
+    if place < 0:
+        return int(ends[-1])
+    # The first token with which the text is longer than what comes before the field.
+    counts = range(1, len(turn_tokens) + 1)
+    return int(starts[-1]) + bisect_left(
+        counts, True, key=lambda count: len(chat.turn_text(turn_tokens[:count])) > place
+    )
 
 
 def _pad(rows: list[np.ndarray], length: int) -> np.ndarray:
@@ -506,7 +536,7 @@ def _evaluate(
     evaluation, step = config.evaluation, 0 if when == "before" else config.steps
     if evaluation is None:
         return
-    path = workdir / "evaluation.json"
+    path = workdir / EVALUATION
     runs = hosts.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
     # A run that had ended may have been given more steps since.
     if when not in runs or runs[when]["step"] != step:

@@ -1,7 +1,6 @@
 """One update of the parameters, supervised or by policy gradient, as one jitted program each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -100,18 +99,6 @@ def split_batch(batch: Any, pieces: int, mesh: Mesh | None = None) -> Any:
     return sharding.place(split, mesh, None, "rows")
 
 
-@dataclass(frozen=True)
-class BatchProgram:
-    """A jitted program of some state and the pieces of a batch; it is called with the state and the batch [R, ...]."""
-
-    program: Any
-    microbatches: int
-    mesh: Mesh | None
-
-    def __call__(self, state: Any, batch: Any) -> Any:
-        return self.program(state, split_batch(batch, self.microbatches, self.mesh))
-
-
 def _totals(mask_PxRxL: jax.Array) -> Totals:
     """`totals` of all pieces."""
     return Totals(*(parts.sum() for parts in jax.vmap(totals)(mask_PxRxL)))
@@ -121,14 +108,14 @@ def make_sft_update(
     graphdef: nnx.GraphDef[Qwen3VL],
     optimizer: optax.GradientTransformation,
     *,
-    microbatches: int,
     chunk: int,
     mesh: Mesh | None = None,
-) -> BatchProgram:
-    """A program (TrainState, EpisodeBatch) -> (TrainState, metrics): cross-entropy per policy token over the batch.
+) -> Any:
+    """A jitted (TrainState, EpisodeBatch) -> (TrainState, metrics): cross-entropy per policy token over the batch.
+
+    The batch is given in pieces (`split_batch`), whose gradients are added up; so it is to the programs below.
 
     Args:
-      microbatches: slices of the batch whose gradients are added up.
       chunk: tokens whose logits exist at one time.
       mesh: on which the model is (`models.on_mesh`).
     """
@@ -147,11 +134,11 @@ def make_sft_update(
         metrics |= {"sft/grad_norm": norm, "sft/skipped_updates": state.skipped}
         return sharding.constrain_parameters(state, mesh), metrics
 
-    return BatchProgram(jax.jit(update, donate_argnums=0), microbatches, mesh)
+    return jax.jit(update, donate_argnums=0)
 
 
 class PolicyBatch(NamedTuple):
-    """Episodes with what the policy loss needs, [R, L] each.
+    """Episodes with what the policy loss needs, [R, L] each, or [P, R / P, L] in P pieces.
 
     Attributes:
       log_probs: as sampled; old_log_probs: what the ratio is relative to, the same unless recomputed by the trainer.
@@ -171,11 +158,11 @@ def make_log_probs(
     *,
     temperature: float,
     banned_V: Any,
-    microbatches: int,
     chunk: int,
     mesh: Mesh | None = None,
-) -> BatchProgram:
-    """A program (parameters, EpisodeBatch) -> log-probabilities [R, L], for the reference and importance correction."""
+) -> Any:
+    """A jitted (parameters, EpisodeBatch in P pieces) -> log-probabilities [P, R / P, L], for the reference and
+    importance correction."""
 
     def log_probs(params: nnx.State, pieces: EpisodeBatch) -> jax.Array:
         model = nnx.merge(graphdef, params)
@@ -183,9 +170,9 @@ def make_log_probs(
             lambda piece: episode_log_probs(model, piece, temperature=temperature, banned_V=banned_V, chunk=chunk)[0],
             pieces,
         )
-        return values.reshape(-1, values.shape[-1])
+        return sharding.constrain(values, mesh, None, "rows")
 
-    return BatchProgram(jax.jit(log_probs), microbatches, mesh)
+    return jax.jit(log_probs)
 
 
 def make_policy_update(
@@ -195,11 +182,10 @@ def make_policy_update(
     *,
     temperature: float,
     banned_V: Any,
-    microbatches: int,
     chunk: int,
     mesh: Mesh | None = None,
-) -> BatchProgram:
-    """A program (TrainState, PolicyBatch) -> (TrainState, metrics), at the temperature and with the ban of sampling."""
+) -> Any:
+    """A jitted (TrainState, PolicyBatch) -> (TrainState, metrics), at the temperature and with the ban of sampling."""
 
     def update(state: TrainState, pieces: PolicyBatch) -> tuple[TrainState, Metrics]:
         total = _totals(pieces.episodes.policy)
@@ -230,4 +216,4 @@ def make_policy_update(
         metrics |= {"policy/grad_norm": norm, "policy/skipped_updates": state.skipped}
         return sharding.constrain_parameters(state, mesh), metrics
 
-    return BatchProgram(jax.jit(update, donate_argnums=0), microbatches, mesh)
+    return jax.jit(update, donate_argnums=0)

@@ -19,11 +19,12 @@ def rollout_metrics(rollouts: list[list[Rollout]], scores: list[list[dict[str, f
     metrics = _reward_metrics(scores, flat_scores) | _tool_metrics(flat) | _zoom_metrics(flat, flat_scores)
     metrics |= _arm_outcomes(rollouts, scores)
     policy_tokens = np.array([sum(rollout.sequence.policy) for rollout in flat])
+    prompt_tokens = np.array([rollout.sequence.policy.index(True) for rollout in flat])
     all_tokens = np.array([len(rollout.sequence.tokens) for rollout in flat])
     metrics |= {
         "turns": float(np.mean([len(rollout.episode.turns) for rollout in flat])),
         "length/policy_tokens": float(policy_tokens.mean()),
-        "length/tool_tokens": float((all_tokens - policy_tokens).mean()),
+        "length/tool_tokens": float((all_tokens - policy_tokens - prompt_tokens).mean()),
         "length/truncated": float(np.mean([any(turn.truncated for turn in r.episode.turns) for r in flat])),
         "length/no_answer": float(np.mean([rollout.episode.answer is None for rollout in flat])),
     }

@@ -35,7 +35,9 @@ from actfer_jax.models.huggingface import tensor_shapes
 from actfer_jax.models.qwen3_vl import init_cache
 from actfer_jax.sharding import MeshConfig, make_meshes
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/load_export", "Where the checkpoint and its copy are made, and deleted in the end.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/load_export", "Where the checkpoint and its copy are made, and deleted in the end."
+)
 _CONFIG = flags.DEFINE_string("model_config", None, "A config.json; that of Qwen3-VL-4B by default.")
 _SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Largest shard.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")

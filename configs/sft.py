@@ -34,6 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.batch.queries = 64
     config.batch.rollouts = 1
+    config.batch.shorter_lengths = ()
     config.optimizer.learning_rate = 1e-5
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50

@@ -59,6 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch.queries = 32
     config.batch.rollouts = 8
     config.batch.length = 2048
+    config.batch.shorter_lengths = (1280, 1664)  # tried first, where all episodes of a step fit
     config.batch.microbatches = 4
     config.batch.updates = 1
     config.batch.chunk = 1024
@@ -171,6 +172,7 @@ def use_demo(config: ConfigDict) -> None:
 
     config.batch.queries = 16
     config.batch.length = 208
+    config.batch.shorter_lengths = (144,)
     config.batch.microbatches = 1
     config.batch.chunk = 2048
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -194,6 +195,8 @@ def test_outcome_reads_an_episode():
     assert (off_list.predicted, off_list.answered, off_list.correct) == (None, True, False)
     silent = outcome(Episode.from_texts("I would say happiness."), reference)
     assert (silent.predicted, silent.answered, silent.predicted_aus, silent.au_f1) == (None, False, None, 0.0)
+    unknown = replace(reference, aus=frozenset(), known_aus=frozenset())
+    assert outcome(Episode.from_texts(answer("fear", "none")), unknown).aus is None
     found = summarise([read, off_list, silent])
     assert found["confusion"]["counts"] == [[1, 0, 2], [0, 0, 0]]
     assert found["tools"]["unreadable"] == {"calls": 1, "success": 0.0}

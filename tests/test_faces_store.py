@@ -1,6 +1,7 @@
 """Faces kept on disk: the same as those found anew, whoever asks, and found anew where anything differs."""
 
 import multiprocessing
+import sqlite3
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_another_picture_or_another_setting_is_searched(tmp_path, detector, imag
     store.detect(FaceDetector(), PHOTOGRAPH)
     with pytest.raises(AssertionError, match="searched again"):
         store.detect(detector, image)
+
+
+def test_a_damaged_page_costs_a_search_and_no_more(tmp_path):
+    path, grey = tmp_path / "faces.sqlite", np.full((80, 80, 3), 128, np.uint8)
+    FaceStore(path).detect(FaceDetector(), grey)
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    pages = path.read_bytes()
+    path.write_bytes(pages[:4096] + b"\xff" * (len(pages) - 4096))
+    with pytest.raises(AssertionError, match="searched again"):
+        FaceStore(path).detect(Never(), grey)
 
 
 def test_a_file_that_is_no_store_is_named(tmp_path):

@@ -29,7 +29,15 @@ with hosts.termination() as stop:
     if index == 1:
         os.kill(os.getpid(), signal.SIGTERM)
     after = stop.agreed()
-print(json.dumps([jax.process_count(), heard, before, after]))
+def prepare():
+    raise OSError("no space")
+try:
+    hosts.first_before_others(prepare)
+except OSError as error:
+    failed = [0, str(error)]
+except hosts.ConfigError as error:
+    failed = [1, str(error)]
+print(json.dumps([failed, jax.process_count(), heard, before, after]))
 """
 
 
@@ -56,7 +64,8 @@ def test_processes_hear_each_other_and_stop_together():
     assert [process.returncode for process in processes] == [0, 0], outputs
     # Gloo says on standard output that it is connected.
     said = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
-    count, heard, before, after = said[0]
+    failed, (count, heard, before, after) = [one.pop(0) for one in said], said[0]
+    assert failed == [[0, "no space"], [1, "process 0 ends: no space"]]
     assert said[1] == said[0]
     assert count == 2 and [record["index"] for record in heard] == [0, 1]
     assert [len(record["text"]) for record in heard] == [6, 45_001] and heard[0]["values"] == [1.5, None]

@@ -197,6 +197,8 @@ def test_alarm_when_only_the_form_is_learned():
     ((step, message),) = steps_of_alarms(scores(0.0))
     assert step == 50 and "from 0.500 to 0.500" in message
     assert steps_of_alarms(scores(0.002)) == []
+    # Logged now and then.
+    assert [step for step, _ in steps_of_alarms(scores(0.0)[::20] + [(120, scores(0.0)[0][1])])] == [120]
     assert steps_of_alarms([(0, {}), (1, {"policy/entropy": float("nan")})]) == []
 
 
@@ -213,7 +215,10 @@ def test_manifest_says_what_ran(tmp_path):
 
 
 def test_a_workdir_of_another_config_is_refused_by_key(tmp_path):
+    write_manifest(tmp_path, config(seed=3), "abc")
+    check_workdir(tmp_path, config())  # nothing was done there
     write_manifest(tmp_path, config(), "abc")
+    MetricWriter(tmp_path).close()
     check_workdir(tmp_path, config())
     check_workdir(tmp_path, config(steps=20, logging={"every": 3}))
     # Other hosts and devices, with the data elsewhere on their disks.

@@ -248,6 +248,13 @@ def test_an_episode_always_has_room_for_an_answer(agent, queries):
                 )
 
 
+def test_words_that_do_not_fit_a_reply_are_cut_off(agent, engine):
+    ids = engine._reply_ids("a face at " + "[1, 2, 3, 4] " * 100, " Answer now.", None)
+    text = agent.chat.tokenizer.decode(ids)
+    assert len(ids) <= agent.rollout.reply_tokens and "a face at [1," in text and "Answer now." in text
+    assert engine._reply_ids("no face", "", None) == agent.chat.reply_ids("no face", None)
+
+
 def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):
     greedy = make_engine(agent, queries=4, group=1, greedy=True)
     first, second = (greedy.run(agent.params, queries[:4], seed=seed, step=seed) for seed in (1, 2))

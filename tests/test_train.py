@@ -167,11 +167,19 @@ def test_metrics_say_what_happened(undisturbed):
         # On policy the trainer's ratio is 1: sampler and trainer are one model.
         assert record["mismatch/logp_abs_diff_max"] < 1e-4
         assert abs(record["policy/ratio_max"] - 1) < 1e-3
-    # The reward in the metrics is that of the episodes.
-    episodes = list(read_episodes(workdir))
+    # Rewards and lengths in the metrics are those of the episodes.
     for record in records:
-        totals = [episode["reward"]["total"] for episode in episodes if episode["id"].startswith(f"{record['step']}-")]
+        episodes = [one for one in read_episodes(workdir) if one["id"].startswith(f"{record['step']}-")]
+        totals = [episode["reward"]["total"] for episode in episodes]
         assert np.mean(totals) == pytest.approx(record["reward/total"], abs=1e-6)
+        replied = [mask[mask.index(1) :].count(0) for mask in (episode["loss_mask"] for episode in episodes)]
+        assert np.mean(replied) == pytest.approx(record["length/tool_tokens"])
+
+
+def test_a_run_does_not_become_shorter(undisturbed, shared):
+    algorithm, workdir = undisturbed
+    shorter = start(shared, algorithm, workdir, f"--config.steps={STEPS - 1}")
+    assert shorter.returncode == 1 and f"has trained {STEPS}" in shorter.stderr
 
 
 def documented_metrics() -> list[str]:
@@ -198,7 +206,7 @@ def test_every_part_of_the_loss_at_once(shared):
     changes = {
         "steps": 2,
         "loss.kl": 0.05,
-        "loss.ratio": "sequence",
+        "loss.ratio": "sequence_token",
         "loss.importance_cap": 2.0,
         "loss.entropy_bonus": 0.01,
         "batch.updates": 3,
@@ -229,6 +237,10 @@ def test_every_part_of_the_loss_at_once(shared):
         (["--config.model.path=/nowhere"], "/nowhere"),
         (["--config.batch.queries=3", "--config.batch.microbatches=2"], "microbatches"),
         (["--config.batch.rollouts=2", "--config.ucgrpo.forced_arm_rate=0.5"], "config.batch.rollouts is 2"),
+        (["--config.rollout.temperature=0.0"], "rollout.temperature is 0"),
+        (["--config.ucgrpo.credit=decision", "--config.loss.ratio=sequence"], "sequence_token"),
+        (["--config.logging.every=0"], "every is 0"),
+        (["--config.batch.shorter_lengths=(500,)"], "shorter_lengths"),
         (["--config=configs/nowhere.py:demo"], "there is no file configs/nowhere.py"),
         (["--workdir=/proc/nowhere"], "/proc/nowhere"),
     ],

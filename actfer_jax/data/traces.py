@@ -69,6 +69,12 @@ class TraceConfig:
         if self.answer_now + self.instructed_answer > self.no_zoom:
             raise ValueError("answer_now and instructed_answer are parts of no_zoom and may not exceed it together")
 
+    @property
+    def turns(self) -> int:
+        """The most turns of a trace: the alignment, the zooms, the answer."""
+        zooms = 0 if self.no_zoom == 1 else 2 if self.two_zooms else 1
+        return 2 + zooms
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -84,7 +84,7 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         emotion=None if reference.emotion is None else facs.normalise_emotion(reference.emotion),
         predicted=predicted if predicted in labels else None,
         answered=answer is not None,
-        aus=known(reference.aus),
+        aus=known(reference.aus) if reference.has_aus else None,
         predicted_aus=None if answer is None else known(answer.aus),
         subtle=None if subtle is None else bool(subtle),
         looked=episode.inspected,

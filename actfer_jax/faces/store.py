@@ -49,7 +49,9 @@ class FaceStore:
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image).data)
         key = digest.digest()
-        with self._lock:
+        row = None
+        # A damaged file costs a search.
+        with self._lock, suppress(sqlite3.Error):
             row = self._database.execute("SELECT faces FROM faces WHERE key = ?", (key,)).fetchone()
         if row is not None:
             rows = np.frombuffer(row[0], np.float64).reshape(-1, _COLUMNS)

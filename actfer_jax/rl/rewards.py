@@ -160,7 +160,8 @@ def _facial_r1(
 def _unifer(
     episode: Episode, reference: Reference, levels: dict[str, float], config: RewardConfig
 ) -> tuple[float, float]:
-    """UniFER (arXiv 2511.00389): the label matches exactly as the data set spells it, plus the format. Without a reference, 0."""
+    """UniFER (arXiv 2511.00389): the label matches exactly as the data set spells it (never without one), plus the
+    format."""
     answer = episode.answer
     exact = (
         answer is not None

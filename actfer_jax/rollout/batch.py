@@ -113,17 +113,28 @@ def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig, dtype: DTypeL
     )
 
 
-def make_batch(rows: list[Sequence], group: int, length: int, slots: ImageSlots, config: Qwen3VLConfig) -> EpisodeBatch:
+def make_batch(
+    rows: list[Sequence],
+    group: int,
+    length: int,
+    slots: ImageSlots,
+    config: Qwen3VLConfig,
+    *,
+    length_key: str = "batch.length",
+) -> EpisodeBatch:
     """Pads episodes into a batch; rows of one group follow one another and share the scene of the first.
 
     Rows that lie on other processes only may be empty.
+
+    Args:
+      length_key: where the config has `length`, for the message.
 
     Raises:
       ConfigError: an episode is longer than `length`.
     """
     longest = max(len(row.tokens) for row in rows)
     if longest > length:
-        raise ConfigError(f"an episode has {longest} tokens: raise config.batch.length (now {length})")
+        raise ConfigError(f"a row has {longest} tokens: raise config.{length_key} (now {length})")
     merge = config.vision.spatial_merge_size
     shape = (len(rows), length)
     tokens, segment_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)

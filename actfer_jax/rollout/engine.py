@@ -46,7 +46,7 @@ class RolloutConfig:
       max_turns: assistant turns an episode may take.
       prompt_tokens: room for the prompt with the scene.
       turn_tokens: most tokens of a turn; a longer one is cut.
-      reply_tokens: room for a tool reply with its picture.
+      reply_tokens: room for a tool reply with its picture. Words that do not fit are cut off.
       max_length: positions of a row. Where it is too short for every turn, the policy is told earlier to answer.
       chunk: decoding steps between two looks at which rows have stopped.
       fill_rows: rows that one slot fill serves.
@@ -56,12 +56,12 @@ class RolloutConfig:
 
     prompt_style: str = "full"
     max_turns: int = 4
-    prompt_tokens: int = 1024
-    turn_tokens: int = 256
+    prompt_tokens: int = 1280
+    turn_tokens: int = 192
     reply_tokens: int = 320
     max_length: int = 2048
     chunk: int = 64
-    fill_rows: int = 16
+    fill_rows: int = 32
     tool_threads: int = 4
     temperature: float = 1.0
 
@@ -361,6 +361,19 @@ class RolloutEngine:
             return " " + prompts.ANSWER_NOW
         return " " + prompts.ZOOM_FIRST if aligned and row.episode.forced == "zoom" else ""
 
+    def _reply_ids(self, text: str, instruction: str, image_tokens: int | None) -> list[int]:
+        """A reply's tokens. Some words have no end (a list of many faces): so many are left out at the end as it takes
+        for the reply to fit."""
+        while True:
+            ids = self.chat.reply_ids(text + instruction, image_tokens)
+            excess = len(ids) - self.config.reply_tokens
+            if excess <= 0 or not text:
+                _check_room(
+                    f"the reply {instruction!r} with its picture", len(ids), "reply_tokens", self.config.reply_tokens
+                )
+                return ids
+            text = text[:-excess]  # a token has at least one character
+
     def _slots(self, waiting: list[int]) -> dict[int, int]:
         """The slots of the rows that the next fill serves: each part of the mesh has its own, for its own rows."""
         rows, slots = self.queries * self.group // self.parts, self.config.fill_rows // self.parts
@@ -388,10 +401,9 @@ class RolloutEngine:
         for f, (r, reply, seconds) in served.items():
             row, turn = rows[r], rows[r].episode.turns[-1]
             turn.reply, turn.seconds = reply, seconds
-            text = reply.text + self._instruction(row, reply, config.max_length - row.length - config.reply_tokens)
+            instruction = self._instruction(row, reply, config.max_length - row.length - config.reply_tokens)
             patches = None if reply.view is None else self.encoder(reply.view.pixels)
-            ids = self.chat.reply_ids(text, None if patches is None else self.encoder.tokens(patches[1]))
-            _check_room(f"the reply {text!r}", len(ids), "reply_tokens", config.reply_tokens)
+            ids = self._reply_ids(reply.text, instruction, None if patches is None else self.encoder.tokens(patches[1]))
             # A turn that was cut is closed here, by a token that the policy is not trained on.
             ids = [row.pending] + [self.chat.turn_end_id] * turn.truncated + ids
             grids = np.zeros((0, 3), np.int64)
@@ -431,10 +443,10 @@ def image_slots(
     config: RolloutConfig, views: ViewConfig, model_config: Qwen3VLConfig, dtype: DTypeLike = np.float32
 ) -> ImageSlots:
     """The picture capacities that a rollout's views need, for a model that computes in a dtype."""
-    patch = model_config.vision.patch_size
+    unit = model_config.vision.merge_unit  # patches of a token, which is views.multiple pixels wide
     return ImageSlots(
-        scene=views.scene_max_pixels // patch**2,
-        crop=max(views.aligned_side**2, views.zoom_max_pixels) // patch**2,
+        scene=views.scene_max_pixels // views.multiple**2 * unit,
+        crop=max(views.aligned_side**2, views.zoom_max_pixels) // views.multiple**2 * unit,
         crops=max(config.max_turns - 1, 1),
         dtype=dtype,
     )

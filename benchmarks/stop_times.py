@@ -1,0 +1,74 @@
+"""How long a training takes to end: told to stop at the demo's size, and after its peer was killed.
+
+    python benchmarks/stop_times.py --json=docs/results/stop_times.json
+
+Starts the demo's reinforcement learning and, once it has made two steps, sends SIGTERM at instants spread over a step:
+it saves a checkpoint and ends. Then starts two processes that train together (tests/hosts_config.py) and kills one of
+them: the other must notice. Prints seconds until the last process has ended, exit codes and the last words.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from equal_training import log_of, start
+
+from actfer_jax.files import write_atomically
+
+DEMO = ("--config=configs/ucgrpo.py:demo", "--config.evaluation.data.size=7", "--config.evaluation.controls=()")
+DEMO_DELAYS = (0.5, 2.0, 4.0)
+"""Seconds after the second step at which SIGTERM is sent."""
+
+
+def wait_for_step(workdir: Path, processes: list[subprocess.Popen], step: int) -> None:
+    """Returns once the first process has made a step."""
+    while f"step {step}/" not in log_of(workdir, 0).read_text():
+        if any(process.poll() is not None for process in processes):
+            sys.exit(f"error: a process of {workdir} ended early, see {log_of(workdir, 0)}")
+        time.sleep(0.05)
+
+
+def end(workdir: Path, processes: list[subprocess.Popen], victim: int, number: signal.Signals) -> dict[str, Any]:
+    """Sends a signal to one process, and waits for all."""
+    began = time.monotonic()
+    processes[victim].send_signal(number)
+    codes = [process.wait(timeout=600) for process in processes]
+    seconds = time.monotonic() - began
+    survivor = 1 - victim if len(processes) > 1 else victim
+    words = [line for line in log_of(workdir, survivor).read_text().splitlines() if line.strip()]
+    return {"seconds": round(seconds, 1), "exit_codes": codes, "last_words": words[-1][-200:]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/stop_times"), help="where the runs are kept")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    given = parser.parse_args()
+    root = given.workdir.absolute()
+    root.mkdir(parents=True)
+    figures: dict[str, Any] = {"told_to_stop": [], "peer_killed": []}
+    for index, delay in enumerate(DEMO_DELAYS):
+        workdir = root / f"told-{index}"
+        processes = start(workdir, DEMO)
+        wait_for_step(workdir, processes, 2)
+        time.sleep(delay)
+        figures["told_to_stop"].append({"after": delay} | end(workdir, processes, 0, signal.SIGTERM))
+    for victim in range(2):
+        workdir = root / f"killed-{victim}"
+        processes = start(workdir, ["--config=tests/hosts_config.py:rl"], processes=2, devices=2)
+        wait_for_step(workdir, processes, 1)
+        figures["peer_killed"].append({"killed": victim} | end(workdir, processes, victim, signal.SIGKILL))
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(given.json, text + "\n")
+
+
+if __name__ == "__main__":
+    main()
