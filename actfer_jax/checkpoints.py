@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from actfer_jax import hosts
-from actfer_jax.files import is_remote, reason, write_atomically
+from actfer_jax.files import absolute, is_remote, reason, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Checkpoints:
     def __init__(self, directory: epath.PathLike, *, keep: int, best: int = 1, best_metric: str = ""):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}: without a checkpoint a run cannot be resumed")
-        self.directory = epath.Path(directory)
+        self.directory = absolute(directory)
         self._best_metric = best_metric
         self._metric_seen = False
         self._saving: int | None = None
@@ -273,7 +273,7 @@ def read_checkpoint(
     Raises:
       CheckpointError: there is no such step, or it is damaged, or holds another state than `abstract_state` describes.
     """
-    directory = epath.Path(directory)
+    directory = absolute(directory)
     steps = _committed_steps(directory)
     there = f"there are: {', '.join(map(str, steps))}" if steps else "there is none"
     if step is not None and step not in steps:

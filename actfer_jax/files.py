@@ -15,6 +15,11 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root of its file system, or of its object store: Orbax takes no other."""
+    return epath.Path(path) if is_remote(path) else epath.Path(os.path.abspath(path))
+
+
 def write_atomically(path: epath.PathLike, data: bytes | str, *, sync: bool = True) -> None:
     """Writes a whole file, replacing what was there.
 

@@ -92,7 +92,7 @@ def start(
 @pytest.fixture(scope="module", params=["rl", "sft"])
 def undisturbed(request, shared) -> tuple[str, Path]:
     workdir = shared / f"{request.param}-undisturbed"
-    run = start(shared, request.param, workdir)
+    run = start(shared, request.param, os.path.relpath(workdir, ROOT))
     assert run.returncode == 0, run.stderr[-3000:]
     return request.param, workdir
 
