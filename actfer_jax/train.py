@@ -336,7 +336,20 @@ def _rl_steps(
     rows, mesh = size.queries * size.rollouts, agent.meshes.update
     needed_by = holders(mesh, rows, size.microbatches)
     engine = agent.engine(queries=size.queries, group=size.rollouts, needed_by=needed_by)
-    samples: Iterator[list[Sample]] = batches(order(source, config.seed), size.queries, start, DATA_THREADS, ahead=2)
+    held = [
+        any(jax.process_index() in processes for processes in engine.holders[first : first + size.rollouts])
+        for first in range(0, rows, size.rollouts)
+    ]
+
+    def with_faces(indexed: tuple[int, Sample]) -> Sample:
+        """The sample; its faces are found while the devices work, so that the tools of its episodes need not wait."""
+        index, sample = indexed
+        if held[index % size.queries]:
+            agent.toolbox.faces((sample.dataset, sample.name), sample.image)
+        return sample
+
+    dataset = order(source, config.seed).map_with_index(lambda index, sample: (index, sample)).map(with_faces)
+    samples: Iterator[list[Sample]] = batches(dataset, size.queries, start, DATA_THREADS, ahead=2)
     shared: dict[str, Any] = {
         "temperature": config.rollout.temperature,
         "banned_V": engine.programs.banned_V,
