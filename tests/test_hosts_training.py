@@ -42,7 +42,9 @@ def in_order(shape, devices, **options):
     order = change["order"] if len(devices) == len(change["order"]) else range(len(devices))
     return np.array([devices[index] for index in order]).reshape(shape)
 if "after" in change:
-    threading.Timer(change["after"], os.kill, (os.getpid(), change["signal"])).start()
+    timer = threading.Timer(change["after"], os.kill, (os.getpid(), change["signal"]))
+    timer.daemon = True  # a run that is faster than that ends by itself
+    timer.start()
 elif "signal" in change:
     engine.RolloutEngine._prefill = with_signal
 if "answer_now" in change:

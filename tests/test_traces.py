@@ -104,5 +104,5 @@ def test_a_sample_that_lacks_what_traces_say_is_named(maker, subtle, unknown, wo
 
 def test_an_episode_that_does_not_fit_names_the_setting(agent):
     slots = image_slots(agent.rollout, agent.toolbox.view_config, agent.model_config)
-    with pytest.raises(ConfigError, match=r"an episode has 9 tokens: raise config.batch.length \(now 8\)"):
+    with pytest.raises(ConfigError, match=r"a row has 9 tokens: raise config.batch.length \(now 8\)"):
         make_batch([Sequence([1] * 9, [True] * 9, [])], 1, 8, slots, agent.model_config)
