@@ -145,6 +145,15 @@ def platform(mesh: Mesh | None) -> str:
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
+def settle(x: Any, mesh: Mesh | None) -> Any:
+    """The results of a program; on CPU devices, once they are there.
+
+    CPU devices share their threads: where two programs with collectives are under way, they may wait for each other for
+    ever.
+    """
+    return jax.block_until_ready(x) if mesh is not None and platform(mesh) == "cpu" else x
+
+
 def spec(
     mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: dict[str, tuple[str, ...]] = RULES
 ) -> PartitionSpec:

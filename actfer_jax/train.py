@@ -81,7 +81,17 @@ from actfer_jax.rollout.batch import EpisodeBatch, Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.run_state import RunState, abstract_state, initial_state
 from actfer_jax.settings import LoggingConfig, TrainConfig
-from actfer_jax.sharding import cast, holders, in_memory, local, make_meshes, place, place_parameters, shared_rows
+from actfer_jax.sharding import (
+    cast,
+    holders,
+    in_memory,
+    local,
+    make_meshes,
+    place,
+    place_parameters,
+    settle,
+    shared_rows,
+)
 from actfer_jax.train_step import (
     PolicyBatch,
     make_log_probs,
@@ -402,17 +412,17 @@ def _rl_steps(
         batch = PolicyBatch(
             episodes,
             sampled,
-            log_probs(state.train.params, episodes) if config.loss.importance_cap else sampled,
+            settle(log_probs(state.train.params, episodes), mesh) if config.loss.importance_cap else sampled,
             credits,
-            None if reference is None else log_probs(in_memory(reference, "device"), episodes),
+            None if reference is None else settle(log_probs(in_memory(reference, "device"), episodes), mesh),
         )
         packed = time.perf_counter() - began
         began = time.perf_counter()
-        train_state, update_metrics = update(state.train, batch)
+        train_state, update_metrics = settle(update(state.train, batch), mesh)
         # The gap between sampler and trainer means something before the first update only.
         mismatch = {name: value for name, value in update_metrics.items() if name.startswith("mismatch/")}
         for _ in range(size.updates - 1):
-            train_state, update_metrics = update(train_state, batch)
+            train_state, update_metrics = settle(update(train_state, batch), mesh)
         metrics = jax.device_get(update_metrics | mismatch)
         trained = time.perf_counter() - began
         metrics |= rollout_metrics(result.rollouts, scores)

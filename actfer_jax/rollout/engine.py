@@ -239,7 +239,7 @@ class RolloutEngine:
         clock = _Clock(seconds)
         rows = self._open(queries, forced)
         clock.lap("host")
-        params = self.programs.weights(params)
+        params = sharding.settle(self.programs.weights(params), self.mesh)
         state = self._prefill(params, rows, queries, seed, step)
         clock.lap("prefill")
         waiting: list[int] = []
@@ -425,7 +425,7 @@ class RolloutEngine:
             row.waiting = False
         inputs = placed_inputs(pictures, (size,), self.slots.crop, self.model_config, self.slots.dtype)
         fill = Fill(index, tokens, count, positions, position, image_index, inputs)
-        return self.programs.fill(params, state, sharding.place(fill, self.mesh, "rows"))
+        return sharding.settle(self.programs.fill(params, state, sharding.place(fill, self.mesh, "rows")), self.mesh)
 
     def _collect(self, rows: list[_Row], state: RowState) -> list[Rollout]:
         arrays = state.tokens, state.policy, state.log_probs, state.raw_log_probs
