@@ -18,10 +18,8 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from itertools import cycle, islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +56,7 @@ from actfer_jax.evaluation.controls import evaluate_policy
 from actfer_jax.evaluation.metrics import summarise
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import controls_table
-from actfer_jax.files import copy_tree, write_atomically
+from actfer_jax.files import write_atomically
 from actfer_jax.hosts import Interrupted, Termination, termination
 from actfer_jax.metrics import (
     EVALUATION,
@@ -75,12 +73,13 @@ from actfer_jax.metrics import (
 from actfer_jax.models import Qwen3VL, save_pretrained
 from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.optimizer import make_optimizer
+from actfer_jax.profiling import Profiler
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rl import rewards, ucgrpo
 from actfer_jax.rollout.batch import EpisodeBatch, Sequence, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutResult, image_slots
 from actfer_jax.run_state import RunState, abstract_state, initial_state
-from actfer_jax.settings import LoggingConfig, TrainConfig
+from actfer_jax.settings import TrainConfig
 from actfer_jax.sharding import (
     cast,
     holders,
@@ -166,7 +165,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
             MetricWriter(workdir, start if restored else None) if hosts.is_first() else nullcontext() as writer,
-            _Profiler(config.logging, workdir) as profiler,
+            Profiler(config.logging, workdir) as profiler,
             closing(ResourceMeter()) as meter,
         ):
             if writer is not None:
@@ -295,7 +294,7 @@ def _sft_steps(
 
     def step_function(state: RunState, step: int) -> StepOutput:
         batch, padding = ready.pop()
-        train_state, metrics = update(state.train, batch)
+        train_state, metrics = settle(update(state.train, batch), mesh)
         began = time.perf_counter()
         ready.extend(islice(rest, 1))
         packing = time.perf_counter() - began
@@ -351,14 +350,13 @@ def _rl_steps(
         for first in range(0, rows, size.rollouts)
     ]
 
-    def with_faces(indexed: tuple[int, Sample]) -> Sample:
+    def with_faces(index: int, sample: Sample) -> Sample:
         """The sample; its faces are found while the devices work, so that the tools of its episodes need not wait."""
-        index, sample = indexed
         if held[index % size.queries]:
             agent.toolbox.faces((sample.dataset, sample.name), sample.image)
         return sample
 
-    dataset = order(source, config.seed).map_with_index(lambda index, sample: (index, sample)).map(with_faces)
+    dataset = order(source, config.seed).map_with_index(with_faces)
     samples: Iterator[list[Sample]] = batches(dataset, size.queries, start, DATA_THREADS, ahead=2)
     shared: dict[str, Any] = {
         "temperature": config.rollout.temperature,
@@ -602,46 +600,6 @@ def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: nn
     )
     card.save(directory)
     log.info("the policy is in %s", directory)
-
-
-class _Profiler:
-    """Traces a window of the steps of this start, and notes what lies in device memory after one, on the first process.
-
-    Both are made on the local disk and copied when they are complete: jax's profiler writes to no object store.
-    """
-
-    def __init__(self, config: LoggingConfig, workdir: epath.Path):
-        self._window = range(config.profile_start, config.profile_start + config.profile_steps)
-        self._memory_step = config.memory_profile_step
-        self._target = workdir / "profile"
-        self._trace: TemporaryDirectory | None = None
-
-    @contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """Surrounds a step; they are counted from 1."""
-        if hosts.is_first() and number in self._window[:1]:
-            self._trace = TemporaryDirectory()
-            jax.profiler.start_trace(self._trace.name)
-        yield
-        if number in self._window[-1:]:
-            self._end_trace()
-        if hosts.is_first() and number == self._memory_step:
-            with TemporaryDirectory() as scratch:
-                jax.profiler.save_device_memory_profile(f"{scratch}/memory.prof")
-                copy_tree(Path(scratch), self._target)
-
-    def __enter__(self) -> "_Profiler":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        # A run that ends within the window leaves the steps that it made.
-        self._end_trace()
-
-    def _end_trace(self) -> None:
-        if self._trace is not None:
-            jax.profiler.stop_trace()
-            copy_tree(Path(self._trace.name), self._target)
-            self._trace = None
 
 
 def _count(params: nnx.State) -> int:

@@ -1,4 +1,7 @@
-"""One update of the parameters, supervised or by policy gradient, as one jitted program each."""
+"""One update of the parameters, supervised or by policy gradient, as one jitted program each.
+
+All programs take their batch in pieces (`split_batch`), whose gradients are added up.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -110,10 +113,8 @@ def make_sft_update(
     *,
     chunk: int,
     mesh: Mesh | None = None,
-) -> Any:
-    """A jitted (TrainState, EpisodeBatch) -> (TrainState, metrics): cross-entropy per policy token over the batch.
-
-    The batch is given in pieces (`split_batch`), whose gradients are added up; so it is to the programs below.
+) -> jax.stages.Wrapped:
+    """A jitted (TrainState, EpisodeBatch in pieces) -> (TrainState, metrics): cross-entropy per policy token.
 
     Args:
       chunk: tokens whose logits exist at one time.
@@ -160,7 +161,7 @@ def make_log_probs(
     banned_V: Any,
     chunk: int,
     mesh: Mesh | None = None,
-) -> Any:
+) -> jax.stages.Wrapped:
     """A jitted (parameters, EpisodeBatch in P pieces) -> log-probabilities [P, R / P, L], for the reference and
     importance correction."""
 
@@ -184,8 +185,9 @@ def make_policy_update(
     banned_V: Any,
     chunk: int,
     mesh: Mesh | None = None,
-) -> Any:
-    """A jitted (TrainState, PolicyBatch) -> (TrainState, metrics), at the temperature and with the ban of sampling."""
+) -> jax.stages.Wrapped:
+    """A jitted (TrainState, PolicyBatch in pieces) -> (TrainState, metrics), at the temperature and with the ban of
+    sampling."""
 
     def update(state: TrainState, pieces: PolicyBatch) -> tuple[TrainState, Metrics]:
         total = _totals(pieces.episodes.policy)

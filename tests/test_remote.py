@@ -28,9 +28,9 @@ from actfer_jax.evaluation.command import load_policy, open_output
 from actfer_jax.export import export
 from actfer_jax.metrics import MetricWriter, WorkdirError, check_workdir, is_timing, read_metrics
 from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, logits, save_pretrained
+from actfer_jax.profiling import Profiler
 from actfer_jax.records import EpisodeWriter, picture_name, read_episodes
 from actfer_jax.settings import LoggingConfig
-from actfer_jax.train import _Profiler
 from tests import bucket as stand_in
 from tests.test_checkpoints import assert_restores, save_steps
 from tests.test_records import make_record, picture
@@ -211,7 +211,7 @@ def test_only_whole_steps_are_restored(bucket):
 def test_a_profile_is_traced(bucket):
     config = LoggingConfig(profile_start=2, profile_steps=9, memory_profile_step=1)
     # The run ends within the window.
-    with _Profiler(config, epath.Path("gs://bucket/profiled")) as profiler:
+    with Profiler(config, epath.Path("gs://bucket/profiled")) as profiler:
         for number in range(1, 4):
             with profiler.step(number):
                 jax.block_until_ready(jnp.ones(3) + number)

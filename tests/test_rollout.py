@@ -249,10 +249,11 @@ def test_an_episode_always_has_room_for_an_answer(agent, queries):
 
 
 def test_words_that_do_not_fit_a_reply_are_cut_off(agent, engine):
-    ids = engine._reply_ids("a face at " + "[1, 2, 3, 4] " * 100, " Answer now.", None)
-    text = agent.chat.tokenizer.decode(ids)
-    assert len(ids) <= agent.rollout.reply_tokens and "a face at [1," in text and "Answer now." in text
-    assert engine._reply_ids("no face", "", None) == agent.chat.reply_ids("no face", None)
+    long = "a face at " + "[1, 2, 3, 4] " * 100
+    text, ids = engine._fitting(long, " Answer now.", None)
+    assert long.startswith(text) and len(text) > len("a face at") and len(ids) <= agent.rollout.reply_tokens
+    assert ids == agent.chat.reply_ids(f"{text} Answer now.", None)
+    assert engine._fitting("no face", "", None) == ("no face", agent.chat.reply_ids("no face", None))
 
 
 def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as AnySequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
@@ -246,7 +246,7 @@ class RolloutEngine:
         replies: dict[int, Future[Answered]] = {}
         with _tool_threads(self.config.tool_threads) as pool:
             while not all(row.done for row in rows):
-                state = self.programs.decode(params, state)
+                state = sharding.settle(self.programs.decode(params, state), self.mesh)
                 tokens, length, active = sharding.fetch((state.tokens, state.length, state.active), self.mesh)
                 clock.lap("decode")
                 for index, row in enumerate(rows):
@@ -361,9 +361,9 @@ class RolloutEngine:
             return " " + prompts.ANSWER_NOW
         return " " + prompts.ZOOM_FIRST if aligned and row.episode.forced == "zoom" else ""
 
-    def _reply_ids(self, text: str, instruction: str, image_tokens: int | None) -> list[int]:
-        """A reply's tokens. Some words have no end (a list of many faces): so many are left out at the end as it takes
-        for the reply to fit."""
+    def _fitting(self, text: str, instruction: str, image_tokens: int | None) -> tuple[str, list[int]]:
+        """A reply's text and tokens. A text may be long (a list of many faces): what does not fit is left out at its
+        end."""
         while True:
             ids = self.chat.reply_ids(text + instruction, image_tokens)
             excess = len(ids) - self.config.reply_tokens
@@ -371,7 +371,7 @@ class RolloutEngine:
                 _check_room(
                     f"the reply {instruction!r} with its picture", len(ids), "reply_tokens", self.config.reply_tokens
                 )
-                return ids
+                return text, ids
             text = text[:-excess]  # a token has at least one character
 
     def _slots(self, waiting: list[int]) -> dict[int, int]:
@@ -400,10 +400,11 @@ class RolloutEngine:
         pictures: dict[tuple[int, ...], Patches] = {}
         for f, (r, reply, seconds) in served.items():
             row, turn = rows[r], rows[r].episode.turns[-1]
-            turn.reply, turn.seconds = reply, seconds
             instruction = self._instruction(row, reply, config.max_length - row.length - config.reply_tokens)
             patches = None if reply.view is None else self.encoder(reply.view.pixels)
-            ids = self._reply_ids(reply.text, instruction, None if patches is None else self.encoder.tokens(patches[1]))
+            image_tokens = None if patches is None else self.encoder.tokens(patches[1])
+            text, ids = self._fitting(reply.text, instruction, image_tokens)
+            turn.reply, turn.seconds = replace(reply, text=text), seconds
             # A turn that was cut is closed here, by a token that the policy is not trained on.
             ids = [row.pending] + [self.chat.turn_end_id] * turn.truncated + ids
             grids = np.zeros((0, 3), np.int64)
