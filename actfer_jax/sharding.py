@@ -252,8 +252,13 @@ def shardings(tree: Any, mesh: Mesh, rules: dict[str, tuple[str, ...]] = RULES) 
 
 
 def place_parameters(tree: Any, mesh: Mesh | None) -> Any:
-    """Puts a pytree with parameters where `shardings` says; likewise an abstract one."""
-    return tree if mesh is None else jax.tree.map(_put, tree, shardings(tree, mesh))
+    """Puts a pytree with parameters where `shardings` says; likewise an abstract one.
+
+    Without a mesh it is bound to the first device, as what an update returns is: else programs would compile twice.
+    """
+    if mesh is None:
+        return jax.device_put(tree, jax.devices()[0])
+    return jax.tree.map(_put, tree, shardings(tree, mesh))
 
 
 def constrain_parameters(tree: Any, mesh: Mesh | None) -> Any:

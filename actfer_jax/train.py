@@ -157,7 +157,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         if hosts.is_first():
             records.drop_after(start)
         _evaluate("before", config, agent, agent.params, workdir, stop)
-        make_step = _sft_steps if config.algorithm == "sft" else _rl_steps
+        make_step = sft_steps if config.algorithm == "sft" else rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
         agent = dataclasses.replace(agent, params=state.train.params)
@@ -263,7 +263,7 @@ def trace_maker(config: TrainConfig, agent: Agent) -> TraceMaker:
     return TraceMaker(config.traces, agent.chat, agent.encoder, agent.toolbox, style=style, max_turns=max_turns)
 
 
-def _sft_steps(
+def sft_steps(
     config: TrainConfig,
     agent: Agent,
     source: Source,
@@ -332,7 +332,7 @@ def _trace_rows(
     yield from batches(episodes, queries, max(start, readings_steps), DATA_THREADS, ahead=2)
 
 
-def _rl_steps(
+def rl_steps(
     config: TrainConfig,
     agent: Agent,
     source: Source,

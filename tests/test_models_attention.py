@@ -7,6 +7,8 @@ import pytest
 
 from actfer_jax.models.attention import attention, cached_attention
 
+CUDNN = ("cudnn",) if jax.default_backend() == "gpu" else ()
+
 
 def brute_force(
     query: np.ndarray, key: np.ndarray, value: np.ndarray, segments: np.ndarray, causal: bool
@@ -59,14 +61,37 @@ def test_gradients_agree_with_xla(backend: str) -> None:
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(query, key, value)
 
-    for found, expected in zip(gradients(backend), gradients("xla"), strict=True):
+    with jax.default_matmul_precision("highest"):
+        found_expected = list(zip(gradients(backend), gradients("xla"), strict=True))
+    for found, expected in found_expected:
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.skipif(not CUDNN, reason="needs a GPU")
+def test_gradients_of_cudnn_are_those_of_xla_in_half_precision() -> None:
+    query, key, value, segments = inputs(128)
+    used = (segments != 0)[..., None, None]
+
+    def gradients(backend: str, dtype: jnp.dtype) -> tuple[jax.Array, ...]:
+        def loss(*arguments: jax.Array) -> jax.Array:
+            output = attention(*arguments, segments, causal=True, backend=backend)
+            return jnp.sum(jnp.where(used, jnp.sin(output.astype(jnp.float32)), 0))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*(jnp.asarray(x, dtype) for x in (query, key, value)))
+
+    with jax.default_matmul_precision("highest"):
+        exact = gradients("xla", jnp.dtype(jnp.float32))
+    half = {backend: gradients(backend, jnp.dtype(jnp.bfloat16)) for backend in ("xla", "cudnn")}
+    for name, values in half.items():
+        for found, expected in zip(values, exact, strict=True):
+            error = np.sqrt(np.mean((np.asarray(found, np.float32) - expected) ** 2))
+            assert error < 0.01 * np.sqrt(np.mean(np.asarray(expected) ** 2)), name
 
 
 def test_half_precision_keeps_softmax_in_float32() -> None:
     query, key, value, segments = inputs(128)
     expected = brute_force(query, key, value, segments, True)
-    for backend in ("xla", "tiled"):
+    for backend in ("xla", "tiled", *CUDNN):
         half = (jnp.asarray(x, jnp.bfloat16) for x in (query, key, value))
         found = attention(*half, segments, causal=True, backend=backend)
         assert found.dtype == jnp.bfloat16

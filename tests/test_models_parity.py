@@ -58,6 +58,21 @@ def test_logits_are_those_recorded_from_transformers(
         np.testing.assert_allclose(found[mask > 0], expected, atol=TOLERANCE, rtol=0)
 
 
+def test_float32_is_multiplied_as_float32_on_every_device(model: Qwen3VL) -> None:
+    """GPUs and TPUs round the operands of a product in the default precision."""
+    batch = fixtures.make_batch(fixtures.LAYOUT)
+    ids, mask = batch.padded("right")
+    graphdef, params = nnx.split(model)
+
+    def loss(params: nnx.State) -> jax.Array:
+        return logits(nnx.merge(graphdef, params), ids, mask, batch.pixel_values, batch.grids).sum()
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(params))
+    assert program.count("dot_general[") > 50
+    assert program.count("precision=None") == 0
+    assert program.count("HIGHEST") >= program.count("dot_general[")
+
+
 def test_rotary_positions_are_those_recorded_from_transformers(model: Qwen3VL, golden: dict[str, np.ndarray]) -> None:
     batch = fixtures.make_batch(fixtures.LAYOUT)
     parts, used = [], 0

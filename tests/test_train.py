@@ -97,6 +97,11 @@ def undisturbed(request, shared) -> tuple[str, Path]:
     return request.param, workdir
 
 
+def test_the_second_step_compiles_nothing(undisturbed):
+    compiled = [record["perf/compilations"] for record in read_metrics(undisturbed[1])]
+    assert compiled[1] == compiled[0] > 0
+
+
 def without_timings(workdir: Path) -> list[dict]:
     return [{name: value for name, value in record.items() if not is_timing(name)} for record in read_metrics(workdir)]
 
@@ -271,7 +276,7 @@ def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
     config = read_config(raw_config, TrainConfig, "config")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
     monkeypatch.setattr(train, "open_source", lambda config: [])
-    monkeypatch.setattr(train, "_rl_steps", lambda *_: lambda state, step: train.StepOutput(state, {}, [], [], None))
+    monkeypatch.setattr(train, "rl_steps", lambda *_: lambda state, step: train.StepOutput(state, {}, [], [], None))
     told = Termination()
     told.noticed = True
 
@@ -292,7 +297,7 @@ def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
     assert f"told to stop: saved step 1 of {config.steps}" in caplog.text
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
 
-    monkeypatch.setattr(train, "_rl_steps", lambda *_: lambda state, step: told.check())
+    monkeypatch.setattr(train, "rl_steps", lambda *_: lambda state, step: told.check())
     with pytest.raises(Interrupted):
         stopped(tmp_path / "other")
     assert "told to stop before the first step was done" in caplog.text and "saved" not in caplog.text

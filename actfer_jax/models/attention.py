@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import Mesh
 
+from actfer_jax.models.precision import exact_products
 from actfer_jax.sharding import locally, platform
 
 BACKENDS = ("auto", "xla", "tiled", "cudnn", "splash", "splash_interpret")
@@ -33,7 +34,8 @@ def attention(
       segment_ids_BxL: int.
       causal: whether a token attends to earlier ones and itself only.
       backend: "xla"; "tiled" (plain matrix products, for CPU); "cudnn" (16-bit types only); "splash" (TPU, lengths in
-        multiples of 128), or "splash_interpret" (the same anywhere, slowly); "auto" picks by platform, length and type.
+        multiples of 128; rounds float32 there), or "splash_interpret" (the same anywhere, slowly); "auto" picks by
+        platform, length and type.
       mesh: over which rows and heads are divided; each device attends to its own.
 
     Returns:
@@ -53,7 +55,10 @@ def attention(
         )
 
     names = ("rows . kv_heads", "rows . kv_heads", "rows . kv_heads", "rows")
-    return locally(attend, mesh, names, "rows . kv_heads")(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL)
+    with exact_products(query_BxLxHxD.dtype):
+        return locally(attend, mesh, names, "rows . kv_heads")(
+            query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL
+        )
 
 
 def cached_attention(
@@ -98,7 +103,8 @@ def cached_attention(
             keys, values = keys[row_B - number_R[0]], values[row_B - number_R[0]]
         return _cached(query, key, value, segment_ids_BxL, keys, values, length_B)
 
-    return locally(attend, mesh, names, "rows . kv_heads")(*arguments)
+    with exact_products(query_BxLxHxD.dtype):
+        return locally(attend, mesh, names, "rows . kv_heads")(*arguments)
 
 
 def _cached(
@@ -129,10 +135,11 @@ def _cached(
 
 
 def _backend(query_BxLxHxD: jax.Array, platform: str) -> str:
-    length = query_BxLxHxD.shape[1]
-    if platform == "tpu" and length % 128 == 0:
+    # Both kernels round float32, which is to be multiplied as it is.
+    length, half = query_BxLxHxD.shape[1], query_BxLxHxD.dtype in (jnp.bfloat16, jnp.float16)
+    if platform == "tpu" and half and length % 128 == 0:
         return "splash"
-    if platform == "gpu" and query_BxLxHxD.dtype in (jnp.bfloat16, jnp.float16):
+    if platform == "gpu" and half:
         return "cudnn"
     if platform == "cpu" and length >= 2 * _TILE:
         return "tiled"

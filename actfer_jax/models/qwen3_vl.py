@@ -31,6 +31,7 @@ from actfer_jax.models.attention import cached_attention
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import Execution, LayerNorm, RMSNorm, inverse_frequencies, linear, rotate, stack, table
+from actfer_jax.models.precision import exact_products
 from actfer_jax.sharding import locally
 
 
@@ -347,10 +348,11 @@ class Qwen3VL(nnx.Module):
 
         Tokens of masked patches mean nothing.
         """
-        if self.execution.remat != "full":
-            return self.visual(images)
-        # What the tower keeps for its backward pass would lie beside what the decoder keeps.
-        return jax.checkpoint(lambda visual, images: visual(images))(self.visual, images)
+        with exact_products(self.execution.dtype):
+            if self.execution.remat != "full":
+                return self.visual(images)
+            # What the tower keeps for its backward pass would lie beside what the decoder keeps.
+            return jax.checkpoint(lambda visual, images: visual(images))(self.visual, images)
 
     def embed(
         self, tokens_BxL: jax.Array, image_index_BxL: jax.Array | None = None, features: ImageFeatures | None = None
@@ -420,7 +422,8 @@ class Qwen3VL(nnx.Module):
 
         index = jnp.arange(self.config.text.num_hidden_layers)
         unroll = None if cache is None else 1  # unrolled, XLA's CPU backend copies the whole cache
-        x_BxLxD, new = self.execution.scan(run, self.language_model.layers, x_BxLxD, (index, cache), unroll=unroll)
+        with exact_products(self.execution.dtype):
+            x_BxLxD, new = self.execution.scan(run, self.language_model.layers, x_BxLxD, (index, cache), unroll=unroll)
         return self.language_model.norm(x_BxLxD), new
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
@@ -430,7 +433,8 @@ class Qwen3VL(nnx.Module):
         """
         table = self.language_model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
         hidden = self.execution.constrain(hidden, "row_groups")
-        logits = jnp.matmul(hidden, table[...].astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+        with exact_products(hidden.dtype):
+            logits = jnp.matmul(hidden, table[...].astype(hidden.dtype).T, preferred_element_type=jnp.float32)
         return self.execution.constrain(logits, "row_groups", *(None,) * (hidden.ndim - 2), "vocab")
 
 
