@@ -68,7 +68,9 @@ class ModelConfig:
         """Data sets behind its weights: none where they are random; for a model from elsewhere, its own name."""
         if self.initialise == "random":
             return ()
-        return PolicyCard.load(self.directory).trained_on if self.has_card else (self.directory.resolve().name,)
+        if self.has_card:
+            return PolicyCard.load(self.directory).trained_on
+        return (self.directory.resolve().name if Path(self.path).is_dir() else self.path.rstrip("/"),)
 
     @property
     def has_card(self) -> bool:

@@ -18,7 +18,7 @@ from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.analysis_page import call_text, why_no_answer
 from actfer_jax.cli import printable
 from actfer_jax.episode_records import to_record
-from actfer_jax.evaluation.command import load_policy, open_output
+from actfer_jax.evaluation.command import MANIFEST, RESULTS, check_output, load_policy, open_output
 from actfer_jax.faces.images import ImageError, load_image
 from actfer_jax.files import write_atomically
 from actfer_jax.rollout.engine import Query
@@ -48,8 +48,9 @@ def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, 
     Raises:
       ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
     """
-    writer = open_output(out)
+    check_output(out, without=[MANIFEST, RESULTS])
     agent, card = load_policy(checkpoint, dtype, landmarks)
+    writer = open_output(out)
     # One picture at a time, so that each reading is there as soon as it can be.
     engine = replace(agent, rollout=replace(agent.rollout, fill_rows=1)).engine(queries=1, group=1, greedy=True)
     note = caveat(card.trained_on)

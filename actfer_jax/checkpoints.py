@@ -9,7 +9,6 @@ In an object store, which cannot rename, a step is filled where it is to stay an
 checksums. A step without the marker is removed at the next start.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -26,7 +25,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from actfer_jax import hosts
-from actfer_jax.files import absolute, is_remote, reason, write_atomically
+from actfer_jax.files import absolute, disk_is_full, is_remote, reason, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ _METADATA = "_CHECKPOINT_METADATA"
 _LATE = (_METADATA, _MARKER)
 _UNREAD = type(ocp.PLACEHOLDER).__name__
 _BLOCK = 2**24
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(RuntimeError):
@@ -251,7 +249,7 @@ class Checkpoints:
                     self._remove_unfinished(str(step))
             steps = _committed_steps(self.directory)
             resume = f"the same command resumes from step {steps[-1]}" if steps else "the same command starts again"
-            remedy = "the disk is full: free some space, then " if _disk_is_full(error) else ""
+            remedy = "the disk is full: free some space, then " if disk_is_full(error) else ""
             cause = (str(error) or repr(error)).splitlines()[0][:300]
             message = f"step {step} could not be saved under {self.directory}: {cause}; {remedy}{resume}"
             raise CheckpointError(message) from error
@@ -390,13 +388,3 @@ def _damage(step_directory: epath.Path) -> str:
 
     with ThreadPoolExecutor() as pool:
         return next((damage for damage in pool.map(check, {*files, *_LATE}) if damage), "")
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return True
-        if any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "File too large")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -11,11 +11,12 @@ from absl import logging as absl_logging
 from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import ConfigError
 from actfer_jax.data.sources import DataError
-from actfer_jax.files import FILE_ERRORS
+from actfer_jax.files import FILE_ERRORS, disk_is_full
 from actfer_jax.metrics import WorkdirError
+from actfer_jax.records import RecordError
 from actfer_jax.rollout.engine import ToolTimeout
 
-USER_ERRORS = (ConfigError, DataError, WorkdirError, CheckpointError, *FILE_ERRORS)
+USER_ERRORS = (ConfigError, DataError, WorkdirError, CheckpointError, RecordError, *FILE_ERRORS)
 
 
 def run(main: Callable[[list[str]], None], *, arguments: bool = False) -> None:
@@ -36,10 +37,11 @@ def printable(text: str) -> str:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    for arg in argv:
-        # "file.py:variant"; ml_collections would show how it tried to import it.
-        path = arg.removeprefix("--config=").partition(":")[0]
-        if arg.startswith("--config=") and not os.path.exists(path):
+    for arg, following in zip(argv, [*argv[1:], ""], strict=True):
+        # "file.py:variant"; ml_collections would show how it tried to import it, or fail later.
+        name, equals, value = arg.partition("=")
+        path = (value if equals else following).partition(":")[0]
+        if name in ("--config", "-config") and not os.path.isfile(path):
             sys.exit(f"error: --config: there is no file {path}")
     try:
         return app.parse_flags_with_usage(argv)
@@ -63,7 +65,10 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], arguments: bool
         main(argv)
     except USER_ERRORS as error:
         logging.debug("", exc_info=True)
-        sys.exit(f"error: {printable(str(error))}")
+        # A checkpoint says it itself, with the step that the run goes on from.
+        full = disk_is_full(error) and not isinstance(error, CheckpointError)
+        remedy = "; the disk is full: free some space, and give the same command again" if full else ""
+        sys.exit(f"error: {printable(str(error))}{remedy}")
     except ToolTimeout as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Python would wait for that thread.

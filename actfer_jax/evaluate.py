@@ -19,7 +19,7 @@ from actfer_jax.config import read_config
 from actfer_jax.data.sources import DataConfig, open_source
 from actfer_jax.episode_records import to_record
 from actfer_jax.evaluation import plots
-from actfer_jax.evaluation.command import load_policy, open_output
+from actfer_jax.evaluation.command import MANIFEST, RESULTS, check_output, load_policy, open_output
 from actfer_jax.evaluation.controls import NORMAL, check_controls, evaluate_policy
 from actfer_jax.evaluation.metrics import Summary, summarise
 from actfer_jax.evaluation.progress import ProgressLine
@@ -27,6 +27,8 @@ from actfer_jax.evaluation.tables import classes_table, controls_table
 from actfer_jax.files import write_atomically
 from actfer_jax.rl.rewards import RewardConfig, score
 from actfer_jax.rollout.engine import Rollout
+
+PLOTS = ("confusion.png", "aus.png", "zoom.png")
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,13 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
     Raises:
       ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
     """
-    writer = open_output(out)
+    check_output(out, without=[MANIFEST])
     agent, card = load_policy(checkpoint, config.dtype, landmarks)
+    source = open_source(config.data)
+    # What is there must never be half of one evaluation and half of another.
+    for name in (RESULTS, *PLOTS):
+        (out / name).unlink(missing_ok=True)
+    writer = open_output(out)
     shards = 0
 
     def record(control: str, rollouts: Iterable[Rollout]) -> None:
@@ -94,7 +101,7 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
     outcomes = evaluate_policy(
         agent.engine(queries=config.queries, group=1, greedy=config.greedy),
         agent.params,
-        open_source(config.data),
+        source,
         controls=config.controls,
         seed=config.seed,
         progress=ProgressLine("episodes"),
@@ -102,10 +109,14 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
     )
     summaries = {control: summarise(played, seed=config.seed) for control, played in outcomes.items()}
     results = {"checkpoint": checkpoint, "trained_on": card.trained_on, "config": asdict(config), "results": summaries}
-    write_atomically(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    write_atomically(out / "confusion.png", plots.png(plots.confusion_figure(summaries[NORMAL])))
-    write_atomically(out / "aus.png", plots.png(plots.aus_figure(summaries)))
-    write_atomically(out / "zoom.png", plots.png(plots.zoom_figure(summaries[NORMAL])))
+    figures = (
+        plots.confusion_figure(summaries[NORMAL]),
+        plots.aus_figure(summaries),
+        plots.zoom_figure(summaries[NORMAL]),
+    )
+    for name, figure in zip(PLOTS, figures, strict=True):
+        write_atomically(out / name, plots.png(figure))
+    write_atomically(out / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
     return summaries
 
 

@@ -1,5 +1,6 @@
 """Files that are whole or absent, whenever the process is killed, on a file system or in an object store."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from etils import epath
 
 # What reading or writing a file may raise: object stores are reached through TensorFlow, which has errors of its own.
 FILE_ERRORS: tuple[type[OSError], type[Exception]] = (OSError, tf.errors.OpError)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -74,3 +76,14 @@ def copy_tree(source: Path, target: epath.PathLike) -> None:
 def reason(error: Exception) -> str:
     """What one of `FILE_ERRORS` says, in a line."""
     return getattr(error, "strerror", None) or str(error).partition("\n")[0][:300]
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that a disk, a quota or a file has no room left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "File too large")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -61,7 +61,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """The records of `metrics.jsonl`, in order; without the last line where a kill cut it short.
 
     Raises:
-      ValueError: a line is not a record, with its number.
+      WorkdirError: a line is not a record, with its number.
       OSError: there is no such file.
     """
     path = epath.Path(workdir) / METRICS
@@ -77,7 +77,7 @@ def _complete_lines(path: epath.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
                 raise TypeError
         except (ValueError, KeyError, TypeError) as error:
             message = f"{path}, line {number} is not a metrics record: remove the line or use another workdir"
-            raise ValueError(message) from error
+            raise WorkdirError(message) from error
         yield record, line
 
 
@@ -117,7 +117,7 @@ class MetricWriter:
 
     Raises:
       OSError: the file cannot be written.
-      ValueError: the file that is there is not a metrics file.
+      WorkdirError: the file that is there is not a metrics file.
     """
 
     def __init__(self, workdir: epath.PathLike, resume_step: int | None = None):
@@ -282,19 +282,23 @@ class Alarms:
     - The zoom rate of a class, over its last 10 logged values, under 2% or over 98%: the policy no longer decides.
     - Entropy under half of what it was at most 50 steps ago.
     - More than 10% of the rollouts truncated.
-    - Format reward above 0.95 over 50 steps in which accuracy rose by less than a point: only the form is learned.
+    - Format reward above 0.95 over 50 steps in which accuracy, below 80%, rose by less than a point: only the form is
+      learned.
+
+    An alarm goes off again once its cause has been away for 20 steps.
     """
 
     _STEPS = 50
+    _QUIET = 20
 
     def __init__(self) -> None:
         self._zoom_rates: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=10))
         self._entropies: deque[tuple[int, float]] = deque()
         self._scores: deque[tuple[int, float, float]] = deque()
-        self._on: set[str] = set()
+        self._last: dict[str, int] = {}
 
     def update(self, step: int, metrics: Mapping[str, float]) -> list[str]:
-        """Takes in the metrics of a step; returns the alarms that this step sets off, each once until it has ceased."""
+        """Takes in the metrics of a step; returns the alarms that it sets off."""
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         checks = (
             self._zooms(metrics),
@@ -303,8 +307,8 @@ class Alarms:
             self._form(step, metrics),
         )
         found = dict(itertools.chain(*checks))
-        new = [message for name, message in found.items() if name not in self._on]
-        self._on = set(found)
+        new = [message for name, message in found.items() if step - self._last.get(name, -math.inf) > self._QUIET]
+        self._last |= dict.fromkeys(found, step)
         return new
 
     def _zooms(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
@@ -352,7 +356,7 @@ class Alarms:
         _, formats, accuracies = zip(*self._scores, strict=True)
         half = len(accuracies) // 2
         before, after = np.mean(accuracies[:half]), np.mean(accuracies[half:])
-        if np.mean(formats) > 0.95 and after - before < 0.01:
+        if np.mean(formats) > 0.95 and after - before < 0.01 and after < 0.8:
             went = f"reward/emotion went from {before:.3f} to {after:.3f} in {self._STEPS} steps"
             yield "form", f"reward/format is {np.mean(formats):.3f} while {went}: only the form is learned"
 

@@ -541,12 +541,13 @@ def _show_episodes(
         )
     if writer is not None and config.logging.episodes_every and step % config.logging.episodes_every == 0:
         rollout = next(rollout for group in rollouts for rollout in group if rollout.owner == jax.process_index())
-        writer.write_images(step, {"episode": episode_picture(rollout)})
+        writer.write_images(step, {"episode/picture": episode_picture(rollout)})
         turns = "\n\n".join(
             f"```\n{turn.text}\n```\n{'' if turn.reply is None else turn.reply.text}" for turn in rollout.episode.turns
         )
         truth = rollout.query.reference
-        writer.write_texts(step, {"episode": f"{turns}\n\ntruth: {truth.emotion}, {facs.format_aus(truth.aus or ())}"})
+        labels = f"truth: {truth.emotion}, {facs.format_aus(truth.aus or ())}"
+        writer.write_texts(step, {"episode/text": f"{turns}\n\n{labels}"})
 
 
 def _evaluate(

@@ -2,17 +2,22 @@
 
     python benchmarks/compare_methods.py --json=docs/results/methods.json --png=docs/images/methods.png
 
-Trains the small policy of the package with every method and seed, evaluates each greedily on 700 held-out faces (100 a
-class, with the three controls), and prints a table: mean over the seeds, and the range in brackets. "start, sampled" is
-the start as training meets it: its traces chose regions at random, of which greedy decoding takes one and the same.
+Trains the small policy of the package with every method and seed, evaluates each on 700 held-out faces (100 a class,
+with the three controls), and prints a table: mean over the seeds, and the range in brackets. All of them play by the
+limits of turns and tokens of configs/ucgrpo.py:demo. They decode greedily, and where a row says so they are sampled at
+training's temperature: traces chose regions at random, of which greedy decoding takes one and the same.
 A second table has the gap between the zoom rates on subtle and on plain faces within each emotion, and the figure the
 zoom rates in the course of training. What stands in the JSON file is not run again, and a run that was stopped goes on.
 """
 
 import json
+import runpy
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +25,13 @@ import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
 
+from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.plots import COLOURS
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
 from actfer_jax.metrics import read_metrics
+from actfer_jax.models import demo_checkpoint
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/methods", "Where the runs are kept.")
 _SEEDS = flags.DEFINE_list("seeds", ["10", "11", "12"], "Seeds of the training; none of them was used for tuning.")
@@ -37,7 +44,7 @@ _PNG = flags.DEFINE_string("png", None, "File for the figure.")
 _EXTRA = flags.DEFINE_multi_string("extra", [], "A config override for the runs of reinforcement learning: key=value.")
 
 START = "start"
-SAMPLED = "start, sampled"
+SAMPLED = ", sampled"
 CONTINUED = ["--config=configs/sft.py:demo", "--config.model.initialise=pretrained", "--config.traces.readings_steps=0"]
 CONTINUED += ["--config.optimizer.learning_rate=5e-4"]
 METHODS: dict[str, list[str]] = {
@@ -82,16 +89,21 @@ def train(method: str, seed: str) -> Path:
     return workdir
 
 
-def sample_start(seed: str) -> Summary:
-    """The start, sampled at temperature 1 on the same faces."""
-    out = Path(_WORKDIR.value) / f"start-sampled-{seed}"
+def play(checkpoint: Path, out: Path, seed: str, *, greedy: bool) -> Summary:
+    """A checkpoint on the same faces, within the limits that reinforcement learning has."""
     if not (out / "results.json").exists():
-        command = [
-            *(sys.executable, "-m", "actfer_jax.evaluate", "--config=configs/eval/synth_faces.py", "--checkpoint=demo"),
-            *(f"--out={out}", "--config.greedy=False", f"--config.seed={seed}", "--config.queries=70"),
-            *(f"--config.data.split={_SPLIT.value}", f"--config.data.size={_EPISODES.value}"),
-        ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        limits = runpy.run_path("configs/ucgrpo.py")["get_config"]("demo").rollout.to_dict()
+        with tempfile.TemporaryDirectory() as directory:
+            copy = Path(directory) / "policy"
+            shutil.copytree(checkpoint, copy)
+            replace(PolicyCard.load(checkpoint), rollout=limits).save(copy)
+            command = [
+                *(sys.executable, "-m", "actfer_jax.evaluate", "--config=configs/eval/synth_faces.py"),
+                *(f"--checkpoint={copy}", f"--out={out}", f"--config.greedy={greedy}", f"--config.seed={seed}"),
+                *(f"--config.data.split={_SPLIT.value}", f"--config.data.size={_EPISODES.value}"),
+                "--config.queries=70",
+            ]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads((out / "results.json").read_text())["results"]
 
 
@@ -158,22 +170,25 @@ def main(argv: Sequence[str]) -> None:
         write_atomically(path, json.dumps(results, indent=1) + "\n")
 
     for seed in _SEEDS.value:
-        if seed not in results.get(SAMPLED, {}):
-            keep(SAMPLED, seed, evaluation=sample_start(seed))
+        if seed not in results.get(START + SAMPLED, {}):
+            out = Path(_WORKDIR.value) / f"start-sampled-{seed}"
+            keep(START + SAMPLED, seed, evaluation=play(Path(demo_checkpoint()), out, seed, greedy=False))
         for method in methods:
-            if seed in results.get(method, {}):
+            if seed in results.get(method + SAMPLED, {}):
                 continue
             workdir = train(method, seed)
-            runs, records = _evaluation(workdir), read_metrics(workdir)
+            policy, runs, records = workdir / "policy", _evaluation(workdir), read_metrics(workdir)
             if METHODS[method] is CONTINUED:
-                rates = {}
+                rates, after = {}, play(policy, workdir / "greedy", seed, greedy=True)
             else:
                 rates = {name: [record[f"zoom_rate/{name}"] for record in records] for name in ("subtle", "plain")}
                 keep(START, "0", evaluation=runs["before"]["results"])
+                after = runs["after"]["results"]
             # Supervised training writes every tenth step. The first one compiles.
             minutes = np.mean([record["perf/step_s"] for record in records[1:]]) * records[-1]["step"] / 60
-            keep(method, seed, evaluation=runs["after"]["results"], minutes=minutes, zoom_rates=rates)
-    shown = {method: results[method] for method in (START, SAMPLED, *methods) if method in results}
+            keep(method, seed, evaluation=after, minutes=minutes, zoom_rates=rates)
+            keep(method + SAMPLED, seed, evaluation=play(policy, workdir / "sampled", seed, greedy=False))
+    shown = {name + how: results[name + how] for name in (START, *methods) for how in ("", SAMPLED)}
     table = [["method", *FIGURES, "minutes"]]
     for method, by_seed in shown.items():
         minutes = [run["minutes"] for run in by_seed.values() if "minutes" in run]

@@ -17,6 +17,7 @@ from scripted_episodes import ScriptedAgent, answer, call, play, small_toolbox
 from actfer_jax import analysis_page, analyze
 from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.agent.policy_card import PolicyCard
+from actfer_jax.data import synth_faces
 from actfer_jax.rollout.engine import Query
 
 LABELS = ("neutral", "happiness")
@@ -150,6 +151,18 @@ def test_portrait_gives_terminal_records_and_page(run, portrait, astronaut, tool
 def decode(source: str) -> np.ndarray:
     assert source.startswith("data:image/png;base64,")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))))
+
+
+def test_the_shipped_policy_reads_a_real_photograph(portrait, tmp_path, capsys):
+    """With real detection, alignment and zooms; it says that it was trained on rendered faces only."""
+    assert analyze.analyze([str(portrait)], "demo", tmp_path / "out", "float32") == 0
+    (record,) = map(json.loads, (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
+    calls = [(turn["call"]["name"], turn["reply"]["ok"]) for turn in record["turns"] if turn["call"]]
+    assert calls[0] == ("align_face", True) and ("zoom", True) in calls
+    assert record["prediction"]["emotion"] in synth_faces.DEMO_EMOTIONS
+    assert len(record["images"]) == 1 + len(calls)
+    for shown in (capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()):
+        assert "rendered faces only" in shown
 
 
 def test_large_pictures_are_shrunk_on_the_page_and_outlined_in_their_own_pixels(run, tmp_path, astronaut):

@@ -1,6 +1,8 @@
 """Config sections become dataclasses, and mistakes are named by their key."""
 
+import errno
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import config_dict
 
+from actfer_jax import cli
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.rl.loss import LossConfig
 
@@ -142,3 +145,12 @@ def test_values_come_through_unchanged(learning_rate, betas):
     read = read_config(node, Optimizer, "config")
     assert read == Optimizer(learning_rate, betas=betas)
     assert math.copysign(1, read.learning_rate) == math.copysign(1, learning_rate)
+
+
+def test_a_full_disk_is_said_to_be_full():
+    def fill(argv: list[str]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/out/results.json")
+
+    with pytest.raises(SystemExit) as ended:
+        cli._guarded(fill, ["evaluate"], False)
+    assert "/out/results.json" in str(ended.value) and "free some space" in str(ended.value)

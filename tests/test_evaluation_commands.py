@@ -17,10 +17,12 @@ from safetensors.numpy import load_file
 
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import PolicyCard
+from actfer_jax.analyze import analyze
 from actfer_jax.checkpoints import CheckpointError, Checkpoints
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data.synth_faces.world import DEMO_EMOTIONS
-from actfer_jax.evaluation.command import load_policy, open_output
+from actfer_jax.evaluate import EvaluateConfig, evaluate
+from actfer_jax.evaluation.command import MANIFEST, check_output, load_policy
 from actfer_jax.export import export
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.make_demo import write_demo
@@ -33,6 +35,7 @@ from actfer_jax.rollout.engine import RolloutConfig
 from actfer_jax.run_state import initial_state
 from actfer_jax.settings import TrainConfig
 from configs import ucgrpo
+from configs.eval import synth_faces
 from tests.test_checkpoints import contents
 
 ROOT = Path(__file__).parents[1]
@@ -214,7 +217,7 @@ def test_what_is_no_run_cannot_be_exported(training, tmp_path):
 def test_output_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/out cannot be written .*--out"):
-        open_output(tmp_path / "file" / "out")
+        check_output(tmp_path / "file" / "out", without=())
 
 
 def test_a_training_run_is_not_written_into(tmp_path):
@@ -223,5 +226,22 @@ def test_a_training_run_is_not_written_into(tmp_path):
     shard = tmp_path / "episodes" / "step-00000001-host0.jsonl"
     shard.write_text("{}\n")
     with pytest.raises(ConfigError, match="holds a training run"):
-        open_output(tmp_path)
+        check_output(tmp_path, without=[MANIFEST])
     assert shard.exists()
+
+
+def test_a_checkpoint_that_does_not_load_costs_no_earlier_results(tmp_path):
+    for name in ("results.json", "zoom.png", "episodes/step-00000000-host0.jsonl"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("{}")
+    before = contents(tmp_path / "out")
+    config = read_config(synth_faces.get_config(), EvaluateConfig, "config")
+    with pytest.raises(ConfigError, match="/nowhere"):
+        evaluate(config, "/nowhere", epath.Path(tmp_path / "out"))
+    assert contents(tmp_path / "out") == before
+    with pytest.raises(ConfigError, match="holds an evaluation"):
+        analyze(["picture.png"], "demo", epath.Path(tmp_path / "out"), "float32")
+    assert contents(tmp_path / "out") == before
+    with pytest.raises(ConfigError, match="/nowhere"):
+        analyze(["picture.png"], "/nowhere", epath.Path(tmp_path / "new"), "float32")
+    assert list((tmp_path / "new").iterdir()) == []

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
 from actfer_jax.metrics import (
@@ -56,6 +57,12 @@ def test_tensorboard_shows_all_kinds(tmp_path):
         writer.write_texts(3, {"said": "<think>hm</think>"})
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
     assert set(events.Tags()["tensors"]) >= {"reward/total", "episode", "said"}
+    (start,) = (
+        HParamsPluginData.FromString(events.SummaryMetadata(tag).plugin_data.content).session_start_info
+        for tag in events.PluginTagToContent("hparams")
+        if "session_start" in tag
+    )
+    assert start.hparams["model.layers"].number_value == 4 and start.hparams["seed"].number_value == 0
     (total,) = events.Tensors("reward/total")
     assert total.step == 3 and make_ndarray(total.tensor_proto) == 0.25
 
@@ -173,7 +180,7 @@ def test_alarm_when_a_class_is_never_or_always_zoomed():
     assert "class/fear has been 1.0%" in found[0][1] and "class/anger has been 100.0%" in found[1][1]
     # One query of a class a step is no evidence: now all, now none of its rollouts zoom.
     assert steps_of_alarms((step, {"zoom_rate/class/fear": step % 2}) for step in range(30)) == []
-    # Set off again after it has ceased.
+    # Set off again after it has been away for a while.
     rates = [0.0] * 12 + [0.5] * 12 + [0.0] * 12
     assert [step for step, _ in steps_of_alarms(enumerate({"zoom_rate/class/fear": rate} for rate in rates))] == [9, 33]
 
@@ -200,6 +207,13 @@ def test_alarm_when_only_the_form_is_learned():
     # Logged now and then.
     assert [step for step, _ in steps_of_alarms(scores(0.0)[::20] + [(120, scores(0.0)[0][1])])] == [120]
     assert steps_of_alarms([(0, {}), (1, {"policy/entropy": float("nan")})]) == []
+    # A policy that is right does not rise any more.
+    assert steps_of_alarms((step, {"reward/format": 0.97, "reward/emotion": 0.85}) for step in range(60)) == []
+
+
+def test_an_alarm_about_a_value_at_its_limit_is_not_repeated():
+    around = [(step, {"length/truncated": 0.12 if step % 10 else 0.05}) for step in range(100)]
+    assert [step for step, _ in steps_of_alarms(around)] == [1]
 
 
 def test_manifest_says_what_ran(tmp_path):

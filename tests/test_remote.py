@@ -24,7 +24,7 @@ from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.checkpoints import CheckpointError, Checkpoints
 from actfer_jax.config import ConfigError
 from actfer_jax.data.sources import DataConfig
-from actfer_jax.evaluation.command import load_policy, open_output
+from actfer_jax.evaluation.command import check_output, load_policy
 from actfer_jax.export import export
 from actfer_jax.metrics import MetricWriter, WorkdirError, check_workdir, is_timing, read_metrics
 from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, logits, save_pretrained
@@ -100,7 +100,7 @@ def test_what_cannot_be_written_is_named(bucket):
     with pytest.raises(WorkdirError, match="gs://elsewhere/run cannot be written"):
         check_workdir("gs://elsewhere/run", {})
     with pytest.raises(ConfigError, match="gs://elsewhere/out cannot be written"):
-        open_output(epath.Path("gs://elsewhere/out"))
+        check_output(epath.Path("gs://elsewhere/out"), without=())
     with pytest.raises(CheckpointError, match="gs://elsewhere/checkpoints"):
         Checkpoints("gs://elsewhere/checkpoints", keep=1)
     with pytest.raises(ValueError, match="on a disk of each host"):

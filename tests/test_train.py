@@ -1,5 +1,6 @@
 """Training as a person starts it: real processes, killed and started again, and what they say of bad input."""
 
+import io
 import json
 import os
 import re
@@ -12,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from actfer_jax import train
 from actfer_jax.checkpoints import CheckpointError
@@ -34,6 +38,7 @@ SMALL = {
         "--config.ucgrpo.forced_arm_rate=0.5",
         "--config.ucgrpo.n_min=0",
         "--config.ucgrpo.ramp=0",
+        "--config.logging.episodes_every=2",
     ],
     "sft": [
         "--config=configs/sft.py:demo",
@@ -181,6 +186,21 @@ def test_metrics_say_what_happened(undisturbed):
         assert np.mean(replied) == pytest.approx(record["length/tool_tokens"])
 
 
+def test_tensorboard_shows_episodes_with_what_they_looked_at(undisturbed):
+    algorithm, workdir = undisturbed
+    if algorithm == "sft":
+        pytest.skip("there are no episodes in supervised training")
+    events = EventAccumulator(str(workdir), size_guidance={"tensors": 0}).Reload()
+    shown, said = events.Tensors("episode/picture"), events.Tensors("episode/text")
+    assert [event.step for event in shown] == [event.step for event in said] == [2, 4]
+    width, height, picture = make_ndarray(shown[0].tensor_proto)
+    assert Image.open(io.BytesIO(picture)).size == (int(width), int(height))
+    assert b"truth: " in make_ndarray(said[0].tensor_proto).item()
+    # TensorBoard takes a name for what it first was.
+    assert "episode/picture" in events.PluginTagToContent("images")
+    assert "episode/text" in events.PluginTagToContent("text")
+
+
 def test_a_run_does_not_become_shorter(undisturbed, shared):
     algorithm, workdir = undisturbed
     shorter = start(shared, algorithm, workdir, f"--config.steps={STEPS - 1}")
@@ -247,6 +267,7 @@ def test_every_part_of_the_loss_at_once(shared):
         (["--config.logging.every=0"], "every is 0"),
         (["--config.batch.shorter_lengths=(500,)"], "shorter_lengths"),
         (["--config=configs/nowhere.py:demo"], "there is no file configs/nowhere.py"),
+        (["--config", "configs"], "there is no file configs"),
         (["--workdir=/proc/nowhere"], "/proc/nowhere"),
     ],
 )

@@ -1,6 +1,7 @@
 """What the commands that let a checkpoint act share: where they write, and what they load."""
 
 import logging
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -9,28 +10,43 @@ from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
 from actfer_jax.config import ConfigError
 from actfer_jax.faces.views import ViewConfig
-from actfer_jax.files import FILE_ERRORS, reason
+from actfer_jax.files import FILE_ERRORS, reason, write_atomically
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.rollout.engine import RolloutConfig
 
 log = logging.getLogger(__name__)
 
 
-def open_output(directory: epath.Path) -> EpisodeWriter:
-    """Makes a directory for results, without the episodes of an earlier call.
+MANIFEST, RESULTS = "manifest.json", "results.json"
+
+
+def check_output(directory: epath.Path, *, without: Sequence[str]) -> None:
+    """Makes a directory for results, and changes nothing of what is there.
+
+    Args:
+      without: files that it may not hold: those of a training run or of an evaluation, whose episodes must stay.
 
     Raises:
-      ConfigError: it cannot be made or written, or holds a training run, whose episodes must stay.
+      ConfigError: it cannot be made or written, or holds such a file.
     """
+    probe = directory / ".writable"
     try:
-        if (directory / "manifest.json").exists():
-            raise ConfigError(f"{directory} holds a training run; choose another directory with --out")
+        for name in without:
+            if (directory / name).exists():
+                what = {MANIFEST: "a training run", RESULTS: "an evaluation"}[name]
+                raise ConfigError(f"{directory} holds {what}; choose another directory with --out")
         directory.mkdir(parents=True, exist_ok=True)
-        writer = EpisodeWriter(directory)
-        writer.drop_after(-1)
+        write_atomically(probe, b"")
+        probe.unlink()
     except FILE_ERRORS as error:
         message = f"{directory} cannot be written ({reason(error)}); choose another directory with --out"
         raise ConfigError(message) from error
+
+
+def open_output(directory: epath.Path) -> EpisodeWriter:
+    """A writer of episodes in a directory, without those of an earlier call; to be called once all else is loaded."""
+    writer = EpisodeWriter(directory)
+    writer.drop_after(-1)
     return writer
 
 

@@ -318,7 +318,7 @@ def _write_companions(model: Qwen3VL, directory: Path) -> None:
     config, source = model.config.to_json(), None if model.source is None else Path(model.source)
     if source is not None and source.is_dir():
         for file in sorted(source.iterdir()):
-            if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model", ".md") and file.name != _INDEX:
+            if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model") and file.name != _INDEX:
                 shutil.copyfile(file, directory / file.name)
         before = json.loads((source / _CONFIG).read_text())
         for part in ("text_config", "vision_config"):
