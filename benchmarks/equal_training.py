@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,9 @@ def ends(started: Sequence[subprocess.Popen], seconds: float) -> list[int]:
     except subprocess.TimeoutExpired:
         for process in started:
             process.send_signal(signal.SIGABRT)
+        for process in started:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
         raise
     finally:
         for process in started:
