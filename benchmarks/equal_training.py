@@ -226,6 +226,9 @@ def start(
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "HF_HUB_OFFLINE": "1",
+        # A collective holds a thread until all devices have come to it, and the others may need it to get there: twice
+        # in hundreds of runs, processes waited for ever where there were as many threads as cores.
+        "PJRT_NPROC": "16",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of machine code: compiles faster, and divides programs as ever
         "PYTHONFAULTHANDLER": "1",
         "XLA_FLAGS": " ".join(xla_flags),
