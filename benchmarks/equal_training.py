@@ -226,8 +226,8 @@ def start(
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "HF_HUB_OFFLINE": "1",
-        # A collective holds a thread until all devices have come to it, and the others may need it to get there: twice
-        # in hundreds of runs, processes waited for ever where there were as many threads as cores.
+        # Twice, processes waited for each other for ever. It was not found out why; a collective holds a thread until
+        # all devices have come to it, so there are more of them than the cores of a small machine.
         "PJRT_NPROC": "16",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of machine code: compiles faster, and divides programs as ever
         "PYTHONFAULTHANDLER": "1",

@@ -4,9 +4,9 @@
     python benchmarks/step_time.py --config=configs/ucgrpo.py --config.batch.queries=4 --config.batch.microbatches=4 \
         --config.rollout.fill_rows=16 "--config.mesh.rollout=(-1,1,1)"
 
-The steps are those of training, with its meshes, its face tools and rendered faces. Two things stand in: weights are
-random (a config without `config.model.path` gets the sizes of Qwen3-VL-4B, with the tokenizer of the small policy in
-the package), and whatever the policy writes is read as a call, align and then zooms, and in the last turn as one answer
+The steps are those of training, with its meshes, its face tools and rendered faces. Two things stand in: a config
+without `config.model.path` gets random weights in the sizes of Qwen3-VL-4B, with the tokenizer of the small policy in
+the package; and whatever the policy writes is read as a call, align and then zooms, and in the last turn as one answer
 or another, so that every episode has all of its turns and views. The first step compiles and is left out.
 
 Prints the median of each phase, with the TFLOP that the model's formulas count (`flops`), what the sampler and the

@@ -34,7 +34,7 @@ def attention(
       segment_ids_BxL: int.
       causal: whether a token attends to earlier ones and itself only.
       backend: "xla"; "tiled" (plain matrix products, for CPU); "cudnn" (16-bit types only); "splash" (TPU, lengths in
-        multiples of 128; rounds float32 there), or "splash_interpret" (the same anywhere, slowly); "auto" picks by
+        multiples of 128), or "splash_interpret" (the same anywhere, slowly); "auto" picks by
         platform, length and type.
       mesh: over which rows and heads are divided; each device attends to its own.
 
@@ -135,7 +135,7 @@ def _cached(
 
 
 def _backend(query_BxLxHxD: jax.Array, platform: str) -> str:
-    # Both kernels round float32, which is to be multiplied as it is.
+    # Float32 is to be multiplied as it is, which these kernels do not promise.
     length, half = query_BxLxHxD.shape[1], query_BxLxHxD.dtype in (jnp.bfloat16, jnp.float16)
     if platform == "tpu" and half and length % 128 == 0:
         return "splash"
