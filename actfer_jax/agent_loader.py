@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -19,8 +20,9 @@ from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
-from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, on_mesh
+from actfer_jax.models import config_file, demo_checkpoint, load_pretrained, local_directory, on_mesh
 from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.models.layers import REMAT_POLICIES
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.rollout.engine import RolloutConfig, RolloutEngine
 from actfer_jax.rollout.pictures import PictureEncoder
@@ -57,11 +59,22 @@ class ModelConfig:
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose float32 or bfloat16")
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat is {self.remat!r}; choose one of {', '.join(REMAT_POLICIES)}")
 
     @cached_property
     def directory(self) -> Path:
         """Where its files can be read; they are fetched from an object store at first use."""
-        return local_directory(demo_checkpoint() if self.path == "demo" else self.path)
+        return local_directory(self._path)
+
+    @property
+    def config_file(self) -> epath.Path:
+        """Its config.json, for which nothing else is fetched."""
+        return config_file(self._path)
+
+    @property
+    def _path(self) -> str:
+        return demo_checkpoint() if self.path == "demo" else self.path
 
     @cached_property
     def trained_on(self) -> tuple[str, ...]:

@@ -80,6 +80,8 @@ class Checkpoints:
             hosts.from_first(self._tidy)
             # All processes see the steps that the first one left.
             self._manager = ocp.CheckpointManager(self.directory, options=options)
+            if best_metric:
+                self._metric_seen = any(self._manager.metrics(step) for step in self._manager.all_steps())
         except Exception as error:
             # Of an object store Orbax asks things by Google's own client, which has errors of its own, or is not there.
             if not isinstance(error, OSError) and not is_remote(self.directory):
@@ -99,8 +101,8 @@ class Checkpoints:
           step: the step that the state belongs to.
           state: pytree of jax arrays (none of size 0), typed or raw PRNG keys, and Python numbers.
           extra: what else a resumed run needs, as JSON: data position, seeds, ... Tuples come back as lists.
-          metrics: figures of this step; those of the first save must have `best_metric`. A later step without it, or
-            for which it is not finite, is none of the best.
+          metrics: figures of this step; those of a run's first save must have `best_metric`. A later step without it,
+            or for which it is not finite, is none of the best.
 
         Returns:
           False if this step is there already: it is left as it is.

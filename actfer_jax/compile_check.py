@@ -20,6 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,28 +65,24 @@ class Chip:
     """One chip of a TPU generation.
 
     Attributes:
-      hbm: memory in GiB.
+      hbm: memory in GiB that programs and arrays can have, by the compiler's own messages.
       teraflops: matrix products in bfloat16, at most.
       topologies: some that exist, for messages.
     """
 
-    hbm: int
+    hbm: float
     teraflops: int
     topologies: tuple[str, ...]
 
 
 # https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
 CHIPS = {
-    "v4": Chip(32, 275, ("2x2x1", "2x2x2", "2x2x4", "4x4x4")),
-    "v5e": Chip(16, 197, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
-    "v5p": Chip(95, 459, ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")),
-    "v6e": Chip(32, 918, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
+    "v5e": Chip(15.75, 197, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
+    "v5p": Chip(95.74, 459, ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")),
+    "v6e": Chip(31.25, 918, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
 }
 TOPOLOGY = re.compile(r"(?:([1-9]\d*)x)?((\w+):\S*)")
 """Slices (one if not given), the topology of each, and its generation."""
-
-RESERVED = 0.25
-"""GiB of HBM that the TPU's runtime keeps to itself."""
 
 NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -208,7 +205,7 @@ def _sft_programs(
         batch = abstract_batch(rows, 1, length, pictures, model_config)
         work = flops.update(model_config, batch)
         pieces = _pieces(batch, size.microbatches, mesh)
-        yield Program(name, update, (state, pieces), {"next batch": pieces}, work, _update_advice(config))
+        yield Program(name, update, (state, pieces), {"next batch": pieces}, work, _update_advice(config, meshes))
 
 
 def _rollout_programs(
@@ -284,40 +281,46 @@ def _update_programs(
     size, mesh = config.batch, meshes.update
     rows = size.queries * size.rollouts
     shared = sharding.shared_rows(size.rollouts, rows // size.microbatches, mesh)
-    batch = abstract_batch(rows, shared, size.length, slots, model_config)
-    pieces = _pieces(batch, size.microbatches, mesh)
     options: dict[str, Any] = {
         "temperature": config.rollout.temperature,
         "banned_V": np.zeros(model_config.text.vocab_size, bool),
         "chunk": size.chunk,
         "mesh": mesh,
     }
-    advice, forward = _update_advice(config), flops.forward(model_config, batch)
+    advice, less = _update_advice(config, meshes), _update_advice(config, meshes, offload=False)
     log_probs = make_log_probs(graphdef, **options)
     optimizer_state = {"optimizer": (state.opt_state, state.skipped)}
     kept = {"reference": reference} if config.loss.kl and not config.loss.reference_offload else {}
-    if config.loss.importance_cap:
-        others = kept | optimizer_state
-        yield Program("log-probs", log_probs, (state.params, pieces), others, forward, advice)
-    if config.loss.kl:
-        others = {"params": state.params} | optimizer_state
-        less = _update_advice(config, offload=False)
-        yield Program("reference log-probs", log_probs, (reference, pieces), others, forward, less)
-    values = _pieces(jax.ShapeDtypeStruct((rows, size.length), jnp.float32), size.microbatches, mesh)
-    policy_batch = PolicyBatch(pieces, values, values, values, values if config.loss.kl else None)
     update = make_policy_update(graphdef, optimizer, config.loss, **options)
-    work = flops.update(model_config, batch)
-    yield Program("update", update, (state, policy_batch), kept, work, advice)
+    for length in (*sorted(size.shorter_lengths), size.length):
+        suffix = "" if length == size.length else f" of {length}"
+        batch = abstract_batch(rows, shared, length, slots, model_config)
+        pieces = _pieces(batch, size.microbatches, mesh)
+        forward = flops.forward(model_config, batch)
+        if config.loss.importance_cap:
+            others = kept | optimizer_state
+            yield Program(f"log-probs{suffix}", log_probs, (state.params, pieces), others, forward, advice)
+        if config.loss.kl:
+            others = {"params": state.params} | optimizer_state
+            yield Program(f"reference log-probs{suffix}", log_probs, (reference, pieces), others, forward, less)
+        values = _pieces(jax.ShapeDtypeStruct((rows, length), jnp.float32), size.microbatches, mesh)
+        policy_batch = PolicyBatch(pieces, values, values, values, values if config.loss.kl else None)
+        work = flops.update(model_config, batch)
+        yield Program(f"update{suffix}", update, (state, policy_batch), kept, work, advice)
 
 
 def _pieces(batch: Any, microbatches: int, mesh: Any) -> Any:
     return sharding.place(jax.eval_shape(partial(split_batch, pieces=microbatches), batch), mesh, None, "rows")
 
 
-def _update_advice(config: TrainConfig, offload: bool = True) -> str:
+def _update_advice(config: TrainConfig, meshes: Meshes, offload: bool = True) -> str:
     """What makes an update smaller, the cheapest first."""
     size = config.batch
-    advice = [f"config.batch.microbatches={2 * size.microbatches}"]
+    advice = []
+    with suppress(ConfigError, ValueError):  # where a device has one row of a microbatch, there can be no more of them
+        more = dataclasses.replace(size, microbatches=2 * size.microbatches)
+        dataclasses.replace(config, batch=more).check_meshes(meshes)
+        advice.append(f"config.batch.microbatches={more.microbatches}")
     if config.model.remat != "full":
         advice.append("config.model.remat=full")
     advice += [*_reference_advice(config, offload), "a smaller config.batch.length"]
@@ -353,12 +356,15 @@ def check(program: Program, limit: float) -> Result:
         return result
     result.seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
-    result.arguments, result.temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    result.arguments = memory.argument_size_in_bytes
     # Of the results only those count that are not written over donated arguments.
     result.outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    result.peak = result.arguments + result.temporaries + result.outputs + memory.generated_code_size_in_bytes
+    # The compiler refuses programs by this peak. Its `temp_size_in_bytes` counts memory more than once that several
+    # temporaries have one after the other.
+    result.temporaries = memory.peak_memory_in_bytes - result.arguments - result.outputs
+    result.peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     result.total = result.peak + sum(result.others.values())
-    result.fits = result.total <= (limit - RESERVED) * GIB
+    result.fits = result.total <= limit * GIB
     sent = collectives(compiled.as_text())
     result.collectives, result.per_iteration = sent.total, sent.unknown_loops
     return result
@@ -454,8 +460,7 @@ def load_config(raw: ml_collections.ConfigDict) -> tuple[TrainConfig, Qwen3VLCon
         raw.model.path = raw.model.path or str(PUBLISHED)
     config = read_config(raw, TrainConfig, "config")
     try:
-        path = PUBLISHED if published else config.model.directory / "config.json"
-        return config, Qwen3VLConfig.from_json(path)
+        return config, Qwen3VLConfig.from_json(PUBLISHED if published else config.model.config_file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"config.model.path: {error}") from error
 
@@ -466,6 +471,8 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     os.environ |= NO_TPU
     config, model_config = load_config(given.config)
+    if given.json and not Path(given.json).parent.is_dir():
+        raise ConfigError(f"--json={given.json}: there is no directory {Path(given.json).parent}; make it first")
     report, lines = compile_check(config, model_config, given.topology, given.programs)
     print(lines)
     print("The vision tower runs inside of prefill, slot fill, log-probs and update.")

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -177,7 +178,7 @@ def _watch(key: str, flag: Termination) -> None:
         try:
             with server.open(Request(url, headers={"Metadata-Flavor": "Google"}), timeout=90) as answer:
                 heard, etag = answer.read().decode().strip(), answer.headers["ETag"]
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             log.debug("%s: %s", key, error)
             time.sleep(30)
             continue

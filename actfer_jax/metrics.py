@@ -14,7 +14,7 @@ import platform
 import subprocess
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,10 +37,8 @@ MANIFEST = "manifest.json"
 EVALUATION = "evaluation.json"
 # A run may be continued with other values of these config keys: they do not change what a step computes but for
 # rounding, only how many steps there are (and with that the schedules), where they are computed, and what is kept.
-FREE_KEYS = (
-    *("steps", "checkpoint.*", "logging.*", "mesh.*"),
-    *("data.directory", "evaluation.data.directory", "rollout.tool_threads"),
-)
+HOST_KEYS = ("data.directory", "evaluation.data.directory", "rollout.tool_threads")
+FREE_KEYS = ("steps", "checkpoint.*", "logging.*", "mesh.*", *HOST_KEYS)
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "tensorflow-datasets"),
     *("dlib", "dlib-bin"),
@@ -389,7 +387,7 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
 def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     """Makes the workdir and makes sure that this process can write to it and that the run may continue what is there.
 
-    `FREE_KEYS` of the config may differ from those of the run that is there.
+    `FREE_KEYS` of the config may differ from those of the run that is there, and between hosts `HOST_KEYS`.
 
     Raises:
       WorkdirError: it cannot be made or written, or holds a run of another config; the message names the keys.
@@ -412,7 +410,9 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
         raise WorkdirError(f"{path} cannot be read: it is not a manifest of a run; choose another --workdir") from error
     here = _flatten(_plain_config(config))
     keys = sorted(there.keys() | here.keys())
-    different = [key for key in keys if there.get(key) != here.get(key) and not _is_free(key)]
+    # On other hosts than the first, what is there is the config of this start.
+    free = HOST_KEYS if jax.process_index() > 0 else FREE_KEYS
+    different = [key for key in keys if there.get(key) != here.get(key) and not _matches(key, free)]
     # A start that failed before anything was done leaves a manifest only: the first process may begin anew.
     begun = any((workdir / name).exists() for name in (METRICS, EVALUATION))
     if different and (begun or jax.process_index() > 0):
@@ -424,8 +424,8 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
         )
 
 
-def _is_free(key: str) -> bool:
-    return any(fnmatch.fnmatchcase(key, pattern) for pattern in FREE_KEYS)
+def _matches(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -145,6 +145,20 @@ def platform(mesh: Mesh | None) -> str:
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
+def loops(mesh: Mesh | None) -> bool:
+    """Whether loops may hold collectives.
+
+    Not on CPU devices of several processes: XLA's runtime there goes on while a loop runs, and of two collectives under
+    way at once, one inside of the loop and one beside it, a process may take one for the other.
+    """
+    return platform(mesh) != "cpu" or jax.process_count() == 1
+
+
+def map_pieces(function: Callable[[Any], Any], pieces: Any, mesh: Mesh | None) -> Any:
+    """`jax.lax.map`, unrolled where loops must not hold collectives."""
+    return jax.lax.scan(lambda _, piece: (None, function(piece)), None, pieces, unroll=1 if loops(mesh) else True)[1]
+
+
 def settle(x: Any, mesh: Mesh | None) -> Any:
     """The results of a program; on CPU devices, once they are there.
 

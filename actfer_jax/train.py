@@ -11,6 +11,7 @@ The run goes on by itself if the workdir holds a checkpoint. The workdir gets `m
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -66,6 +67,7 @@ from actfer_jax.metrics import (
     MetricWriter,
     Progress,
     ResourceMeter,
+    WorkdirError,
     check_workdir,
     write_evaluation,
     write_manifest,
@@ -234,14 +236,22 @@ def _open_workdir(workdir: epath.Path, raw_config: ml_collections.ConfigDict) ->
         return write_manifest(workdir, raw_config, prompts_hash())
 
     started = hosts.from_first(begin)
-    if not all(hosts.gather((workdir / MANIFEST).exists())):
+    manifest = workdir / MANIFEST
+    seen = hosts.gather(hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else "")
+    if len(set(seen)) > 1:
         raise ConfigError(
             f"the workdir {workdir} of process 0 is not seen by all processes: give a --workdir on a file system "
             "that every host has mounted, or in a bucket"
         )
+    problem = ""
     if not hosts.is_first():
-        # By now the manifest is there: whoever was started with another config ends.
-        check_workdir(workdir, raw_config)
+        # By now the manifest is there, with the config of process 0.
+        try:
+            check_workdir(workdir, raw_config)
+        except WorkdirError as error:
+            problem = str(error)
+    if problems := list(filter(None, hosts.gather(problem))):
+        raise WorkdirError(problems[0])
     return started
 
 
@@ -349,11 +359,12 @@ def rl_steps(
         any(jax.process_index() in processes for processes in engine.holders[first : first + size.rollouts])
         for first in range(0, rows, size.rollouts)
     ]
+    toolbox = agent.toolbox  # not the agent: the samples, which last as long as the run, would keep its parameters
 
     def with_faces(index: int, sample: Sample) -> Sample:
         """The sample; its faces are found while the devices work, so that the tools of its episodes need not wait."""
         if held[index % size.queries]:
-            agent.toolbox.faces((sample.dataset, sample.name), sample.image)
+            toolbox.faces((sample.dataset, sample.name), sample.image)
         return sample
 
     dataset = order(source, config.seed).map_with_index(with_faces)
@@ -613,7 +624,8 @@ def main(argv: list[str]) -> None:
     hosts.connect(given.coordinator, given.processes, given.process)
     if not hosts.is_first():
         # What all have to say is said once; warnings and errors come from every host.
-        log.setLevel(logging.WARNING)
+        for name in (__name__, "actfer_jax"):
+            logging.getLogger(name).setLevel(logging.WARNING)
     config = read_config(given.config, TrainConfig, "config")
     with termination() as stop:
         hosts.watch_machine(stop)

@@ -4,7 +4,8 @@
 
 Starts the demo's reinforcement learning and, once it has made two steps, sends SIGTERM at instants spread over a step:
 it saves a checkpoint and ends. Then starts two processes that train together (tests/hosts_config.py) and kills one of
-them: the other must notice. Prints seconds until the last process has ended, and exit codes.
+them: the other must notice. Prints seconds until the last process has ended, and exit codes; exits with 1 where that
+took longer than it may.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from actfer_jax.files import write_atomically
 DEMO = ("--config=configs/ucgrpo.py:demo", "--config.evaluation.data.size=7", "--config.evaluation.controls=()")
 DEMO_DELAYS = (0.5, 2.0, 4.0)
 """Seconds after the second step at which SIGTERM is sent."""
+STOP_SECONDS, END_SECONDS = 30, 60
+"""Most that a checkpoint and an end may take, and most until a process has noticed that its peer is gone."""
 
 
 def wait_for_step(workdir: Path, processes: list[subprocess.Popen], step: int) -> None:
@@ -49,7 +52,7 @@ def main() -> None:
     given = parser.parse_args()
     root = given.workdir.absolute()
     root.mkdir(parents=True)
-    figures: dict[str, Any] = {"told_to_stop": [], "peer_killed": []}
+    figures: dict[str, list[dict[str, Any]]] = {"told_to_stop": [], "peer_killed": []}
     for index, delay in enumerate(DEMO_DELAYS):
         workdir = root / f"told-{index}"
         processes = start(workdir, DEMO)
@@ -66,6 +69,12 @@ def main() -> None:
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(given.json, text + "\n")
+    told, killed = figures["told_to_stop"], figures["peer_killed"]
+    in_time = all(run["seconds"] <= STOP_SECONDS for run in told) and all(
+        run["seconds"] <= END_SECONDS for run in killed
+    )
+    ended = all(run["exit_codes"] == [0] for run in told) and all(all(run["exit_codes"]) for run in killed)
+    sys.exit(not (in_time and ended))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -42,6 +43,7 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
         "--config.batch.rollouts=8",
         "--config.rollout.max_length=224",
         "--config.batch.length=224",
+        "--config.batch.shorter_lengths=(128,)",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(report.read_text())
@@ -49,10 +51,11 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
     programs = {program["name"]: program for program in found["programs"]}
     reference = found["kept_bytes"]["reference"]
     assert reference > 0
-    names = ["rollout weights", "prefill", "decode chunk", "slot fill", "reference log-probs", "update"]
+    names = ["rollout weights", "prefill", "decode chunk", "slot fill", "reference log-probs of 128", "update of 128"]
+    names += ["reference log-probs", "update"]
     assert list(programs) == [*names, "evaluation: prefill", "evaluation: decode chunk", "evaluation: slot fill"]
     for name, program in programs.items():
-        assert program["others"].get("reference", 0) == (0 if name == "reference log-probs" else reference)
+        assert program["others"].get("reference", 0) == (0 if "reference log-probs" in name else reference)
         assert program["fits"] and not program["error"]
         assert name in done.stdout
         assert program["total"] == program["peak"] + sum(program["others"].values())
@@ -65,6 +68,7 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
     assert found["kept_bytes"]["evaluation: cache"] == 2 * 4 * 72 * 2 * 224 * 32 * 4 // 4
     assert programs["update"]["collectives"]["all-gather"] > 0
     assert programs["update"]["teraflops"] > programs["reference log-probs"]["teraflops"] > 0
+    assert programs["update"]["teraflops"] > programs["update of 128"]["teraflops"] > 0
 
 
 @needs_libtpu
@@ -88,6 +92,40 @@ def test_one_program_for_two_slices(tmp_path: Path) -> None:
     done = run("--config=configs/ucgrpo.py:demo", "--topology=v5e:2x2", "--programs=updates")
     assert done.returncode == 1
     assert "'updates'" in done.stderr and "decode chunk, slot fill" in done.stderr and "Traceback" not in done.stderr
+
+
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_compiler_refuses_what_is_said_not_to_fit(topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small training step beside an array that fills what is left of the memory, or a little more."""
+    for name, value in compile_check.NO_TPU.items():
+        monkeypatch.setenv(name, value)
+    chip, devices = compile_check.topology_devices(topology)
+    on_chip = jax.sharding.SingleDeviceSharding(devices[0])
+
+    def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=on_chip)
+
+    def loss(weights: jax.Array, x: jax.Array) -> jax.Array:
+        layer = jax.checkpoint(lambda x, weight: (jnp.tanh(x @ weight.astype(x.dtype)), None))
+        return jax.lax.scan(layer, x, weights)[0].astype(jnp.float32).sum()
+
+    def step(weights: jax.Array, pieces: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array]:
+        add = lambda total, piece: (total + jax.grad(loss)(weights, piece), None)  # noqa: E731
+        return weights - jax.lax.scan(add, jnp.zeros_like(weights), pieces)[0], rest + 1
+
+    def check(rest: float, others: float = 0.0) -> compile_check.Result:
+        sizes = array(12, 2048, 2048), array(4, 8192, 2048, dtype=jnp.bfloat16), array(int(rest * 2**28))
+        jitted = jax.jit(step, donate_argnums=(0, 2))
+        kept = {"kept": array(int(others * 2**28))}
+        return compile_check.check(compile_check.Program("step", jitted, sizes, kept, 0.0, ""), chip.hbm)
+
+    own = check(1.0).peak / 2**30 - 1
+    fits, refused = check(chip.hbm - own - 0.1), check(chip.hbm - own + 0.1)
+    assert fits.fits and not fits.error
+    assert not refused.fits and refused.error
+    assert check(1.0, others=chip.hbm - own - 1.1).fits
+    assert not check(1.0, others=chip.hbm - own - 0.9).fits
 
 
 @needs_libtpu

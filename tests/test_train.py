@@ -1,5 +1,6 @@
 """Training as a person starts it: real processes, killed and started again, and what they say of bad input."""
 
+import gc
 import io
 import json
 import os
@@ -8,8 +9,10 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -23,6 +26,7 @@ from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import read_config
 from actfer_jax.hosts import Interrupted, Termination
 from actfer_jax.metrics import is_timing, read_metrics
+from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.records import read_episodes
 from actfer_jax.settings import TrainConfig
 from configs import ucgrpo
@@ -323,3 +327,42 @@ def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
         stopped(tmp_path / "other")
     assert "told to stop before the first step was done" in caplog.text and "saved" not in caplog.text
     assert list((tmp_path / "other" / "checkpoints").iterdir()) == []
+
+
+def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, monkeypatch):
+    """Neither the cache, nor the weights of the rollout, nor what a resumed run had loaded before its checkpoint."""
+    if undisturbed[0] == "sft":
+        pytest.skip("has no rollout")
+    raw_config = ucgrpo.get_config("demo")
+    del raw_config.evaluation
+    raw_config.checkpoint.every = 1
+    raw_config.data.directory, raw_config.data.size = f"{shared}/data", 14
+    raw_config.batch.queries, raw_config.batch.rollouts, raw_config.rollout.fill_rows = 2, 4, 4
+    raw_config.loss.kl = 0.0
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
+    make_policy_update, live = train.make_policy_update, []
+
+    def shapes() -> Counter:
+        gc.collect()
+        return Counter(array.shape for array in jax.live_arrays())
+
+    def make_watched(*args, **options):
+        update = make_policy_update(*args, **options)
+
+        def watched(state, batch):
+            live.append(shapes() - before)
+            return update(state, batch)
+
+        return watched
+
+    monkeypatch.setattr(train, "make_policy_update", make_watched)
+    model = Qwen3VLConfig.from_json(Path(demo_checkpoint()) / "config.json").text
+    for raw_config.steps in (1, 2):
+        before = shapes()
+        config = read_config(raw_config, TrainConfig, "config")
+        train.train(config, epath.Path(tmp_path / "run"), raw_config, Termination())
+        cache = (model.num_hidden_layers, 8, model.num_key_value_heads, config.rollout.max_length, model.head_dim)
+        # Of every parameter: itself, and the two moments of the optimizer.
+        assert live[-1][model.vocab_size, model.hidden_size] == 3
+        assert cache not in live[-1]
+    assert len(live) == 2

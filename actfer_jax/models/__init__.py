@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
-from actfer_jax.models.huggingface import load_pretrained, local_directory, save_pretrained
+from actfer_jax.models.huggingface import config_file, load_pretrained, local_directory, save_pretrained
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.inference import logits
 from actfer_jax.models.log_probs import token_log_probs
@@ -17,6 +17,7 @@ __all__ = [
     "Qwen3VLConfig",
     "TextConfig",
     "VisionConfig",
+    "config_file",
     "demo_checkpoint",
     "image_inputs",
     "init_cache",

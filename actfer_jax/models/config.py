@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 _MODEL_TYPE = "qwen3_vl"
 
@@ -76,15 +77,15 @@ class Qwen3VLConfig:
     tie_word_embeddings: bool
 
     @classmethod
-    def from_json(cls, path: str | Path) -> "Qwen3VLConfig":
-        """Reads a `config.json`.
+    def from_json(cls, path: epath.PathLike) -> "Qwen3VLConfig":
+        """Reads a `config.json`, here or in an object store.
 
         Raises:
           FileNotFoundError: there is no such file.
           ValueError: it is not JSON, of another architecture, lacks a key, or asks for something that is not supported.
         """
-        path = Path(path)
-        if not path.is_file():
+        path = epath.Path(path)
+        if not path.exists():
             raise FileNotFoundError(f"{path}: no such file; give a Hugging Face model directory with its config.json")
         try:
             data = json.loads(path.read_text())
@@ -120,7 +121,7 @@ class Qwen3VLConfig:
 class _Reader:
     """Reads the parts of one `config.json`; errors name the file and the key."""
 
-    path: Path
+    path: epath.Path
 
     def get(self, data: Mapping[str, Any], key: str, kind: Any, where: str = "") -> Any:
         name = f"{where}.{key}" if where else key

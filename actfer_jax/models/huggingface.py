@@ -166,14 +166,26 @@ def _weight_files(directory: Path) -> list[Path]:
         raise ValueError(f"{index}: not an index of safetensors shards ({error!r})") from error
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, patterns: list[str]) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except OSError as error:
         said = reason(error)
         raise FileNotFoundError(
             f"{name} is no directory here, and the Hugging Face hub does not give it: {said}"
         ) from error
+
+
+def config_file(path: epath.PathLike) -> epath.Path:
+    """The `config.json` of a model directory, of which nothing else is fetched; see `local_directory`."""
+    if _is_hub_name(path):
+        return epath.Path(_from_hub(os.fspath(path), [_CONFIG])) / _CONFIG
+    return epath.Path(path) / _CONFIG
+
+
+def _is_hub_name(path: epath.PathLike) -> bool:
+    name = os.fspath(path)
+    return not is_remote(path) and _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
 def local_directory(path: epath.PathLike) -> Path:
@@ -187,9 +199,10 @@ def local_directory(path: epath.PathLike) -> Path:
       FileNotFoundError: what is there is not, or not yet, a model directory.
       OSError: it changed while it was copied, or the disk is full.
     """
+    if _is_hub_name(path):
+        return _from_hub(os.fspath(path), ["*.json", "*.safetensors", "*.jinja", "*.txt"])
     if not is_remote(path):
-        name = os.fspath(path)
-        return Path(path) if Path(path).exists() or not _HUB_NAME.fullmatch(name) else _from_hub(name)
+        return Path(path)
     remote = epath.Path(path)
     files = _listing(remote)
     if _CONFIG not in files:

@@ -92,7 +92,8 @@ class Execution:
 
     def rolled(self, count: int) -> bool:
         """Whether so many layers are a loop in the program, if nobody says otherwise."""
-        return self.mesh is not None or jax.default_backend() != "cpu" or count > _UNROLL_UP_TO
+        loops = jax.default_backend() != "cpu" if self.mesh is None else sharding.loops(self.mesh)
+        return loops or count > _UNROLL_UP_TO
 
     def gathered(self, part: Part) -> Part:
         """A module or parameter that is not in a stack, as it computes on the mesh (`sharding.gather`)."""

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from actfer_jax.models.qwen3_vl import Qwen3VL
+from actfer_jax.sharding import map_pieces
 
 _BANNED = -1e30  # finite: a banned target has probability 0, not a NaN in the gradient of what is masked out
 
@@ -53,7 +54,8 @@ def token_log_probs(
         padded = jnp.pad(x, [(0, 0), (0, pieces * size - length)] + [(0, 0)] * (x.ndim - 2))
         return padded.reshape(rows, pieces, size, *x.shape[2:]).swapaxes(0, 1)
 
-    values = jax.lax.map(jax.checkpoint(piece), (split(hidden_BxLxD), split(targets_BxL)))
+    inputs = split(hidden_BxLxD), split(targets_BxL)
+    values = map_pieces(jax.checkpoint(piece), inputs, model.execution.mesh)
     log_prob, entropy = (x.swapaxes(0, 1).reshape(rows, -1)[:, :length] for x in values)
     return log_prob, entropy
 

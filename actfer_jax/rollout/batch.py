@@ -15,6 +15,7 @@ from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.log_probs import token_log_probs
 from actfer_jax.models.qwen3_vl import ImageFeatures, Qwen3VL
+from actfer_jax.sharding import map_pieces
 
 Patches = tuple[np.ndarray, tuple[int, int, int]]
 """One picture as the image processor leaves it: patches [p, C] float32 and the grid (1, rows, columns).
@@ -188,7 +189,8 @@ def encode_pictures(model: Qwen3VL, scenes: ImageInputs, crops: ImageInputs) -> 
         return jax.tree.map(lambda x: jnp.repeat(x, group, axis=-3), scene)
     if model.execution.remat == "full":
         # One crop of every row at a time: so much the tower keeps, in the backward pass, beside what the decoder keeps.
-        by_slot = jax.lax.map(model.encode_images, jax.tree.map(lambda x: x.swapaxes(0, 1), crops))
+        slots_first = jax.tree.map(lambda x: x.swapaxes(0, 1), crops)
+        by_slot = map_pieces(model.encode_images, slots_first, model.execution.mesh)
         crop = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), by_slot)
     else:
         crop = model.encode_images(jax.tree.map(lambda x: x.reshape(rows * slots, *x.shape[2:]), crops))
