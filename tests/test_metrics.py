@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import subprocess
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +147,16 @@ def test_compilations_are_counted():
     meter.close()
     double(inputs[2])
     assert meter.metrics()["perf/compilations"] == 2
+
+
+def test_the_peak_of_the_fullest_device(monkeypatch):
+    meter = ResourceMeter()
+    assert "perf/hbm_peak" not in meter.metrics()  # CPU devices do not say it
+    stats = [{"bytes_in_use": 9, "peak_bytes_in_use": peak} for peak in (5, 7, 6)]
+    devices = [SimpleNamespace(memory_stats=lambda found=found: found) for found in [*stats, None]]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert meter.metrics()["perf/hbm_peak"] == 7
+    meter.close()
 
 
 def test_progress_leaves_out_the_step_that_compiles():

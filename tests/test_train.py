@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -329,8 +330,17 @@ def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
     assert list((tmp_path / "other" / "checkpoints").iterdir()) == []
 
 
-def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, monkeypatch):
-    """Neither the cache, nor the weights of the rollout, nor what a resumed run had loaded before its checkpoint."""
+@pytest.fixture
+def own_programs(monkeypatch):
+    """A start in this process keeps its compiled programs in its workdir, and only until the test ends."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, monkeypatch, own_programs):
+    """Neither the key-value cache, nor the weights of the rollout, nor what was loaded before a checkpoint was."""
     if undisturbed[0] == "sft":
         pytest.skip("has no rollout")
     raw_config = ucgrpo.get_config("demo")
@@ -339,8 +349,10 @@ def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, m
     raw_config.data.directory, raw_config.data.size = f"{shared}/data", 14
     raw_config.batch.queries, raw_config.batch.rollouts, raw_config.rollout.fill_rows = 2, 4, 4
     raw_config.loss.kl = 0.0
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
-    make_policy_update, live = train.make_policy_update, []
+    make_policy_update, live, events = train.make_policy_update, [], []
+
+    def listen(event: str, **details: str | int) -> None:
+        events.append(event)
 
     def shapes() -> Counter:
         gc.collect()
@@ -357,8 +369,10 @@ def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, m
 
     monkeypatch.setattr(train, "make_policy_update", make_watched)
     model = Qwen3VLConfig.from_json(Path(demo_checkpoint()) / "config.json").text
+    jax.monitoring.register_event_listener(listen)
     for raw_config.steps in (1, 2):
         before = shapes()
+        events.clear()
         config = read_config(raw_config, TrainConfig, "config")
         train.train(config, epath.Path(tmp_path / "run"), raw_config, Termination())
         cache = (model.num_hidden_layers, 8, model.num_key_value_heads, config.rollout.max_length, model.head_dim)
@@ -366,3 +380,6 @@ def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, m
         assert live[-1][model.vocab_size, model.hidden_size] == 3
         assert cache not in live[-1]
     assert len(live) == 2
+    # The second start took its large programs from the workdir.
+    assert events.count("/jax/compilation_cache/cache_hits") >= 3
+    jax.monitoring.unregister_event_listener(listen)

@@ -1,5 +1,9 @@
 """How an update divides its batch and keeps its memory small changes no gradient."""
 
+import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,3 +82,49 @@ def test_pixels_sent_in_the_dtype_of_the_model_are_the_same_pixels(config: Qwen3
     assert np.any(short.patches.astype(np.float32) != batch.scenes.patches)
     for found, expected in zip(encode(params, short), encode(params, batch.scenes), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+ON_A_MESH = """
+import sys
+from functools import partial
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from actfer_jax.models import Qwen3VLConfig, on_mesh
+from actfer_jax.rollout.batch import episode_log_probs
+from actfer_jax.sharding import MeshConfig, make_meshes, place_parameters
+from actfer_jax.train_step import accumulate, split_batch
+from test_train_step import random_batch, split
+
+config = Qwen3VLConfig.from_json(Path(sys.argv[1]))
+batch = random_batch(config)
+
+def gradient(dtype, mesh):
+    graph, params = split(config, "full", dtype)
+    graph, params = on_mesh(graph, params, mesh), place_parameters(params, mesh)
+
+    def loss(params, piece):
+        log_prob, _ = episode_log_probs(nnx.merge(graph, params), piece, temperature=1.0, banned_V=None, chunk=16)
+        return -jnp.where(piece.policy, log_prob, 0).sum(), {}
+
+    grads, _ = jax.jit(partial(accumulate, loss, mesh=mesh))(params, split_batch(batch, 2, mesh))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, grads)))
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(grads))])
+
+exact = gradient(jnp.float32, None)
+for mesh in (None, make_meshes(MeshConfig(update=(1, 2, 2))).update):
+    print(np.linalg.norm(gradient(jnp.bfloat16, mesh) - exact) / np.linalg.norm(exact))
+"""
+
+
+def test_bfloat16_is_no_less_exact_on_a_mesh(config: Qwen3VLConfig, tmp_path: Path) -> None:
+    """Weights are rounded before they are gathered, and gradients are summed over devices in the short type."""
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": "tests"}
+    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # of machine code: compiles faster
+    command = [sys.executable, "-c", ON_A_MESH, str(tmp_path / "config.json")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, together = map(float, done.stdout.split())
+    assert 1e-3 < alone < 0.05
+    assert together < 1.5 * alone
