@@ -1,8 +1,8 @@
 """The scripts in tpu_scripts/, run against a stand-in for gcloud.
 
 The stand-in keeps its state in a directory, records every call, answers `describe` from a script of states, and carries
-out what is sent over ssh: each worker has a home directory of its own, with a stand-in for Python there. So detaching,
-logs, exit codes, ending what is left over and launching again are real; the cloud and the training are not.
+out what is sent over ssh: each worker has a home directory of its own, one a user, with a stand-in for Python there. So
+detaching, logs, exit codes, ending what is left over and launching again are real; the cloud and the training are not.
 """
 
 import json
@@ -73,14 +73,15 @@ def hang():
 
 def lose_workers():
     """The machines are gone, and all that was on them."""
-    import shutil
+    import glob, shutil
     for process in processes():
         try:
             os.kill(process, 9)
         except ProcessLookupError:
             pass
     for worker in range(cloud["workers"]):
-        shutil.rmtree(f"{home}/worker{worker}", ignore_errors=True)
+        for directory in glob.glob(f"{home}/worker{worker}*"):
+            shutil.rmtree(directory, ignore_errors=True)
 
 def look():
     """The state that is next in the script. A state may say what file must be there before it passes."""
@@ -149,13 +150,18 @@ elif kind == "tpu-vm" and verb in ("ssh", "scp"):
     chosen = flag("worker", "0")
     workers = range(cloud["workers"]) if chosen == "all" else [int(chosen)]
     status = 0
+    user = next((a.split("@")[0] for a in arguments[4:] if "@" in a and not a.startswith("--")), "")
     for worker in sorted(reversed(workers), key=cloud["hanging"].count):
         sys.stderr.write(f"{verb.upper()}: Attempting to connect to worker {worker}...\n")
-        directory = f"{home}/worker{worker}"
+        directory = f"{home}/worker{worker}{'-' if user else ''}{user}"
         os.makedirs(directory, exist_ok=True)
         if worker in cloud["hanging"]:
             hang()
-        if worker in cloud["unreachable"]:
+        drop = next((drop for drop in cloud["drops"] if drop[0] == worker and drop[1] in flag("command", "")), None)
+        if drop:
+            cloud["drops"].remove(drop)
+            save()
+        if drop or worker in cloud["unreachable"]:
             sys.stderr.write("ssh: connect to host 10.0.0.1 port 22: Connection timed out\n")
             result = 255
         elif verb == "scp":
@@ -194,6 +200,16 @@ case "$*" in
 esac
 """
 
+# All workers of a test, and of other tests, are on one machine: this finds the processes of one worker.
+PGREP = """#!/bin/bash
+/usr/bin/pgrep "$@" | while read -r process rest; do
+  for variable in "FAKE=$FAKE" "FAKE_WORKER=$FAKE_WORKER"; do
+    grep -qzxF "$variable" "/proc/$process/environ" 2>/dev/null || continue 2
+  done
+  echo "$process${rest:+ $rest}"
+done | grep .
+"""
+
 CURL = """#!/bin/bash
 [[ "$*" == *agent-worker-number* ]] && printf '%s' "$FAKE_WORKER"
 """
@@ -211,6 +227,7 @@ TELL = 'tell() { printf "%s\\n" "$FAKE_WORKER $*" > "$FAKE/told"; }\n'
 STOPS = 'trap "echo told to stop: saved step 1 of 9; kill %1; exit 143" TERM\n'
 RUNS = TELL + STOPS + "echo step 1\nsleep infinity &\ntell runs $$\nwait"
 FINISHES = "echo done"
+HANGS = 'trap "kill %1; exit 143" TERM\nsleep infinity &\nwait'
 
 
 class Cloud:
@@ -233,13 +250,21 @@ class Cloud:
         self.executable("bin/tensorboard", '#!/bin/bash\nprintf "%s\\n" "$@" > "$FAKE/tensorboard"\n')
         self.executable("worker_bin/python3.11", PYTHON)
         self.executable("worker_bin/curl", CURL)
+        self.executable("worker_bin/pgrep", PGREP)
         for name in ("python3.12", "python3.13", "python3", "sudo"):  # the machine's own must not be used
             self.executable(f"worker_bin/{name}", "#!/bin/bash\nexit 1\n")
         (self.directory / "boot_id").write_text("first boot\n")
         self.minutes_between_looks(1)
         self.training(FINISHES)
         self.set(
-            states=[], creates=[["ACTIVE"]], node="READY", workers=4, unreachable=[], hanging=[], failing_deletes=0
+            states=[],
+            creates=[["ACTIVE"]],
+            node="READY",
+            workers=4,
+            failing_deletes=0,
+            unreachable=[],
+            hanging=[],
+            drops=[],
         )
 
     def executable(self, name: str, text: str) -> None:
@@ -304,6 +329,9 @@ class Cloud:
     def verbs(self) -> list[str]:
         """What changed something, in order."""
         return [call[3] for call in self.calls() if call[3] not in ("describe", "ssh")]
+
+    def launches(self) -> list[list[str]]:
+        return [call for call in self.calls("ssh") if "worker.sh start" in call[-1]]
 
     def forget_calls(self) -> None:
         (self.directory / "calls.jsonl").unlink(missing_ok=True)
@@ -388,6 +416,7 @@ def test_a_missing_setting_is_named_with_its_remedy(cloud: Cloud, name: str) -> 
         ("create", "--capacity=cheap", "capacity is 'cheap' and must be one of: spot reserved on_demand"),
         ("create", "--accelerator_type=v9-8", "no runtime_version is known for the accelerator_type v9-8"),
         ("create", "--poll_seconds=often", "poll_seconds is 'often' and must be a whole number"),
+        ("watch", "--max_hours=08", "max_hours is '08' and must be a whole number"),
         ("create", "--wait=yes", "wait is 'yes' and must be one of: true false"),
         ("launch", "--workdir=", "the setting workdir is missing (directory of the run"),
         ("watch", "--workdir=/tmp/run", "lost with the TPU: give --workdir=gs://BUCKET/RUN"),
@@ -409,6 +438,24 @@ def test_a_flag_goes_before_the_environment_and_the_environment_before_the_file(
     subprocess.run(["bash", cloud.script("delete"), "--tpu-name=from flag"], env=environment, check=True)
     (call,) = cloud.calls()
     assert call[4:7] == ["from flag", "--project=from file", "--zone=from environment"]
+
+
+def test_bash_and_timeout_are_asked_for(cloud: Cloud) -> None:
+    tools = cloud.directory / "tools"
+    tools.mkdir()
+    for tool in ("bash", "dirname"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    command = [str(tools / "bash"), str(cloud.script("status"))]
+    result = subprocess.run(command, env={"PATH": str(tools)}, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "the command timeout is needed (on macOS: brew install coreutils)\n"
+
+    library = cloud.checkout / "tpu_scripts/library.sh"
+    assert library.read_text().count(" < 404)") == 1
+    library.write_text(library.read_text().replace(" < 404)", " < 99999)"))  # as for a bash that is old enough
+    output = cloud.run("status", status=1)
+    assert output.startswith("bash 4.4 or later is needed, this is ") and "brew install bash" in output
+    assert not cloud.calls()
 
 
 @pytest.mark.parametrize("script", COMMANDS)
@@ -476,9 +523,11 @@ def test_training_arguments_of_the_settings_file_are_used_unless_others_are_give
 def test_gcloud_itself_understands_every_command(cloud: Cloud) -> None:
     flags = ["--service_account=a@b.iam.gserviceaccount.com", "--network=n", "--subnetwork=s"]
     flags += ["--valid_until_duration=6h", "--dry_run"]
+    other = "--ssh_user=somebody"
     printed = [
         *(cloud.run("create", *flags, f"--capacity={capacity}") for capacity in ("spot", "reserved", "on_demand")),
         *(cloud.run(script, "--dry_run") for script in ("setup", "launch", "status", "logs", "delete")),
+        *(cloud.run(script, other, "--dry_run") for script in ("launch", "logs")),
         cloud.run("tensorboard", "--tensorboard_on=worker", "--dry_run"),
     ]
     commands = {line for output in printed for line in output.splitlines() if line.startswith("gcloud ")}
@@ -712,6 +761,42 @@ def test_setup_from_what_is_not_a_git_checkout(cloud: Cloud) -> None:
     assert cloud.verbs() == []
 
 
+def test_checkouts_and_tpus_of_one_name_do_not_send_each_others_code(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("setup")
+    cloud.run("setup", "--zone=elsewhere")
+    other = cloud.directory / "other"
+    shutil.copytree(cloud.checkout, other)
+    subprocess.run(["bash", other / "tpu_scripts/setup.sh", *USUAL], env=cloud.environment, check=True)
+    archives = [Path(call[4]) for call in cloud.calls("scp")]
+    assert len(set(archives)) == 3
+
+    # And one that fails to write its archive leaves the whole one that was there.
+    before = [archive.read_bytes() for archive in archives]
+    half = 'if [[ "$1" == --create ]]; then echo half > "$4"; exit 1; fi'
+    cloud.executable("bin/tar", f'#!/bin/bash\n{half}\nexec /usr/bin/tar "$@"\n')
+    cloud.run("setup", status=1)
+    assert [archive.read_bytes() for archive in archives] == before
+    assert set(archives[0].parent.iterdir()) == set(archives)
+
+
+def test_two_installations_wait_for_each_other(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    os.mkfifo(cloud.directory / "go")
+    waits = f'"-m pip "*) {TELL}tell installs; read -r < "$FAKE/go" ;;\n  "-m pip "*)'
+    cloud.executable("worker_bin/python3.11", PYTHON.replace('"-m pip "*)', waits))
+    cloud.executable("worker_bin/flock", f'#!/bin/bash\n{TELL}tell locks\nexec /usr/bin/flock "$@"\n')
+    first = cloud.start("setup")
+    cloud.wait_until_told(2)
+    second = cloud.start("setup")
+    cloud.wait_until_told(1)
+    (cloud.directory / "go").write_text("\n")
+    for process in (first, second):
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and "worker 0: is set up" in output
+    assert (cloud.home(0) / "python_calls").read_text().count("-m pip install") == 1
+
+
 def test_setup_names_the_worker_that_failed_and_why(cloud: Cloud) -> None:
     cloud.active()
     (cloud.directory / "pip_fails").touch()
@@ -766,7 +851,7 @@ def test_a_worker_that_cannot_be_reached_is_named(cloud: Cloud, script: str) -> 
     cloud.active()
     cloud.run("setup")
     cloud.set(unreachable=[2])
-    output = cloud.run(script, status=1)
+    output = cloud.run(script, status=4)
     assert "Connection timed out" in output
     if script == "launch":
         assert "worker 2: no answer" in output and "worker 1: is clear" in output
@@ -776,8 +861,8 @@ def test_a_worker_that_hangs_is_given_up(cloud: Cloud) -> None:
     cloud.active()
     cloud.run("setup")
     cloud.set(hanging=[2])
-    assert "gcloud was ended after 600 seconds" in cloud.run("setup", status=1)
-    output = cloud.run("launch", "--gcloud_seconds=7", status=1)
+    assert "gcloud was ended after 600 seconds" in cloud.run("setup", status=4)
+    output = cloud.run("launch", "--gcloud_seconds=7", status=4)
     assert "gcloud was ended after 27 seconds" in output  # 20 are the training's, to save its state
     assert "worker 2: no answer" in output and "worker 1: is clear" in output
     assert cloud.processes() == []
@@ -824,6 +909,29 @@ def test_a_second_launch_ends_the_first_and_what_it_left(running: Cloud) -> None
         assert not (running.home(worker) / "libtpu_lockfile").exists()
         assert running.kept(worker, "run/train.previous.log") == "step 1\ntold to stop: saved step 1 of 9\n"
         assert running.kept(worker, "code/actfer_jax/train.py") == "# edited\n"
+
+
+def test_a_lock_file_of_another_user_is_removed_too(running: Cloud) -> None:
+    lock = running.home(0) / "libtpu_lockfile"
+    lock.write_text("")
+    mine = '[[ "$*" != *libtpu_lockfile* || -n "${SUDO:-}" ]] || exit 1'
+    running.executable("worker_bin/rm", f'#!/bin/bash\n{mine}\nexec /usr/bin/rm "$@"\n')
+    running.executable("worker_bin/sudo", '#!/bin/bash\nSUDO=yes exec "$@"\n')
+    running.run("stop")
+    assert not lock.exists()
+
+
+def test_a_training_of_another_user_is_named_and_left_alone(running: Cloud) -> None:
+    guard, lock = "--ssh_user=guard", running.directory / "worker0-guard/libtpu_lockfile"
+    for home in ("not set up", "set up"):
+        output = running.run("status", guard)
+        assert "worker 0: another user trains here\nworker 1: another user trains here\n" in output, home
+        for script in ("launch", "stop"):
+            assert "another user trains" in running.run(script, guard, status=1), home
+        running.run("setup", guard)
+        lock.write_text("")
+    assert lock.exists()  # the one whose it is needs it
+    assert len(running.processes()) == 6 and "worker 0: runs since" in running.run("status")
 
 
 def test_a_training_that_was_started_by_hand_is_ended_too(cloud: Cloud) -> None:
@@ -904,7 +1012,53 @@ def test_a_training_that_lost_its_peer_says_so(cloud: Cloud) -> None:
     psutil.wait_procs(processes, timeout=60)
     output = cloud.run("status", status=1)
     assert "worker 0: exited with 137" in output
-    assert "worker 1: exited with 134\nworker 1| FATAL: lost process 0\n" in output
+    assert "worker 1: exited with 134 (aborted: most often it lost another worker" in output
+    assert "\nworker 1| FATAL: lost process 0\n" in output
+
+
+# From the log of a training of two processes, after the other was killed; of the stacks and the modules it had more.
+LOST_PEER = r"""
+17:39:53 step 1/3 | 25.74 s/step | 51 s left | reward/total 0.5586 | reward/emotion 0.625 | policy/entropy 0.2104
+error: step 1 could not be saved under /work/runs/stop_times/killed-1/checkpoints: UNKNOWN: Gloo AllGather failed: \
+[external/gloo/gloo/transport/tcp/pair.cc:538] Read error [127.0.0.1]:18662: Connection reset by peer
+E1126 17:40:11.910651   16377 coordination_service.cc:1520] [4649132634717921923] Shutdown barrier in coordination \
+service has failed:
+INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout. This indicates that the \
+remote task has failed, got preempted, or crashed unexpectedly. Check the task logs for an earlier error
+F1126 17:40:11.911981   16388 client.h:80] Terminating process because the JAX distributed service detected fatal \
+errors. This most likely indicates that another task died; see the other task logs for more details.
+RPC: /xla.coordination.CoordinationService/PollForError [type.googleapis.com/tensorflow.CoordinationServiceError='']
+*** Check failure stack trace: ***
+    @     0x7f9bf2e40634  absl::lts_20260107::log_internal::LogMessage::SendToLog()
+    @     0x7f9bf2e405b6  absl::lts_20260107::log_internal::LogMessage::Flush()
+    @     0x7f9beef040ee  xla::CoordinationServiceAgent::SetError()
+    @     0x7f9bfa2a71f5  (unknown)
+Fatal Python error: Aborted
+
+Thread 0x00007f9bfaa7db80 (most recent call first):
+  File "/work/venv/lib/python3.11/site-packages/jax/_src/distributed.py", line 199 in shutdown
+  File "/work/venv/lib/python3.11/site-packages/jax/_src/distributed.py", line 349 in shutdown
+  File "/work/venv/lib/python3.11/site-packages/jax/_src/api.py", line 2582 in clean_up
+
+Extension modules: jaxlib.cpu_feature_guard, numpy._core._multiarray_umath, numpy.linalg._umath_linalg (total: 119)
+""".replace("\\\n", "")
+
+
+@pytest.mark.parametrize("threads", [1, 9])
+def test_why_a_training_was_aborted_is_shown_without_the_stacks(cloud: Cloud, threads: int) -> None:
+    head, thread, rest = LOST_PEER.partition("\nThread")
+    stack, modules, names = (thread + rest).partition("\nExtension")
+    (cloud.directory / "real.log").write_text(head + threads * stack + modules + names)
+    cloud.active(workers=1)
+    cloud.run("setup")
+    cloud.training('cat "$FAKE/real.log"; exit 134')
+    output = cloud.run("launch", "--launch_seconds=30", status=1)
+    assert "worker 0| INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat" in output
+    assert output.count("worker 0| error: step 1 could not be saved") == 1
+    assert "LogMessage" not in output and "Extension modules" not in output
+    assert ("Terminating process because" in output) == (
+        threads == 1
+    )  # it is in the end of the log, where that is short
 
 
 def test_stop_lets_a_training_save_its_state(running: Cloud) -> None:
@@ -1076,6 +1230,55 @@ def test_watch_joins_a_training_that_runs(running: Cloud) -> None:
     process.communicate()
 
 
+def test_watch_does_not_take_an_earlier_run_for_its_own(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.run("watch", "--delete_when_finished=false", "--", "--config.steps=2")
+    for flags in (["--workdir=gs://bucket/run2", "--delete_when_finished=false"], ["--", "--config.steps=4"]):
+        cloud.forget_calls()
+        assert "finished on all workers" in cloud.run("watch", *flags)
+        (launch,) = cloud.launches()
+        assert flags[-1] in launch[-1] or flags[0] in launch[-1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "found"),
+    [
+        ("--workdir=gs://bucket/run2", f"another command trains here since .*--workdir={WORKDIR}"),
+        ("--ssh_user=guard", "another user trains here"),
+    ],
+)
+def test_watch_leaves_another_training_alone(running: Cloud, flag: str, found: str) -> None:
+    running.forget_calls()
+    output = running.run("watch", flag, "--idle_minutes=1", status=1)
+    assert re.search(f"worker 0: {found}", output) and "that training is left alone, and the TPU costs" in output
+    assert running.verbs() == [] and len(running.processes()) == 6
+
+
+def test_watch_launches_once_what_had_failed_before_it(cloud: Cloud) -> None:
+    cloud.active(workers=1)
+    cloud.training("exit 7")
+    cloud.run("watch", "--idle_minutes=0", status=1)
+    cloud.forget_calls()
+    output = cloud.run("watch", "--idle_minutes=0", status=1)
+    assert "the training had failed before this watch" in output and "is not launched again" in output
+    assert len(cloud.launches()) == 1
+    cloud.training(FINISHES)
+    assert "finished on all workers" in cloud.run("watch")
+
+
+def test_watch_launches_again_where_a_worker_was_not_reached(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    # Of worker 0 the second training finds no other: worker 1, whose first one was told to stop, has no second one yet.
+    lives = 'echo lived >> "$FAKE/life$FAKE_WORKER"; lives=$(grep -c . "$FAKE/life$FAKE_WORKER")'
+    cloud.training(f"{lives}\n((lives > 1)) || exit 143\n[[ $FAKE_WORKER$lives != 02 ]] || exit 1")
+    cloud.run("setup")
+    cloud.run("launch", "--launch_seconds=30", status=1)
+    cloud.set(drops=[[1, "worker.sh start"]])
+    output = cloud.run("watch")
+    assert "set-up or launch failed (1 of 3 times)" in output and "finished on all workers" in output
+    assert (cloud.directory / "life1").read_text() == "lived\n" * 2
+
+
 def test_watch_stops_at_a_quota(cloud: Cloud) -> None:
     cloud.set(creates=[QUOTA])
     assert "a quota of project the-project stands against this" in cloud.run("watch", status=3)
@@ -1120,8 +1323,7 @@ def test_watch_reports_a_training_that_fails_and_does_not_launch_it_again(cloud:
     output = cloud.run("watch", f"--idle_minutes={idle_minutes}", "--launch_seconds=30", status=1)
     assert output.count("the training has not finished and is not launched again:") == 1
     assert "worker 1: exited with 7\nworker 1| ValueError: no such model" in output
-    launches = [call for call in cloud.calls("ssh") if "actfer_jax.train" in call[-1]]
-    assert len(launches) == 1
+    assert len(cloud.launches()) == 1
     if idle_minutes:
         assert "nothing has trained for 30 minutes: deleting the TPU" in output
         assert cloud.verbs()[-1] == "delete"
@@ -1224,13 +1426,71 @@ def test_the_guard_alone_deletes_what_is_idle_and_launches_nothing(cloud: Cloud)
     assert "there is no actfer" in cloud.run("watch", "--relaunch=false", status=1)
 
 
-def test_the_guard_leaves_a_training_alone(running: Cloud) -> None:
+@pytest.mark.parametrize("user", ["", "guard"])
+def test_the_guard_leaves_a_training_alone(running: Cloud, user: str) -> None:
     running.set(states=["ACTIVE"] * 5 + ["SUSPENDED"])
     running.minutes_between_looks(10)
     running.forget_calls()
-    output = running.run("watch", "--relaunch=false", "--idle_minutes=5", status=1)
+    output = running.run("watch", "--relaunch=false", "--idle_minutes=5", f"--ssh_user={user}", status=1)
     assert "nothing has trained" not in output and "the TPU was taken away" in output
     assert running.verbs() == ["delete"]
+
+
+def test_the_guard_sees_when_the_training_of_another_user_is_over(running: Cloud) -> None:
+    running.run("stop")
+    output = running.run("watch", "--relaunch=false", "--idle_minutes=5", "--ssh_user=guard", status=1)
+    assert "nothing has trained for 5 minutes: deleting the TPU" in output
+
+
+@pytest.mark.parametrize("exit_code", [7, 143])
+def test_a_worker_that_hangs_does_not_hide_that_another_has_ended(cloud: Cloud, exit_code: int) -> None:
+    cloud.active(workers=2)
+    cloud.minutes_between_looks(10)
+    cloud.training(f"{SECOND_LIFE} && exit 0\n[[ $FAKE_WORKER == 0 ]] || exit {exit_code}\n{HANGS}")
+    if exit_code == 143:
+        assert "finished on all workers" in cloud.run("watch", "--max_hours=4")
+    else:
+        output = cloud.run("watch", "--max_hours=4", status=1)
+        assert "worker 1: exited with 7" in output and "nothing has trained for 30 minutes" in output
+        assert len(cloud.launches()) == 1
+
+
+def test_a_worker_that_ends_before_the_others_does_not_end_the_training(cloud: Cloud) -> None:
+    cloud.active(workers=2)
+    cloud.minutes_between_looks(10)
+    cloud.training(f"[[ $FAKE_WORKER == 0 ]] || exit 0\n{HANGS}")
+    output = cloud.run("watch", "--max_hours=2", status=1)
+    assert "active for 2 hours" in output and "not launched again" not in output and "nothing has" not in output
+
+
+@pytest.mark.parametrize(
+    ("flag", "minutes", "hangs"),
+    [
+        ("--hang_minutes=60", (90, 300), True),
+        ("--hang_minutes=60", (5, 300), False),  # what goes well is in the log of one worker only
+        ("--hang_minutes=0", (90, 300), False),
+    ],
+)
+def test_a_training_whose_log_is_silent_is_idle(
+    running: Cloud, flag: str, minutes: tuple[int, ...], hangs: bool
+) -> None:
+    for worker, silent in enumerate(minutes):
+        log = running.home(worker) / "actfer_jax/run/train.log"
+        os.utime(log, times=(log.stat().st_mtime - 60 * silent,) * 2)
+    running.minutes_between_looks(10)
+    output = running.run("watch", flag, "--max_hours=2", status=1)
+    assert output.count("nothing was logged for 90 minutes: from now on this counts as idle") == hangs
+    assert ("nothing has trained for 30 minutes: deleting the TPU" in output) == hangs
+    assert ("the limit of max_hours=2 is reached" in output) != hangs
+    assert "not launched again" not in output
+
+
+def test_watch_warns_where_no_hours_are_set(running: Cloud) -> None:
+    warning = "a training that runs may cost without limit: --max_hours=HOURS sets one"
+    running.set(states=["SUSPENDED"])
+    assert warning in running.run("watch", "--relaunch=false", status=1)
+    running.set(states=["SUSPENDED"])
+    assert warning not in running.run("watch", "--relaunch=false", "--max_hours=1", status=1)
 
 
 def test_workers_that_do_not_answer_are_not_taken_for_idle(running: Cloud) -> None:

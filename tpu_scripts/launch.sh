@@ -3,6 +3,8 @@
 # The training goes on when the connection ends; what stands in --workdir is continued.
 #
 #   tpu_scripts/launch.sh --config=configs/ucgrpo.py --workdir=gs://BUCKET/RUN -- --config.model.path=gs://BUCKET/MODEL
+#
+# Exit status: 0, 1 on an error, 4 where a worker did not answer: try again.
 source "$(dirname "$0")/library.sh"
 read_flags "$@"
 require project zone tpu_name config workdir
@@ -15,6 +17,5 @@ fi
 
 on_workers "ending what is left of earlier runs" "$stop_seconds" "$(worker_command stop "$stop_seconds")"
 copy_code
-on_workers "starting the training" "$launch_seconds" "$(worker_command start "$launch_seconds" \
-  python -m actfer_jax.train --config="$config" --workdir="$workdir" "${training_arguments[@]}")"
+on_workers "starting the training" "$launch_seconds" "$(worker_command start "$launch_seconds" "${training[@]}")"
 say "tpu_scripts/status.sh, logs.sh and tensorboard.sh show how it goes; delete.sh ends the cost"

@@ -24,8 +24,10 @@ say() {
   if [[ "$dry_run" == true ]]; then printf '# %s\n' "${*//$'\n'/$'\n# '}"; else printf '%s\n' "$*"; fi
 }
 
+complain() { printf '%s: error: %s\n' "$program" "$*" >&2; }
+
 fail() {
-  printf '%s: error: %s\n' "$program" "$*" >&2
+  complain "$@"
   exit 1
 }
 
@@ -55,10 +57,13 @@ read_flags() {
     shift
   done
   for name in dry_run wait relaunch delete_when_finished follow; do one_of "$name" true false; done
-  for name in gcloud_seconds setup_seconds poll_seconds launch_seconds stop_seconds max_hours idle_minutes lines \
-    tensorboard_port; do
-    [[ "${!name}" =~ ^[0-9]+$ ]] || fail "the setting $name is '${!name}' and must be a whole number: --$name=NUMBER"
+  for name in gcloud_seconds setup_seconds poll_seconds launch_seconds stop_seconds max_hours idle_minutes \
+    hang_minutes lines tensorboard_port; do
+    # Without zeros in front: bash would take what follows for octal.
+    [[ "${!name}" =~ ^(0|[1-9][0-9]*)$ ]] || fail "the setting $name is '${!name}' and must be a whole number: --$name=NUMBER"
   done
+  host="${ssh_user:+$ssh_user@}$tpu_name" # the TPU, for ssh and scp
+  training=(python -m actfer_jax.train --config="$config" --workdir="$workdir" "${training_arguments[@]}")
 }
 
 show_help() {
@@ -159,56 +164,73 @@ require_ready_node() {
 # A connection ends when the machine at its other end has been silent for a minute.
 ssh_options=(-oConnectTimeout=20 -oServerAliveInterval=15 -oServerAliveCountMax=4)
 
-# The command line that runs worker.sh with the given words in a worker's home directory.
+# The command line that runs worker.sh with the given words in a worker's home directory. Where that has no code, the training
+# may be in another one: gcloud logs in under the name of the user who calls it, and every user has a home directory.
 worker_command() {
   local words
   words=$(printf '%q ' "$@")
-  printf '%s' "cd actfer_jax/code 2>/dev/null || { echo 'not set up'; exit 0; }; bash tpu_scripts/worker.sh ${words% }"
+  printf '%s' "cd actfer_jax/code 2>/dev/null || { pgrep --full '^[^ ]*python[^ ]* (.* )?-m actfer_jax\.train( |$)' >/dev/null \
+&& echo 'another user trains here' || echo 'not set up'; exit 0; }; bash tpu_scripts/worker.sh ${words% }"
 }
 
 # Runs a command line, which may take so many SECONDS, on all workers at once. Every worker answers with lines that begin with
 # "worker NUMBER": they are left in $report, in order, with a line for each worker of which there is none. $not_set_up counts
-# the workers that have no code yet, which cannot say their number, and $silent those that gave no answer. False if any worker
-# failed or did not answer.
+# the workers that have no code, which cannot say their number, $others those where another training runs, and $silent those
+# that gave no answer. False if any worker failed or did not answer.
 ask_workers() { # SECONDS COMMAND
-  local status=0 number missing=() without="no answer"
-  ask "$1" compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --quiet --worker=all \
+  local status=0 number unnumbered missing=() kinds=() without
+  ask "$1" compute tpus tpu-vm ssh "$host" --project="$project" --zone="$zone" --quiet --worker=all \
     "${ssh_options[@]/#/--ssh-flag=}" --command="$2" || status=$?
   not_set_up=$(grep -cx 'not set up' <<<"$answer") || true
   for ((number = 0; number < worker_count; number++)); do
     [[ $'\n'"$answer" == *$'\n'"worker $number: "* ]] || missing+=("$number")
   done
-  silent=$((${#missing[@]} - not_set_up))
-  if ((silent == 0)); then without="not set up"; elif ((not_set_up > 0)); then without="not set up, or no answer"; fi
+  unnumbered=$(grep -cx 'another user trains here' <<<"$answer") || true
+  others=$(grep -cE '^(worker [0-9]+: )?another (user|command) trains here' <<<"$answer") || true
+  silent=$((${#missing[@]} - not_set_up - unnumbered))
+  if ((unnumbered > 0)); then kinds+=("another user trains here"); fi
+  if ((not_set_up > 0)); then kinds+=("not set up"); fi
+  if ((silent > 0)); then kinds+=("no answer"); fi
+  without=$(printf ', or %s' "${kinds[@]}") && without=${without#, or }
   for number in "${missing[@]}"; do answer+=$'\n'"worker $number: $without"; done
   report=$(grep '^worker ' <<<"$answer" | sort -s -k2,2n) || true
   ((silent == 0)) || return 1
   return "$status"
 }
 
-# Does the same for a step of a script: prints the report, and stops where a worker failed.
+# Does the same for a step of a script: prints the report, and stops where a worker failed; with status 4 where one did not
+# answer, and the step may succeed when it is tried again.
 on_workers() { # WHAT SECONDS COMMAND
   local what=$1
   say "$what"
   if ask_workers "$2" "$3"; then
     [[ -z "$report" ]] || say "$report"
+    ((others == 0)) || fail "another user trains on $others workers: the TPU is theirs (--ssh_user=NAME acts as that user)"
     ((not_set_up == 0)) || fail "$not_set_up workers are not set up: run tpu_scripts/setup.sh first"
   else
     say "$report"
-    fail "$what: a worker failed, see above. gcloud said:"$'\n'"$(grep -v 'Attempting to' <<<"$complaint" | tail -n 15)"
+    complain "$what: a worker failed, see above. gcloud said:"$'\n'"$(grep -v 'Attempting to' <<<"$complaint" | tail -n 15)"
+    exit $((silent > 0 ? 4 : 1))
   fi
 }
 
 # Counts the workers by what they do: $running, $finished, $interrupted (told to stop, but not by stop.sh), $failed, $stopped
-# (by stop.sh), $lost (the machine restarted), $idle (nothing was launched), and as ask_workers does.
+# (by stop.sh), $lost (the machine restarted), $idle (nothing was launched), and as ask_workers does. Where there is an expected
+# command, what another one left is nothing, and what another one does is another training. $log_minutes is how long all logs of
+# those that run were silent: what goes well is logged by one worker only.
+expected=()
 find_run() {
-  local line
-  running=0 finished=0 interrupted=0 failed=0 stopped=0 lost=0 idle=0
-  ask_workers 0 "$(worker_command status 15)" || true
+  local line minutes
+  running=0 finished=0 interrupted=0 failed=0 stopped=0 lost=0 idle=0 log_minutes=0
+  ask_workers 0 "$(worker_command status 15 "${expected[@]}")" || true
   while IFS= read -r line; do
     [[ "$line" =~ ^worker\ [0-9]+:\ (.*)$ ]] || continue # the rest are lines of logs
     case "${BASH_REMATCH[1]}" in
-      runs\ since\ *) running=$((running + 1)) ;;
+      runs\ since\ *)
+        running=$((running + 1)) minutes=0
+        if [[ "$line" =~ \ ([0-9]+)\ minutes\ ago$ ]]; then minutes=${BASH_REMATCH[1]}; fi
+        if ((running == 1 || minutes < log_minutes)); then log_minutes=$minutes; fi
+        ;;
       "exited with 0") finished=$((finished + 1)) ;;
       "exited with 143") interrupted=$((interrupted + 1)) ;;
       exited\ with\ * | killed*) failed=$((failed + 1)) ;;
@@ -221,12 +243,14 @@ find_run() {
 
 # Copies this checkout to every worker, with what was changed or added in it, without what git ignores.
 copy_code() {
-  local archive="${XDG_CACHE_HOME:-$HOME/.cache}/actfer_jax/tpu/$tpu_name.tar.gz"
+  local archive digest
+  digest=$(printf '%s\n' "$project" "$zone" "$scripts" | cksum) # two TPUs of one name, or two checkouts, share no archive
+  archive="${XDG_CACHE_HOME:-$HOME/.cache}/actfer_jax/tpu/$tpu_name-${digest%% *}.tar.gz"
   run "$scripts/pack.sh" "$archive"
   say "copying the code to all workers"
-  ask 0 compute tpus tpu-vm scp "$archive" "$tpu_name:actfer_jax.tar.gz" --project="$project" --zone="$zone" \
+  ask 0 compute tpus tpu-vm scp "$archive" "$host:actfer_jax.tar.gz" --project="$project" --zone="$zone" \
     --quiet --worker=all "${ssh_options[@]/#/--scp-flag=}" ||
-    fail "the code could not be copied to all workers. gcloud said:"$'\n'"$complaint"
+    { complain "the code could not be copied to all workers. gcloud said:"$'\n'"$complaint" && exit 4; }
   on_workers "unpacking it" 0 "mkdir -p actfer_jax/code && tar -xzf actfer_jax.tar.gz -C actfer_jax/code tpu_scripts/worker.sh \
 && bash actfer_jax/code/tpu_scripts/worker.sh unpack actfer_jax.tar.gz"
 }

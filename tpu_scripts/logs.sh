@@ -11,5 +11,5 @@ require project zone tpu_name worker
 words=(log "$lines")
 if [[ "$worker" == all ]]; then words=(labelled_log "$lines"); fi
 if [[ "$follow" == true ]]; then words+=(-F); fi
-run gcloud compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --quiet --worker="$worker" \
+run gcloud compute tpus tpu-vm ssh "$host" --project="$project" --zone="$zone" --quiet --worker="$worker" \
   "${ssh_options[@]/#/--ssh-flag=}" --command="$(worker_command "${words[@]}")"

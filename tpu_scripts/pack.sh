@@ -6,6 +6,8 @@ set -euo pipefail
 archive=$1
 cd "$(dirname "$0")/.."
 mkdir -p "$(dirname "$archive")"
+new="$archive.$$" # nobody else sends a half of it
+trap 'rm -f "$new"' EXIT
 
 git rev-parse --is-inside-work-tree >/dev/null 2>&1 || {
   echo "pack.sh: error: $PWD is not a git checkout, so what belongs to it is not known: clone it, or run git init there" >&2
@@ -17,4 +19,5 @@ git ls-files -z --cached --others --exclude-standard |
   while IFS= read -r -d '' file; do
     if [[ -e "$file" || -L "$file" ]]; then printf '%s\0' "$file"; fi
   done |
-  tar --create --gzip --file "$archive" --null --files-from -
+  tar --create --gzip --file "$new" --null --files-from -
+mv "$new" "$archive"

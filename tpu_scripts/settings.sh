@@ -13,6 +13,7 @@ capacity="${ACTFER_CAPACITY:-spot}"                 # spot, reserved or on_deman
 service_account="${ACTFER_SERVICE_ACCOUNT:-}"       # e-mail of the account that the workers act as; empty for the default one
 network="${ACTFER_NETWORK:-}"                       # network of the workers; empty for the default one
 subnetwork="${ACTFER_SUBNETWORK:-}"                 # subnetwork of the workers; empty for the default one
+ssh_user="${ACTFER_SSH_USER:-}"                     # user name on the workers; empty for the one that gcloud takes
 valid_until_duration="${ACTFER_VALID_UNTIL_DURATION:-}"  # how long a request may wait, for example 6h; empty for no limit
 
 # The run
@@ -32,6 +33,7 @@ stop_seconds="${ACTFER_STOP_SECONDS:-120}"          # what a training gets to sa
 relaunch="${ACTFER_RELAUNCH:-true}"                 # true: create, set up and launch as needed; false: only guard
 max_hours="${ACTFER_MAX_HOURS:-0}"                  # the TPU is deleted when it was active for this long; 0 for no limit
 idle_minutes="${ACTFER_IDLE_MINUTES:-30}"           # the TPU is deleted when nothing has trained for this long; 0 for never
+hang_minutes="${ACTFER_HANG_MINUTES:-60}"           # a training whose log was silent for this long is idle; 0 for never
 delete_when_finished="${ACTFER_DELETE_WHEN_FINISHED:-true}"  # true: the TPU is deleted when the run has finished
 
 # logs.sh, tensorboard.sh

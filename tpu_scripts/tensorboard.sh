@@ -19,7 +19,7 @@ if [[ "$tensorboard_on" == here ]]; then
 else
   require project zone tpu_name
   # -t ends the TensorBoard there when the connection ends.
-  run gcloud compute tpus tpu-vm ssh "$tpu_name" --project="$project" --zone="$zone" --worker=0 \
+  run gcloud compute tpus tpu-vm ssh "$host" --project="$project" --zone="$zone" --worker=0 \
     "${ssh_options[@]/#/--ssh-flag=}" --ssh-flag=-t --ssh-flag="-L$tensorboard_port:localhost:$tensorboard_port" \
     --command="$(worker_command tensorboard "$workdir" "$tensorboard_port")"
 fi

@@ -3,10 +3,12 @@
 # sets it up, launches the training; and where the TPU was taken away, deletes what is left of it and begins again, so that
 # the training goes on from its last checkpoint. It can be started at any time, also on a training that runs.
 # It ends when the training has finished on all workers (exit code 0), when it fails of itself, or at a limit. A training that
-# was told to stop, but not by stop.sh, is launched again (exit code 143). The limits:
+# was told to stop, but not by stop.sh, is launched again (exit code 143), and once also one that had failed before this watch.
+# What another command left there counts for nothing; where another command or another user trains, watch.sh stops. The limits:
 #   --max_hours     the TPU was active for this long, as seen by this watch: the training is ended, the TPU deleted
 #   --idle_minutes  nothing has trained for this long: the TPU is deleted
-#   --relaunch=false  only these limits: nothing is asked for, set up or launched
+#   --hang_minutes  a training whose log was silent for this long counts as idle
+#   --relaunch=false  only these limits, whoever trains: nothing is asked for, set up or launched
 # The guard works as long as this script does: start it where it is not closed with a laptop, for example in tmux on a small VM.
 #
 #   tpu_scripts/watch.sh --accelerator_type=v5litepod-16 --workdir=gs://BUCKET/RUN --max_hours=24 -- TRAINING ARGUMENTS
@@ -47,19 +49,26 @@ give_up() { # WHY FLAGS...: with the TPU deleted
 }
 
 set_up_and_launch() {
-  if "$scripts/setup.sh" "$@" && "$scripts/launch.sh" "$@"; then
+  local status=0
+  { "$scripts/setup.sh" "$@" && "$scripts/launch.sh" "$@"; } || status=$?
+  if ((status == 0)); then
     tell "the training is launched"
     failed_launches=0
   else
     failed_launches=$((failed_launches + 1))
     tell "set-up or launch failed ($failed_launches of $patience times)"
   fi
-  now=$(date +%s) ended_looks=0 reported=false idle_since=""
+  launch_again=$((status == 4)) # a worker that was not reached still says how an earlier training ended
+  began=1 now=$(date +%s) ended_looks=0 reported=false idle_since=""
 }
 
 # Failures are counted in a row: of requests until a TPU is there, of launches until one succeeds or the TPU is taken away.
-known=false said="" failed_requests=0 failed_launches=0 ended_looks=0 reported=false idle_since="" active_seconds=0
+known=false said="" failed_requests=0 failed_launches=0 launch_again=0 ended_looks=0 reported=false idle_since="" active_seconds=0
+began=0 # 1: this watch has seen the training run, or launched it
 clock=$(date +%s)
+
+if [[ "$relaunch" == true ]]; then expected=("${training[@]}"); fi
+if ((max_hours == 0)); then tell "a training that runs may cost without limit: --max_hours=HOURS sets one"; fi
 
 while true; do
   if ! find_state; then
@@ -90,7 +99,7 @@ while true; do
       tell "the TPU was taken away"
     fi
     delete_tpu "$@"
-    failed_launches=0 ended_looks=0 reported=false idle_since=""
+    failed_launches=0 launch_again=0 ended_looks=0 reported=false idle_since=""
     [[ "$relaunch" == true ]] || exit 1
     state=NONE
   fi
@@ -110,22 +119,32 @@ while true; do
   elif [[ "$node_state" == READY ]]; then
     find_run
     needs_launch=false
-    if ((silent > 0)); then
+    # A training needs all workers: it runs where each does, or has come to its end a little earlier.
+    runs=$((others > 0 || (running > 0 && running + finished + silent == worker_count)))
+    hangs=$((runs && others + silent == 0 && hang_minutes > 0 && log_minutes >= hang_minutes))
+    if ((others > 0)) && [[ "$relaunch" == true ]]; then
+      say "$report"
+      fail "that training is left alone, and the TPU costs: end it (stop.sh), or guard it (--relaunch=false)." \
+        "What you launched under another user name is reached with --ssh_user=NAME"
+    elif ((silent > 0)); then
       tell "no answer from $silent of $worker_count workers"
-    elif ((not_set_up + idle + lost > 0)); then
+    elif ((not_set_up + idle + lost > 0 || (launch_again && running < worker_count))); then
       needs_launch=true
       if ((lost > 0)); then tell "a machine restarted"; fi
-    elif ((running > 0 && failed == 0)); then
-      failed_launches=0 ended_looks=0 reported=false
+    elif ((runs)); then
+      began=1 failed_launches=0 launch_again=0 ended_looks=0 reported=false
     elif ((stopped > 0)); then
       if ((ended_looks == 0)); then tell "the training was stopped: tpu_scripts/launch.sh starts it again"; fi
       ended_looks=1
     else
       # Where a TPU is taken away, its trainings end some time before its state says so.
       ended_looks=$((ended_looks + 1))
-      if ((interrupted > 0 && failed == 0 && ended_looks == patience)); then
+      if ((ended_looks == patience && interrupted > 0 && failed == 0)); then
         needs_launch=true
         tell "the training was told to stop, and did"
+      elif ((ended_looks == patience && failed > 0 && !began)); then
+        needs_launch=true
+        tell "the training had failed before this watch"
       fi
     fi
     if [[ "$needs_launch" == true && "$relaunch" == true ]] && ((failed_launches < patience)); then set_up_and_launch "$@"; fi
@@ -150,8 +169,12 @@ while true; do
       say "the TPU is deleted in $idle_minutes minutes, unless tpu_scripts/launch.sh starts a training"
     fi
 
-    # A training needs all workers: where one answers that nothing runs there, nothing trains.
-    if ((running > 0 || silent == worker_count)); then idle_since=""; elif [[ -z "$idle_since" ]]; then idle_since=$now; fi
+    if ((silent == worker_count || (runs && !hangs))); then
+      idle_since=""
+    elif [[ -z "$idle_since" ]]; then
+      idle_since=$now
+      if ((hangs)); then tell "nothing was logged for $log_minutes minutes: from now on this counts as idle (--hang_minutes)"; fi
+    fi
     if ((idle_minutes > 0)) && [[ -n "$idle_since" ]] && ((now - idle_since >= idle_minutes * 60)); then
       [[ "$reported" == true ]] || say "$report"
       give_up "nothing has trained for $idle_minutes minutes" "$@"

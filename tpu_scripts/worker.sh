@@ -3,8 +3,8 @@
 #   unpack ARCHIVE            replaces the code by that of an archive
 #   install                   gets Python, makes the environment and installs the package, if that is not done already
 #   start SECONDS COMMAND...  starts a training in the background and looks at it for some seconds
-#   status LINES              says what the training does; where it failed, with the last lines of its log
-#   stop SECONDS              ends whatever trains here, and removes what it left
+#   status LINES [COMMAND...] says what the training does (of that command); where it failed, with why and the end of its log
+#   stop SECONDS              ends whatever trains here for this user, and removes what it left
 #   log LINES [FLAG...]       the end of the log; labelled_log: with the worker's number on every line
 #   tensorboard LOGDIR PORT   shows a run, until the connection ends
 # All of it is in ~/actfer_jax: code/ is the checkout, venv/ the environment, and run/ has train.log, exit_code and lock.
@@ -45,6 +45,8 @@ unpack() { # ARCHIVE
 
 install() {
   local made_from
+  exec 8>"$root/install.lock"
+  flock 8 # where a connection was lost, what it had started still installs, and gcloud connects again
   if [[ ! -f "$venv/made_from" ]]; then make_environment; fi
   made_from=$(cat "$code/setup.py" "$code/constraints.txt" <("$venv/bin/python" -VV) | sha256sum)
   if [[ "$(cat "$venv/made_from" 2>/dev/null)" != "$made_from" ]]; then
@@ -86,6 +88,10 @@ make_environment() {
 
 # Ids of the processes that belong to the training: that hold its lock, or were started by hand from the same environment.
 training_processes() { pgrep --full "^$venv/bin/python (.* )?-m actfer_jax\.train( |$)" || true; }
+# Those of other users, or from another environment: while one has the TPU, no other can.
+other_trainings() {
+  pgrep --full --list-full '^[^ ]*python[^ ]* (.* )?-m actfer_jax\.train( |$)' | grep -vF " $venv/bin/python " || true
+}
 all_processes() {
   { training_processes && find /proc/[0-9]*/fd -lname "$run/lock" 2>/dev/null | cut -d / -f 3; } | sort -u
 }
@@ -96,10 +102,11 @@ start() { # SECONDS COMMAND...
   [[ -f "$venv/made_from" ]] || fail "has no environment: run tpu_scripts/setup.sh first"
   exec 9>"$run/lock"
   flock --timeout 5 9 || fail "another training is still there"
-  rm -f "$run/exit_code" "$run/stopped"
   if [[ -f "$run/train.log" ]]; then mv "$run/train.log" "$run/train.previous.log"; fi
-  printf '%q ' "$@" >"$run/command"
+  : >"$run/train.log"
   cat "$boot_id_file" >"$run/boot_id"
+  printf '%q ' "$@" >"$run/command"
+  rm -f "$run/exit_code" "$run/stopped" # last: with them gone, status says that what is above runs
   nohup setsid bash "$code/tpu_scripts/worker.sh" supervise "$@" </dev/null >/dev/null 2>&1 &
   exec 9>&-
   while [[ ! -f "$run/exit_code" ]] && ((SECONDS < deadline)); do sleep 0.2; done
@@ -120,25 +127,48 @@ supervise() { # COMMAND...
   mv "$run/exit_code.new" "$run/exit_code"
 }
 
-status() { # LINES
-  local locked=true exit_code=""
+status() { # LINES [COMMAND...]
+  local locked=true exit_code="" command="" same=true since
   if flock --shared --nonblock "$run/lock" true; then locked=false; fi
   # Only now: what holds the lock writes the exit code before it lets go.
   if [[ -f "$run/exit_code" ]]; then exit_code=$(<"$run/exit_code"); fi
-  if [[ ! -f "$run/command" ]]; then
+  if [[ -f "$run/command" ]]; then command=$(<"$run/command"); fi
+  if (($# > 1)) && [[ "$command" != "$(printf '%q ' "${@:2}")" ]]; then same=false; fi
+  if [[ -n "$command" && -z "$exit_code" && "$locked" == true ]]; then
+    since=$(date -r "$run/boot_id" '+%F %T %Z')
+    if [[ "$same" == true ]]; then
+      say "runs since $since, last logged $((($(date +%s) - $(date -r "$run/train.log" +%s)) / 60)) minutes ago"
+    else
+      say "another command trains here since $since: $command"
+    fi
+  elif [[ -n "$(other_trainings)" ]]; then
+    say "another user trains here"
+  elif [[ -z "$command" || "$same" == false ]]; then
     say "nothing was launched"
   elif [[ "$(<"$run/boot_id")" != "$(<"$boot_id_file")" ]]; then
     say "lost its training: the machine restarted"
-  elif [[ -z "$exit_code" && "$locked" == true ]]; then
-    say "runs since $(date -r "$run/boot_id" '+%F %T %Z')"
   elif [[ -f "$run/stopped" ]]; then
     say "was stopped (exit code ${exit_code:-none})"
   elif [[ "$exit_code" == 0 ]]; then
     say "exited with 0"
   else
-    if [[ -n "$exit_code" ]]; then say "exited with $exit_code"; else say "killed: the training left no exit code"; fi
-    log "$1" | show
+    case "$exit_code" in
+      "") say "killed: the training left no exit code" ;;
+      134) say "exited with 134 (aborted: most often it lost another worker, whose log has the reason)" ;;
+      *) say "exited with $exit_code" ;;
+    esac
+    show_end "$1" | show
   fi
+}
+
+# The end of the log; before it, lines further up that say why a training ended: an abort prints the stacks of all threads
+# after them, and the names of all extension modules.
+show_end() { # LINES
+  local end
+  end=$(log +1 | grep --text -vE '^ +@ +0x|^Extension modules: ' | tail --lines="$1") || true
+  log +1 | grep --text --max-count=2 -E '^error: |Terminating process because|heartbeat timeout' |
+    grep --text -vxF -e "$end" || true
+  printf '%s' "${end:+$end$'\n'}"
 }
 
 send() { # SIGNAL PROCESS...
@@ -161,6 +191,7 @@ stop() { # SECONDS
     send KILL $(all_processes)
     wait_until_clear 20 || fail "cannot end its processes $(all_processes | paste -s -d ' '): delete the TPU"
   fi
+  [[ -z "$(other_trainings)" ]] || fail "another user trains here"
   rm -f "$libtpu_lockfile" 2>/dev/null || sudo rm -f "$libtpu_lockfile"
   say "is clear"
 }
