@@ -3,7 +3,8 @@
     python benchmarks/disturbed_training.py --json=docs/results/disturbed.json
 
 Trains the small policy (tests/hosts_config.py). Kills: two processes with two devices each, one or both of which get
-SIGKILL at an instant drawn over the time of an undisturbed run, are started again. Damages: a file of the newest
+SIGKILL at an instant drawn over the time of an undisturbed run (for half of the runs: from the first or second step on,
+since most of so short a run compiles), are started again. Damages: a file of the newest
 checkpoint of a run in one process is changed (benchmarks/damages.py), and the run is started again: it has to name the
 damage, set the checkpoint aside and go on from the one before. Every run has to end with the same metrics, episodes and
 policy as the undisturbed one, bit for bit. Prints a table; exits with 1 where one does not.
@@ -28,7 +29,7 @@ from equal_training import ends, episodes, log_of, metrics, start
 
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
-from actfer_jax.metrics import MANIFEST
+from actfer_jax.metrics import MANIFEST, read_metrics
 
 KILLS = 12
 DAMAGES_EACH = 10
@@ -85,9 +86,16 @@ def kill(workdir: Path, expected: Path, seed: int) -> dict[str, Any]:
         return figures
     shutil.rmtree(workdir, ignore_errors=True)
     chance = random.Random(seed)
-    after = chance.uniform(*undisturbed(expected).values())
+    after_step = 0 if seed < KILLS // 2 else chance.choice((1, 2))
+    # Of the first process, seconds to its manifest and to its policy; seconds of a step.
+    range_of_instants = (0, read_metrics(expected)[-1]["perf/step_s"]) if after_step else undisturbed(expected).values()
+    after = chance.uniform(*range_of_instants)
     victims = chance.choice([(0,), (1,), (0, 1)])
     processes = start(workdir, [*arguments(workdir), *MESHES], **TWO)
+    while after_step and f"step {after_step}/" not in log_of(workdir, 0).read_text():
+        if processes[0].poll() is not None:
+            sys.exit(f"error: {workdir} ended before it was killed, see {log_of(workdir, 0)}")
+        time.sleep(0.05)
     time.sleep(after)
     for victim in victims:
         processes[victim].send_signal(signal.SIGKILL)
@@ -98,6 +106,7 @@ def kill(workdir: Path, expected: Path, seed: int) -> dict[str, Any]:
         workdir,
         {
             "seed": seed,
+            "after_step": after_step,
             "seconds": round(after, 1),
             "killed": victims,
             "exit_codes": codes,
