@@ -4,10 +4,10 @@
 
 Trains the small policy (tests/hosts_config.py). Kills: two processes with two devices each, one or both of which get
 SIGKILL at an instant drawn over the time of an undisturbed run (for half of the runs: from the first or second step on,
-since most of so short a run compiles), are started again. Damages: a file of the newest
-checkpoint of a run in one process is changed (benchmarks/damages.py), and the run is started again: it has to name the
-damage, set the checkpoint aside and go on from the one before. Every run has to end with the same metrics, episodes and
-policy as the undisturbed one, bit for bit. Prints a table; exits with 1 where one does not.
+since most of so short a run compiles), are started again. Damages: a file of the newest checkpoint of a run in one
+process is changed (benchmarks/damages.py), and the run is started again: it has to name the damage, set the checkpoint
+aside and go on from the one before. Every run has to end with the same metrics, episodes and policy as the undisturbed
+one, bit for bit. Prints a table; exits with 1 where one does not.
 
 Runs that are complete are not run again, so the same command goes on where it was stopped.
 """
@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def kill(workdir: Path, expected: Path, seed: int) -> dict[str, Any]:
     )
 
 
-def damage(workdir: Path, expected: Path, kind: str, seed: int) -> dict[str, Any]:
+def damage(workdir: Path, expected: Path, change: Callable[[random.Random, Path], None], seed: int) -> dict[str, Any]:
     """Damages the newest checkpoint of a run; starts the run again."""
     if figures := kept(workdir):
         return figures
@@ -125,14 +125,12 @@ def damage(workdir: Path, expected: Path, kind: str, seed: int) -> dict[str, Any
     shutil.copytree(expected, workdir)
     shutil.rmtree(workdir / "policy")
     newest = steps_done(workdir)
-    {function.__name__: function for function in DAMAGES}[kind](
-        random.Random(seed), workdir / "checkpoints" / str(newest)
-    )
+    change(random.Random(seed), workdir / "checkpoints" / str(newest))
     codes = ends(start(workdir, arguments(workdir)), 900)
     log = log_of(workdir, 0).read_text()
     found = re.search(rf"checkpoint \S+/{newest} is damaged \((.*)\): moved", log)
     figures = {
-        "kind": kind,
+        "kind": change.__name__,
         "seed": seed,
         "noticed": found[1] if found else "",
         "resumed_before_it": f"continuing after step {newest - 1} of {newest}" in log,
@@ -152,11 +150,11 @@ def table(kills: Sequence[dict[str, Any]], damages: Sequence[dict[str, Any]]) ->
         name = "both processes killed" if len(victims) > 1 else f"process {victims[0]} killed"
         went_on = sum(not any(run["exit_codes_again"]) for run in runs)
         lines.append([name, str(len(runs)), "-", str(went_on), str(sum(run["same"] for run in runs))])
-    for kind in (function.__name__ for function in DAMAGES):
-        runs = [run for run in damages if run["kind"] == kind]
+    for change in DAMAGES:
+        runs = [run for run in damages if run["kind"] == change.__name__]
         noticed = sum(bool(run["noticed"]) and run["set_aside"] for run in runs)
         went_on = sum(run["resumed_before_it"] and not any(run["exit_codes"]) for run in runs)
-        lines.append([kind.replace("_", " "), str(len(runs)), str(noticed), str(went_on)])
+        lines.append([change.__name__.replace("_", " "), str(len(runs)), str(noticed), str(went_on)])
         lines[-1].append(str(sum(run["same"] for run in runs)))
     return align(lines, left=1)
 
@@ -172,8 +170,8 @@ def main() -> None:
     alone, together = root / "alone", root / "together"
     undisturbed(alone)
     damages = [
-        damage(root / f"{kind}-{seed}", alone, kind, seed)
-        for kind in (function.__name__ for function in DAMAGES)
+        damage(root / f"{change.__name__}-{seed}", alone, change, seed)
+        for change in DAMAGES
         for seed in range(DAMAGES_EACH)
     ]
     undisturbed(together, *MESHES, **TWO)
