@@ -2,8 +2,9 @@
 
 Orbax writes the arrays, in the background. It does not notice damaged files when it reads them back, so the size and
 SHA-256 of every file of a step are written into the step just before a rename commits it: a step that can be seen has
-its checksums, and a step that does not match them is set aside. Two files that nothing restored depends on are written
-by the commit itself, and their checksums added after it.
+its checksums, and a step that does not match them is set aside. Each process takes the checksums of the arrays that it
+wrote; when they are read back, the processes share the files. Two files that nothing restored depends on are written by
+the commit itself, and their checksums added after it.
 
 In an object store, which cannot rename, a step is filled where it is to stay and committed by a marker object after its
 checksums. A step without the marker is removed at the next start.
@@ -14,9 +15,11 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +33,7 @@ from actfer_jax.files import absolute, disk_is_full, is_remote, reason, write_at
 log = logging.getLogger(__name__)
 
 _CHECKSUMS = "checksums.json"
+_PARTS = "checksums.process_*.json"
 _MARKER = "commit_success.txt"
 _METADATA = "_CHECKPOINT_METADATA"
 # Written by the commit, after the checksums of the other files; nothing that is restored depends on them.
@@ -45,7 +49,8 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The steps saved under one directory: `directory/<step>/`.
 
-    Steps that are found damaged at the start are moved to `directory/damaged/`: never loaded, never deleted.
+    At the start the newest step is checked, and if it is damaged the one before it, and so on; of the others everything
+    but the arrays. Damaged steps are moved to `directory/damaged/`: never loaded, never deleted.
 
     Args:
       directory: created if it is not there.
@@ -72,14 +77,17 @@ class Checkpoints:
             preservation_policy=policy.AnyPreservationPolicy(keepers),
             best_fn=self._score if best_metric else None,
             # A step is renamed out of sight before its files go: a kill in between leaves no step with a part missing.
-            # In an object store it does leave one, of which the next start finds that it is damaged.
+            # In an object store it does leave one, older than the newest, and the next save deletes the rest.
             todelete_subdir="deleted",
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         try:
             hosts.from_first(self._tidy)
+            self._set_damaged_aside()
             # All processes see the steps that the first one left.
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+            handlers.add("state", _StateSave, _StateHandler())
+            self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
             if best_metric:
                 self._metric_seen = any(self._manager.metrics(step) for step in self._manager.all_steps())
         except Exception as error:
@@ -124,7 +132,7 @@ class Checkpoints:
         with self._errors_named():
             self._manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)),
+                args=ocp.args.Composite(state=_StateSave(state), notes=ocp.args.JsonSave(notes)),
                 metrics=ranked,
                 force=True,
             )
@@ -203,10 +211,13 @@ class Checkpoints:
         Only process 0 gets here, when all processes have written their files.
         """
         (step_directory,) = self._unfinished(str(self._saving))
-        names = sorted({path.relative_to(step_directory).as_posix() for path in _files(step_directory)} - {*_LATE})
-        with ThreadPoolExecutor() as pool:
-            sums = dict(zip(names, pool.map(lambda name: _checksum(step_directory / name), names), strict=True))
-        (step_directory / _CHECKSUMS).write_text(json.dumps({"step": self._saving, "files": sums}, indent=1))
+        files: dict[str, Any] = {}
+        for part in [path for path in step_directory.iterdir() if path.match(_PARTS)]:
+            files |= json.loads(part.read_text())
+            part.unlink()
+        known = {step_directory / name for name in (*files, *_LATE)}
+        files |= _checksums(step_directory, set(_files(step_directory)) - known)
+        (step_directory / _CHECKSUMS).write_text(json.dumps({"step": self._saving, "files": files}, indent=1))
 
     def _unfinished(self, step: str = r"\d+") -> list[epath.Path]:
         """What Orbax fills, to commit it in the end."""
@@ -219,15 +230,21 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        for step in _committed_steps(self.directory):
-            step_directory = self.directory / str(step)
-            damage = _damage(step_directory)
-            if damage:
-                self._set_aside(step_directory, damage)
-            else:
-                _complete_checksums(step_directory)
         self._remove_unfinished()
         self._empty_deleted()
+
+    def _set_damaged_aside(self) -> None:
+        """The newest step that is left is sound; of older ones only what Orbax reads as it starts is known to be."""
+        sound = False
+        for step in reversed(hosts.from_first(lambda: _committed_steps(self.directory))):
+            step_directory = self.directory / str(step)
+            part = (jax.process_index(), jax.process_count())
+            damages = hosts.gather(_damage(step_directory, arrays=not sound, part=part))
+            if damage := next(filter(None, damages), ""):
+                hosts.from_first(partial(self._set_aside, step_directory, damage))
+            else:
+                hosts.from_first(partial(_complete_checksums, step_directory))
+                sound = True
 
     def _set_aside(self, step_directory: epath.Path, damage: str) -> None:
         aside = self.directory / "damaged"
@@ -255,6 +272,20 @@ class Checkpoints:
             cause = (str(error) or repr(error)).splitlines()[0][:300]
             message = f"step {step} could not be saved under {self.directory}: {cause}; {remedy}{resume}"
             raise CheckpointError(message) from error
+
+
+class _StateHandler(ocp.StandardCheckpointHandler):
+    """Orbax's own, after which each process takes the checksums of the arrays that it wrote."""
+
+    async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> list[ocp.future.Future]:
+        writes = await super().async_save(directory, *args, **kwargs) or []
+        path = getattr(directory, "path", directory)  # Of a directory that Orbax is still to make.
+        return [ocp.future.ChainedFuture(writes, partial(_write_own_checksums, path))]
+
+
+@dataclass
+class _StateSave(ocp.args.StandardSave):
+    """A state to save with `_StateHandler`."""
 
 
 def read_checkpoint(
@@ -357,6 +388,25 @@ def _checksum(path: epath.Path) -> dict[str, Any]:
     return {"size": size, "sha256": digest.hexdigest()}
 
 
+def _checksums(directory: epath.Path, paths: Iterable[epath.Path]) -> dict[str, dict[str, Any]]:
+    """By their names relative to the directory."""
+    paths = sorted(paths)
+    with ThreadPoolExecutor() as pool:
+        sums = pool.map(_checksum, paths)
+        return {path.relative_to(directory).as_posix(): sum for path, sum in zip(paths, sums, strict=True)}
+
+
+def _write_own_checksums(state_directory: epath.Path) -> None:
+    """For process 0 to collect, of the arrays that this process wrote into `<step>/state`, which may still have another
+    name; there are none if others hold all that this process holds."""
+    index = jax.process_index()
+    name = f"ocdbt.process_{index}"
+    written = state_directory / name
+    paths = list(_files(written)) if written.exists() else []
+    sums = {f"state/{name}/{path}": sum for path, sum in _checksums(written, paths).items()}
+    (state_directory.parent / _PARTS.replace("*", str(index))).write_text(json.dumps(sums))
+
+
 def _complete_checksums(step_directory: epath.Path) -> None:
     """Adds the checksums of what was written by the commit, unless they are there."""
     record = json.loads((step_directory / _CHECKSUMS).read_text())
@@ -366,10 +416,14 @@ def _complete_checksums(step_directory: epath.Path) -> None:
         write_atomically(step_directory / _CHECKSUMS, json.dumps(record, indent=1))
 
 
-def _damage(step_directory: epath.Path) -> str:
+def _damage(step_directory: epath.Path, arrays: bool = True, part: tuple[int, int] = (0, 1)) -> str:
     """Why a step must not be used; "" if every file is as it was when the step was saved.
 
     The files that the commit wrote have no checksums yet if the run was killed right after it; they must be there.
+
+    Args:
+      arrays: whether to check the arrays too, which are all but all of it.
+      part: which of how many parts of the files to check.
     """
     try:
         record = json.loads((step_directory / _CHECKSUMS).read_text())
@@ -388,5 +442,7 @@ def _damage(step_directory: epath.Path) -> str:
             return f"{name} cannot be read: {reason(error)}"
         return "" if found == files.get(name, found) else f"{name} has changed"
 
+    index, parts = part
+    names = sorted(name for name in {*files, *_LATE} if arrays or not name.startswith("state/"))[index::parts]
     with ThreadPoolExecutor() as pool:
-        return next((damage for damage in pool.map(check, {*files, *_LATE}) if damage), "")
+        return next((damage for damage in pool.map(check, names) if damage), "")

@@ -1,9 +1,11 @@
 """What a training run changes and its checkpoints hold, as arrays or as shapes alone."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
@@ -12,6 +14,7 @@ from actfer_jax import facs
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.rl import ucgrpo
+from actfer_jax.rollout.engine import Rollout
 from actfer_jax.settings import TrainConfig
 from actfer_jax.sharding import place, place_parameters
 from actfer_jax.train_step import TrainState, init_train_state
@@ -22,6 +25,19 @@ class RunState(NamedTuple):
 
     train: TrainState
     calibration: ucgrpo.Calibration
+
+
+class StepOutput(NamedTuple):
+    """What a step leaves behind: the state, its metrics, and in reinforcement learning the episodes."""
+
+    state: RunState
+    metrics: dict[str, Any]
+    rollouts: list[list[Rollout]]
+    scores: list[list[dict[str, float]]]
+    advantages: np.ndarray
+
+
+StepFunction = Callable[[RunState, int], StepOutput]
 
 
 def initial_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> RunState:

@@ -40,12 +40,12 @@ from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.optimizer import make_optimizer
+from actfer_jax.reinforcement_steps import rl_steps
 from actfer_jax.rollout.batch import abstract_batch
 from actfer_jax.rollout.engine import image_slots
 from actfer_jax.run_state import initial_state
 from actfer_jax.settings import TrainConfig
 from actfer_jax.sharding import make_meshes
-from actfer_jax.train import rl_steps
 
 ALIGN = '<think></think>\n<tool_call>\n{"name": "align_face", "arguments": {}}\n</tool_call>'
 ANSWER = "<think></think>\n<aus>none</aus>\n<answer>{}</answer>"

@@ -22,8 +22,10 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from actfer_jax import hosts
 from actfer_jax.checkpoints import CheckpointError, Checkpoints, read_checkpoint
 from benchmarks.damages import DAMAGES, files, flip_a_bit
+from benchmarks.equal_training import free_port
 
 # Real second processes, forked from one that has imported everything and started nothing.
 processes = multiprocessing.get_context("forkserver")
@@ -122,6 +124,18 @@ def test_the_best_steps_outlive_newer_ones(tmp_path, keep, best):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(map(str, kept))
     with Checkpoints(tmp_path, keep=keep, best=best, best_metric="accuracy") as checkpoints:
         assert bits(checkpoints.restore(1, make_state(0))[0]) == bits(make_state(1))
+
+
+def test_a_damaged_metric_of_an_older_step(tmp_path):
+    """Orbax reads the metrics of all steps as it starts."""
+    with Checkpoints(tmp_path, keep=2, best_metric="reward") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step), make_extra(step), {"reward": float(step)})
+    os.truncate(tmp_path / "1" / "metrics" / "metrics", 5)
+    with Checkpoints(tmp_path, keep=2, best_metric="reward") as checkpoints:
+        assert checkpoints.steps() == [2]
+    assert (tmp_path / "damaged" / "1").is_dir()
+    assert assert_restores(tmp_path) == 2
 
 
 def test_a_metric_that_there_is_not_is_refused_at_the_first_save(tmp_path):
@@ -355,6 +369,53 @@ def test_on_other_devices(tmp_path):
         process.join()
         assert process.exitcode == 0
     assert assert_restores(tmp_path) == 3
+
+
+def as_one_of_two(index: int, address: str, directory, divided: bool, restored: int, saved: list[int]) -> None:
+    """In one of two processes: restores the newest step, of an array that is divided over both or that both hold whole,
+    and saves others."""
+    hosts.connect(address, 2, index)
+    spec = PartitionSpec("data") if divided else PartitionSpec()
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), spec)
+
+    def table(step):
+        rows = np.random.default_rng(step).normal(size=(8 if divided else 3, 5)).astype(np.float32)
+        return {"rows": jax.make_array_from_callback(rows.shape, sharding, lambda part: rows[part])}
+
+    def own_part(state) -> list[bytes]:
+        return [np.asarray(shard.data).tobytes() for shard in state["rows"].addressable_shards]
+
+    with Checkpoints(directory, keep=9) as checkpoints:
+        found = checkpoints.restore_latest(table(0))
+        assert (found[0] if found else 0) == restored
+        assert found is None or own_part(found[1]) == own_part(table(restored))
+        for step in saved:
+            checkpoints.save(step, table(step), {})
+
+
+def in_two_processes(*arguments) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    started = [start(as_one_of_two, index, address, *arguments) for index in range(2)]
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
+
+
+def test_two_processes_check_what_each_other_wrote(tmp_path):
+    in_two_processes(tmp_path, True, 0, [1, 2, 3])
+    names = json.loads((tmp_path / "3" / "checksums.json").read_text())["files"].keys()
+    assert names == {path.relative_to(tmp_path / "3").as_posix() for path in files(tmp_path / "3")} - {"checksums.json"}
+    for step, index in ((3, 1), (2, 0)):
+        flip_a_bit(random.Random(step), tmp_path / str(step) / "state" / f"ocdbt.process_{index}")
+    in_two_processes(tmp_path, True, 1, [2])
+    assert sorted(path.name for path in (tmp_path / "damaged").iterdir()) == ["2", "3"]
+    in_two_processes(tmp_path, True, 2, [])
+
+
+def test_a_process_that_has_nothing_to_write(tmp_path):
+    in_two_processes(tmp_path, False, 0, [1])
+    assert not (tmp_path / "1" / "state" / "ocdbt.process_1").exists()
+    in_two_processes(tmp_path, False, 1, [])
 
 
 def test_all_steps_damaged_is_a_fresh_start(sound_directory, tmp_path):

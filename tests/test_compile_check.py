@@ -15,9 +15,12 @@ import pytest
 from flax import nnx
 
 from actfer_jax import compile_check, flops
-from actfer_jax.config import ConfigError
+from actfer_jax.config import ConfigError, read_config
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, demo_checkpoint
 from actfer_jax.rollout.batch import ImageSlots, abstract_batch, episode_log_probs
+from actfer_jax.settings import TrainConfig
+from actfer_jax.sharding import make_meshes
+from configs import ucgrpo
 
 ROOT = Path(__file__).parents[1]
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -184,3 +187,23 @@ def test_the_formula_counts_every_matrix_product() -> None:
     first = rows * 2 * text.hidden_size * text.vocab_size
     counted = products(jax.make_jaxpr(program)(params, batch).jaxpr)
     assert flops.forward(config, batch) + masked - first == pytest.approx(counted, rel=1e-6)
+
+
+def test_the_formulas_of_a_rollout_count_every_matrix_product() -> None:
+    config = read_config(ucgrpo.get_config("demo"), TrainConfig, "config")
+    model_config = Qwen3VLConfig.from_json(config.model.config_file)
+    meshes = make_meshes(config.mesh, jax.devices())
+    programs = {program.name: program for program in compile_check.programs(config, model_config, meshes)}
+    counted = {name: products(jax.make_jaxpr(one.jitted)(*one.arguments).jaxpr) for name, one in programs.items()}
+
+    text, queries, length = model_config.text, config.batch.queries, config.rollout.prompt_tokens
+    pairs = 4 * text.num_hidden_layers * text.num_attention_heads * text.head_dim
+    # The plain kernel computes masked pairs too.
+    masked = queries * pairs * (length**2 - length * (length + 1) / 2)
+    assert programs["prefill"].flops + masked == pytest.approx(counted["prefill"], rel=1e-6)
+    # The jaxpr has the loop's body once; each new token sees itself beside the cache.
+    itself = queries * config.batch.rollouts * pairs
+    assert programs["decode chunk"].flops / config.rollout.chunk + itself == pytest.approx(
+        counted["decode chunk"], rel=1e-6
+    )
+    assert programs["slot fill"].flops == pytest.approx(counted["slot fill"], rel=1e-6)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ import pytest
 
 from actfer_jax.config import ConfigError
 from actfer_jax.hosts import Interrupted, connect, gather, termination, watch_machine
+from benchmarks.equal_training import free_port
 
 PROCESS = """
 import json, os, signal, sys
@@ -39,12 +39,6 @@ except hosts.ConfigError as error:
     failed = [1, str(error)]
 print(json.dumps([failed, jax.process_count(), heard, before, after]))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def test_processes_hear_each_other_and_stop_together():

@@ -207,6 +207,14 @@ def test_only_whole_steps_are_restored(bucket):
     save_steps(directory, [3], keep=4)
     assert assert_restores(directory) == 3
 
+    # The same of a step that is not the newest: the next save deletes the rest.
+    bucket.objects.pop(
+        next(name for name in bucket.objects if name.startswith("checkpoints/2/state/ocdbt.process_0/d/"))
+    )
+    save_steps(directory, [4], keep=2)
+    assert assert_restores(directory) == 4
+    assert not any(name.startswith("checkpoints/2/") for name in bucket.objects)
+
 
 def test_a_profile_is_traced(bucket):
     config = LoggingConfig(profile_start=2, profile_steps=9, memory_profile_step=1)

@@ -22,13 +22,14 @@ from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from actfer_jax import train
+from actfer_jax import reinforcement_steps, train
 from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import read_config
 from actfer_jax.hosts import Interrupted, Termination
 from actfer_jax.metrics import is_timing, read_metrics
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.records import read_episodes
+from actfer_jax.run_state import StepOutput
 from actfer_jax.settings import TrainConfig
 from configs import ucgrpo
 
@@ -302,7 +303,7 @@ def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
     config = read_config(raw_config, TrainConfig, "config")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
     monkeypatch.setattr(train, "open_source", lambda config: [])
-    monkeypatch.setattr(train, "rl_steps", lambda *_: lambda state, step: train.StepOutput(state, {}, [], [], None))
+    monkeypatch.setattr(train, "rl_steps", lambda *_: lambda state, step: StepOutput(state, {}, [], [], None))
     told = Termination()
     told.noticed = True
 
@@ -364,7 +365,7 @@ def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, m
 
         return watched
 
-    monkeypatch.setattr(train, "make_policy_update", make_watched)
+    monkeypatch.setattr(reinforcement_steps, "make_policy_update", make_watched)
     model = Qwen3VLConfig.from_json(Path(demo_checkpoint()) / "config.json").text
     jax.monitoring.register_event_listener(listen)
     for raw_config.steps in (1, 2):

@@ -115,9 +115,9 @@ class SubtleSamples:
         return self.source[self.indices[index]]
 
 
-def batches(dataset: grain.MapDataset, batch: int, start: int, threads: int, ahead: int) -> Iterator[list]:
-    """Consecutive batches from batch number `start` on, read ahead in threads."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead * batch)
+def batches(dataset: grain.MapDataset, batch: int, start: int) -> Iterator[list]:
+    """Consecutive batches from batch number `start` on, two of them read ahead in threads."""
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch)
     rows = iter(dataset[start * batch :].to_iter_dataset(options))
     while True:
         yield [next(rows) for _ in range(batch)]
