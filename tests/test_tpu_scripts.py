@@ -761,6 +761,17 @@ def test_setup_from_what_is_not_a_git_checkout(cloud: Cloud) -> None:
     assert cloud.verbs() == []
 
 
+def test_what_is_too_large_to_be_sent_is_named(cloud: Cloud) -> None:
+    cloud.active()
+    with (cloud.checkout / "model.safetensors").open("wb") as file:
+        for _ in range(11):
+            file.write(os.urandom(10_000_000))
+    output = cloud.run("setup", status=1)
+    assert "packs into more than 100 MB" in output and "model.safetensors" in output
+    (cloud.checkout / ".gitignore").write_text("*.safetensors\n")
+    cloud.run("setup")
+
+
 def test_checkouts_and_tpus_of_one_name_do_not_send_each_others_code(cloud: Cloud) -> None:
     cloud.active(workers=1)
     cloud.run("setup")
@@ -1120,7 +1131,9 @@ def test_many_workers_need_a_bucket(cloud: Cloud) -> None:
     cloud.run("setup")
     assert "give --workdir=gs://BUCKET/RUN" in cloud.run("launch", "--workdir=runs/here", status=1)
     cloud.active(workers=1)
-    cloud.run("launch", "--workdir=runs/here")
+    output = cloud.run("launch", "--workdir=runs/here")
+    assert "the workdir runs/here is on the worker's disk: it is lost when the TPU is deleted" in output
+    assert "is lost" not in cloud.run("launch")
 
 
 def test_logs_of_a_worker_and_of_all(cloud: Cloud) -> None:
@@ -1479,7 +1492,7 @@ def test_a_training_whose_log_is_silent_is_idle(
         os.utime(log, times=(log.stat().st_mtime - 60 * silent,) * 2)
     running.minutes_between_looks(10)
     output = running.run("watch", flag, "--max_hours=2", status=1)
-    assert output.count("nothing was logged for 90 minutes: from now on this counts as idle") == hangs
+    assert output.count("nothing was heard for 90 minutes: from now on this counts as idle") == hangs
     assert ("nothing has trained for 30 minutes: deleting the TPU" in output) == hangs
     assert ("the limit of max_hours=2 is reached" in output) != hangs
     assert "not launched again" not in output
@@ -1498,6 +1511,37 @@ def test_workers_that_do_not_answer_are_not_taken_for_idle(running: Cloud) -> No
     running.minutes_between_looks(10)
     output = running.run("watch", "--relaunch=false", "--idle_minutes=5", status=1)
     assert "no answer from 2 of 2 workers" in output and "nothing has trained" not in output
+    assert output.count("port 22: Connection timed out") == 2  # said once, for each worker
+
+
+@pytest.mark.parametrize("silent", [(0,), (0, 1)])
+def test_workers_that_are_silent_for_good_are_taken_for_idle(running: Cloud, silent: tuple[int, ...]) -> None:
+    for worker in range(2):
+        log = running.home(worker) / "actfer_jax/run/train.log"
+        os.utime(log, times=(log.stat().st_mtime - 5400,) * 2)
+    running.set(unreachable=list(silent))
+    running.minutes_between_looks(10)
+    output = running.run("watch", "--max_hours=24", status=1)
+    assert "nothing was heard for 60 minutes: from now on this counts as idle" in output
+    assert "nothing has trained for 30 minutes: deleting the TPU" in output and running.verbs()[-1] == "delete"
+
+
+def test_a_worker_that_is_silent_beside_a_log_that_goes_on(running: Cloud) -> None:
+    running.set(unreachable=[1])
+    running.minutes_between_looks(30)
+    output = running.run("watch", "--max_hours=4", status=1)
+    assert "the limit of max_hours=4 is reached" in output and "nothing was heard" not in output
+
+
+@pytest.mark.parametrize("script", ["create", "watch"])
+def test_who_interrupts_is_told_what_stays(cloud: Cloud, script: str) -> None:
+    cloud.set(states=["WAITING_FOR_RESOURCES"])
+    process = cloud.start(script)
+    assert process.stdout is not None
+    assert any("is WAITING_FOR_RESOURCES" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "interrupted: " in output and "tpu_scripts/delete.sh" in output
 
 
 def test_a_worker_that_hangs_keeps_watch_from_no_limit(running: Cloud) -> None:

@@ -62,6 +62,7 @@ else
 fi
 if [[ "$dry_run" == true || "$wait" == false ]]; then exit; fi
 
+trap 'say "interrupted: the request for $tpu_name stays, and costs once it is granted (tpu_scripts/delete.sh)"; exit 1' INT TERM
 said=""
 while true; do
   find_state || fail_like_gcloud "gcloud cannot say what became of $tpu_name"

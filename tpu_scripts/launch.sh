@@ -14,6 +14,7 @@ if ((worker_count > 1)) && [[ "$workdir" != gs://* ]]; then
   fail "the setting workdir is $workdir, which every one of the $worker_count workers would have to itself:" \
     "give --workdir=gs://BUCKET/RUN"
 fi
+[[ "$workdir" == gs://* ]] || say "the workdir $workdir is on the worker's disk: it is lost when the TPU is deleted, also by watch.sh"
 
 on_workers "ending what is left of earlier runs" "$stop_seconds" "$(worker_command stop "$stop_seconds")"
 copy_code

@@ -198,6 +198,9 @@ ask_workers() { # SECONDS COMMAND
   return "$status"
 }
 
+# The end of what gcloud complained about.
+last_complaint() { grep -v 'Attempting to' <<<"$complaint" | tail -n 15 || true; }
+
 # Does the same for a step of a script: prints the report, and stops where a worker failed; with status 4 where one did not
 # answer, and the step may succeed when it is tried again.
 on_workers() { # WHAT SECONDS COMMAND
@@ -209,7 +212,7 @@ on_workers() { # WHAT SECONDS COMMAND
     ((not_set_up == 0)) || fail "$not_set_up workers are not set up: run tpu_scripts/setup.sh first"
   else
     say "$report"
-    complain "$what: a worker failed, see above. gcloud said:"$'\n'"$(grep -v 'Attempting to' <<<"$complaint" | tail -n 15)"
+    complain "$what: a worker failed, see above. gcloud said:"$'\n'"$(last_complaint)"
     exit $((silent > 0 ? 4 : 1))
   fi
 }

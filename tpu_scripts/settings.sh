@@ -27,13 +27,13 @@ setup_seconds="${ACTFER_SETUP_SECONDS:-1800}"       # what the installation on t
 wait="${ACTFER_WAIT:-true}"                         # true: create.sh returns when the TPU is ready; false: when it is asked for
 poll_seconds="${ACTFER_POLL_SECONDS:-60}"           # between two looks at a state
 launch_seconds="${ACTFER_LAUNCH_SECONDS:-30}"       # how long launch.sh looks out for a training that fails at once
-stop_seconds="${ACTFER_STOP_SECONDS:-120}"          # what a training gets to save its state before it is killed
+stop_seconds="${ACTFER_STOP_SECONDS:-300}"          # what a training gets to save its state before it is killed
 
 # watch.sh: what it does, and the guard against cost
 relaunch="${ACTFER_RELAUNCH:-true}"                 # true: create, set up and launch as needed; false: only guard
 max_hours="${ACTFER_MAX_HOURS:-0}"                  # the TPU is deleted when it was active for this long; 0 for no limit
 idle_minutes="${ACTFER_IDLE_MINUTES:-30}"           # the TPU is deleted when nothing has trained for this long; 0 for never
-hang_minutes="${ACTFER_HANG_MINUTES:-60}"           # a training whose log was silent for this long is idle; 0 for never
+hang_minutes="${ACTFER_HANG_MINUTES:-60}"           # a training of which nothing was heard for this long is idle; 0: never
 delete_when_finished="${ACTFER_DELETE_WHEN_FINISHED:-true}"  # true: the TPU is deleted when the run has finished
 
 # logs.sh, tensorboard.sh

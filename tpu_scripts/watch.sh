@@ -7,7 +7,7 @@
 # What another command left there counts for nothing; where another command or another user trains, watch.sh stops. The limits:
 #   --max_hours     the TPU was active for this long, as seen by this watch: the training is ended, the TPU deleted
 #   --idle_minutes  nothing has trained for this long: the TPU is deleted
-#   --hang_minutes  a training whose log was silent for this long counts as idle
+#   --hang_minutes  a training of which nothing was heard for this long (its log, or the workers themselves) counts as idle
 #   --relaunch=false  only these limits, whoever trains: nothing is asked for, set up or launched
 # The guard works as long as this script does: start it where it is not closed with a laptop, for example in tmux on a small VM.
 #
@@ -63,12 +63,15 @@ set_up_and_launch() {
 }
 
 # Failures are counted in a row: of requests until a TPU is there, of launches until one succeeds or the TPU is taken away.
-known=false said="" failed_requests=0 failed_launches=0 launch_again=0 ended_looks=0 reported=false idle_since="" active_seconds=0
+known=false said="" failed_requests=0 failed_launches=0 launch_again=0 ended_looks=0 reported=false active_seconds=0
+idle_since="" silent_since="" # empty: not so now
 began=0 # 1: this watch has seen the training run, or launched it
 clock=$(date +%s)
 
 if [[ "$relaunch" == true ]]; then expected=("${training[@]}"); fi
 if ((max_hours == 0)); then tell "a training that runs may cost without limit: --max_hours=HOURS sets one"; fi
+
+trap 'tell "interrupted: what was asked for stays, and costs once it is there, with no guard (tpu_scripts/delete.sh)"; exit 1' INT TERM
 
 while true; do
   if ! find_state; then
@@ -99,7 +102,7 @@ while true; do
       tell "the TPU was taken away"
     fi
     delete_tpu "$@"
-    failed_launches=0 launch_again=0 ended_looks=0 reported=false idle_since=""
+    failed_launches=0 launch_again=0 ended_looks=0 reported=false idle_since="" silent_since=""
     [[ "$relaunch" == true ]] || exit 1
     state=NONE
   fi
@@ -121,13 +124,21 @@ while true; do
     needs_launch=false
     # A training needs all workers: it runs where each does, or has come to its end a little earlier.
     runs=$((others > 0 || (running > 0 && running + finished + silent == worker_count)))
-    hangs=$((runs && others + silent == 0 && hang_minutes > 0 && log_minutes >= hang_minutes))
+    if ((silent == 0)); then silent_since=""; elif [[ -z "$silent_since" ]]; then silent_since=$now; fi
+    unheard_minutes=$log_minutes # where workers are silent, the one that logs may be among them
+    if ((silent > 0)); then
+      silent_minutes=$(((now - silent_since) / 60))
+      if ((silent == worker_count || silent_minutes < log_minutes)); then unheard_minutes=$silent_minutes; fi
+    fi
+    runs_unseen=$((runs || silent == worker_count))
+    hangs=$((runs_unseen && others == 0 && hang_minutes > 0 && unheard_minutes >= hang_minutes))
     if ((others > 0)) && [[ "$relaunch" == true ]]; then
       say "$report"
       fail "that training is left alone, and the TPU costs: end it (stop.sh), or guard it (--relaunch=false)." \
         "What you launched under another user name is reached with --ssh_user=NAME"
     elif ((silent > 0)); then
       tell "no answer from $silent of $worker_count workers"
+      if [[ "$silent_since" == "$now" ]]; then say "gcloud said:"$'\n'"$(last_complaint)"; fi
     elif ((not_set_up + idle + lost > 0 || (launch_again && running < worker_count))); then
       needs_launch=true
       if ((lost > 0)); then tell "a machine restarted"; fi
@@ -169,11 +180,11 @@ while true; do
       say "the TPU is deleted in $idle_minutes minutes, unless tpu_scripts/launch.sh starts a training"
     fi
 
-    if ((silent == worker_count || (runs && !hangs))); then
+    if ((runs_unseen && !hangs)); then
       idle_since=""
     elif [[ -z "$idle_since" ]]; then
       idle_since=$now
-      if ((hangs)); then tell "nothing was logged for $log_minutes minutes: from now on this counts as idle (--hang_minutes)"; fi
+      if ((hangs)); then tell "nothing was heard for $unheard_minutes minutes: from now on this counts as idle (--hang_minutes)"; fi
     fi
     if ((idle_minutes > 0)) && [[ -n "$idle_since" ]] && ((now - idle_since >= idle_minutes * 60)); then
       [[ "$reported" == true ]] || say "$report"
