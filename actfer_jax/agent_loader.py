@@ -131,7 +131,7 @@ class Agent:
             queries=queries,
             group=group,
             greedy=greedy,
-            mesh=self.meshes.rollout,
+            meshes=self.meshes,
             needed_by=needed_by,
             dtype=nnx.merge(self.graphdef, self.params).execution.dtype,
         )

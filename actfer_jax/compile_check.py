@@ -233,7 +233,7 @@ def _rollout_programs(
         turn_end_id=0,
         temperature=temperature,
         banned_V=np.zeros(vocabulary, bool),
-        mesh=mesh,
+        meshes=meshes,
     )
     others = {name: tree for name, tree in kept.items() if name != "params"}
     advice = ", or ".join([*_reference_advice(config), 'more of the "tensor" axis in config.mesh.rollout'])

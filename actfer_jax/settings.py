@@ -9,6 +9,7 @@ from actfer_jax.data.traces import TraceConfig
 from actfer_jax.evaluation.controls import check_controls
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.optimizer import OptimizerConfig
+from actfer_jax.resharding import common_mesh
 from actfer_jax.rl.loss import LossConfig
 from actfer_jax.rl.rewards import RewardConfig
 from actfer_jax.rl.ucgrpo import UCGRPOConfig
@@ -190,7 +191,9 @@ class TrainConfig:
         return tuple(dict.fromkeys((*self.model.trained_on, self.data.name)))
 
     def check_meshes(self, meshes: Meshes) -> None:
-        """Raises ConfigError, naming what would do, if a mesh cannot divide a batch evenly."""
+        """Raises ConfigError, naming what would do, if a mesh cannot divide a batch evenly or the two do not fit."""
+        if meshes.update is not None and meshes.rollout is not None:
+            common_mesh(meshes.update, meshes.rollout)
         size, updating, playing = self.batch, row_shards(meshes.update), row_shards(meshes.rollout)
         why = f"config.mesh.update divides the rows of each of {size.microbatches} microbatches into {updating} parts"
         unit = updating * size.microbatches

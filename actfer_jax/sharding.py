@@ -344,19 +344,6 @@ def in_memory(tree: Any, kind: str) -> Any:
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 
 
-def undivide(params: Any, mesh: Mesh | None) -> Any:
-    """Parameters that come from the update mesh, divided over a rollout mesh with the same order of devices.
-
-    In two steps, each of which the partitioner knows an efficient operation for: what lies together on "data" later is
-    exchanged first, then gathered. In one step it would gather everything everywhere.
-    """
-    if mesh is None:
-        return params
-    middle = RULES | {"embed": ("data", "fsdp"), "vocab": ("tensor", "fsdp", "data")}
-    step = jax.lax.with_sharding_constraint(params, shardings(params, mesh, middle))
-    return constrain_parameters(step, mesh)
-
-
 def locally(function: Callable[..., jax.Array], mesh: Mesh | None, names: Sequence[str], result: str) -> Any:
     """A function that every device applies to its own parts of the arguments.
 

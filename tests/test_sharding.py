@@ -116,6 +116,12 @@ def test_batches_that_a_mesh_cannot_divide_are_refused_with_those_that_would_do(
         config(**{"batch__microbatches": 4, "batch__queries": 8} | changes).check_meshes(meshes)
 
 
+def test_meshes_that_cut_the_devices_at_other_places_are_refused() -> None:
+    meshes = make_meshes(MeshConfig(update=(1, 2, 3), rollout=(3, 1, 2)), [Device(index) for index in range(6)])
+    with pytest.raises(ConfigError, match=r"config.mesh.update \(1, 2, 3\) and config.mesh.rollout \(3, 1, 2\) cut"):
+        config(batch__queries=6).check_meshes(meshes)
+
+
 def test_scenes_divide_as_rows_do() -> None:
     mesh = make_meshes(MeshConfig(), [Device(index) for index in range(16)]).update
     assert shared_rows(8, 256, None) == 8

@@ -350,7 +350,7 @@ def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, m
     raw_config.data.directory, raw_config.data.size = f"{shared}/data", 14
     raw_config.batch.queries, raw_config.batch.rollouts, raw_config.rollout.fill_rows = 2, 4, 4
     raw_config.loss.kl = 0.0
-    make_policy_update, live, events = train.make_policy_update, [], []
+    make_policy_update, live, events = reinforcement_steps.make_policy_update, [], []
 
     def listen(event: str, **details: str | int) -> None:
         events.append(event)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from actfer_jax import sharding
@@ -160,7 +159,7 @@ class RolloutEngine:
       graphdef: the model's structure (`nnx.split`), on the mesh (`models.on_mesh`).
       model_config: its configuration.
       greedy: take the likeliest token instead of sampling.
-      mesh: over which rows, heads and vocabulary are divided; None on one device.
+      meshes: the one that the parameters come from, and the one over which rows, heads and vocabulary are divided.
       needed_by: of each row, processes that need its pictures afterwards, beside those that hold it on the mesh.
       dtype: the model's, in which pixels are sent to it.
 
@@ -180,19 +179,19 @@ class RolloutEngine:
         queries: int,
         group: int,
         greedy: bool = False,
-        mesh: Mesh | None = None,
+        meshes: sharding.Meshes = sharding.ONE_DEVICE,
         needed_by: AnySequence[frozenset[int]] | None = None,
         dtype: DTypeLike = np.float32,
     ):
         # A query is prefilled once for its group, so whole queries lie on one part of the mesh.
-        self.mesh, self.parts = mesh, sharding.row_shards(mesh)
+        self.mesh, self.parts = meshes.rollout, sharding.row_shards(meshes.rollout)
         why = f"config.mesh.rollout divides rows into {self.parts} parts"
         sharding.check_multiple("queries of an engine", queries, self.parts, why)
         sharding.check_multiple("config.rollout.fill_rows", config.fill_rows, self.parts, why)
         self.config, self.model_config = config, model_config
         self.chat, self.encoder, self.toolbox = chat, encoder, toolbox
         self.queries, self.group = queries, group
-        held = sharding.holders(mesh, queries * group)
+        held = sharding.holders(self.mesh, queries * group)
         # A row's tools are run by every process that needs its pixels; what the first of its holders hears, counts.
         self.owners = [min(processes) for processes in held]
         self.holders = held if needed_by is None else [a | b for a, b in zip(held, needed_by, strict=True)]
@@ -207,7 +206,7 @@ class RolloutEngine:
             turn_end_id=chat.turn_end_id,
             temperature=0.0 if greedy else config.temperature,
             banned_V=chat.banned(model_config.text.vocab_size),
-            mesh=mesh,
+            meshes=meshes,
         )
 
     def run(

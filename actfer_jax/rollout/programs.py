@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 
 from actfer_jax import sharding
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.log_probs import pick
 from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, write_cache
+from actfer_jax.resharding import reshard
+from actfer_jax.sharding import ONE_DEVICE, Meshes
 
 
 class RowState(NamedTuple):
@@ -93,7 +94,7 @@ class Programs:
       turn_end_id: the token that ends a turn.
       temperature: of sampling; 0 takes the likeliest token (log-probabilities are then those of temperature 1).
       banned_V: ids that are never sampled.
-      mesh: over which rows, heads and vocabulary are divided; None on one device.
+      meshes: the one that the parameters come from, and the one over which rows, heads and vocabulary are divided.
     """
 
     def __init__(
@@ -107,13 +108,13 @@ class Programs:
         turn_end_id: int,
         temperature: float,
         banned_V: jax.typing.ArrayLike,
-        mesh: Mesh | None = None,
+        meshes: Meshes = ONE_DEVICE,
     ):
         self.graphdef = graphdef
         self.group, self.length, self.chunk = group, length, chunk
         self.turn_tokens, self.turn_end_id = turn_tokens, turn_end_id
         self.temperature, self.banned_V = temperature, jnp.asarray(banned_V)
-        self.mesh = mesh
+        self.update_mesh, self.mesh = meshes
         self.reshard = jax.jit(self._reshard)
         self.prefill = jax.jit(self._prefill)
         self.decode = jax.jit(self._decode, donate_argnums=1)
@@ -130,7 +131,7 @@ class Programs:
 
     def _reshard(self, params: nnx.State) -> nnx.State:
         params = sharding.cast(params, nnx.merge(self.graphdef, params).execution.dtype)
-        return sharding.undivide(params, self.mesh)
+        return reshard(params, self.update_mesh, self.mesh)
 
     def _prefill(
         self,
