@@ -47,7 +47,8 @@ class Collectives:
 class _Computation:
     """What one computation sends by (kind, channel), calls (name, condition of a loop, times or 0), and compares with.
 
-    The parts of an operation that runs beside others lie in several computations, all with its channel.
+    The parts of an operation that runs beside others lie in several computations, all with its channel. Operations that
+    were written as such (`jax.shard_map`) all have one channel, and lie in one computation.
     """
 
     sends: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -113,7 +114,8 @@ def _read(instruction: str, name: str, computation: _Computation) -> None:
         elif kind == "all-reduce":
             size *= 2
         channel = _CHANNEL.search(attributes)
-        computation.sends[kind, channel[1] if channel else f"{name} {len(computation.sends)}"] = size
+        key = kind, channel[1] if channel else f"{name} {len(computation.sends)}"
+        computation.sends[key] = computation.sends.get(key, 0) + size
         return  # The computation that it calls only adds two numbers.
     if constant := _CONSTANT.search(instruction):
         computation.constants.append(int(constant[1]))

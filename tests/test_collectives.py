@@ -59,6 +59,8 @@ ENTRY %main (x: bf16[8,128]) -> bf16[8,128] {
   %after = bf16[32,128]{1,0} fusion(%beside), kind=kCustom, calls=%finish
   %rows = f32[2]{0} reduce-scatter(%h), channel_id=6, replica_groups=[4,2]<=[8], to_apply=%add
   %axes = f32[2]{0} reduce-scatter(%h), channel_id=7, replica_groups=mesh['a'=2,'b'=4] {'b'}, to_apply=%add
+  %one = f32[8]{0} all-to-all(%h), channel_id=1, replica_groups={{0,1},{2,3}}, dimensions={0}
+  %two = f32[4]{0} all-to-all(%h), channel_id=1, replica_groups={{0,1},{2,3}}, dimensions={0}
   ROOT %result = bf16[8,128]{1,0} copy(%done)
 }
 """
@@ -69,7 +71,9 @@ def test_everything_counts_as_often_as_it_runs() -> None:
     found = collectives(HLO)
     gathers = 8 * 128 * 2 + 5 * 36 * GATHER + GATHER  # an operation in two parts counts once
     scatters = 16 * 4 + 2 * (2 * 4) + 4 * (2 * 4)
-    assert found.total == {"all-gather": gathers, "all-reduce": 5 * SUM, "reduce-scatter": scatters}
+    exchanges = (8 + 4) * 4  # of one channel, as those that are written as such are
+    sums = {"all-reduce": 5 * SUM, "reduce-scatter": scatters}
+    assert found.total == {"all-gather": gathers, "all-to-all": exchanges, **sums}
     assert found.unknown_loops == []
 
 
