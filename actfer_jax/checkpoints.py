@@ -33,7 +33,7 @@ from actfer_jax.files import absolute, disk_is_full, is_remote, reason, write_at
 log = logging.getLogger(__name__)
 
 _CHECKSUMS = "checksums.json"
-_PARTS = "checksums.process_*.json"
+_PART = "checksums.process_{}.json"
 _MARKER = "commit_success.txt"
 _METADATA = "_CHECKPOINT_METADATA"
 # Written by the commit, after the checksums of the other files; nothing that is restored depends on them.
@@ -212,7 +212,7 @@ class Checkpoints:
         """
         (step_directory,) = self._unfinished(str(self._saving))
         files: dict[str, Any] = {}
-        for part in [path for path in step_directory.iterdir() if path.match(_PARTS)]:
+        for part in [path for path in step_directory.iterdir() if path.match(_PART.format("*"))]:
             files |= json.loads(part.read_text())
             part.unlink()
         known = {step_directory / name for name in (*files, *_LATE)}
@@ -404,7 +404,7 @@ def _write_own_checksums(state_directory: epath.Path) -> None:
     written = state_directory / name
     paths = list(_files(written)) if written.exists() else []
     sums = {f"state/{name}/{path}": sum for path, sum in _checksums(written, paths).items()}
-    (state_directory.parent / _PARTS.replace("*", str(index))).write_text(json.dumps(sums))
+    (state_directory.parent / _PART.format(index)).write_text(json.dumps(sums))
 
 
 def _complete_checksums(step_directory: epath.Path) -> None:

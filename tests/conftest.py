@@ -18,6 +18,8 @@ from actfer_jax.faces.views import ViewConfig
 from actfer_jax.models import demo_checkpoint
 from actfer_jax.rollout.engine import Query, RolloutConfig
 
+pytest.register_assert_rewrite("stand_in_cloud")
+
 
 @pytest.fixture(scope="session")
 def agent() -> Agent:
