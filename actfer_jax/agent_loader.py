@@ -157,7 +157,12 @@ def load_agent(
       ConfigError: something is missing, damaged, or does not fit the rest; the message says what.
     """
     try:
-        return _load_agent(model, views, rollout, seed, store, meshes)
+        # First, because it costs a second, and the weights may cost an hour.
+        detector = FaceDetector(model.landmarks or None)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    try:
+        return _load_agent(model, views, rollout, seed, Toolbox(detector, views, store), meshes)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {model.path!r} cannot be used: {error}") from error
 
@@ -167,7 +172,7 @@ def _load_agent(
     views: ViewConfig,
     rollout: RolloutConfig,
     seed: int,
-    store: FaceStore | None,
+    toolbox: Toolbox,
     meshes: Meshes,
 ) -> Agent:
     directory = model.directory
@@ -192,7 +197,7 @@ def _load_agent(
         place_parameters(params, meshes.update),
         Chat.from_pretrained(directory),
         PictureEncoder(directory, views),
-        Toolbox(FaceDetector(model.landmarks or None), views, store),
+        toolbox,
         rollout,
         meshes,
     )

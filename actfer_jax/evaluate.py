@@ -9,6 +9,7 @@ Prints a table and writes to the output directory `results.json` (every figure, 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from absl import flags
 from etils import epath
@@ -21,10 +22,11 @@ from actfer_jax.episode_records import to_record
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.command import MANIFEST, RESULTS, check_output, load_policy, open_output
 from actfer_jax.evaluation.controls import NORMAL, check_controls, evaluate_policy
-from actfer_jax.evaluation.metrics import Summary, summarise
+from actfer_jax.evaluation.metrics import summarise
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import classes_table, controls_table
 from actfer_jax.files import write_atomically
+from actfer_jax.provenance import heading, provenance
 from actfer_jax.rl.rewards import RewardConfig, score
 from actfer_jax.rollout.engine import Rollout
 
@@ -59,7 +61,7 @@ class EvaluateConfig:
             raise ValueError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
 
 
-def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks: str = "") -> dict[str, Summary]:
+def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks: str = "") -> dict[str, Any]:
     """Plays every episode and writes the results.
 
     Args:
@@ -68,8 +70,8 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
       out: the directory to write.
 
     Returns:
-      The summary of the normal episodes and of each control. Records have the reward with its default constants,
-      whatever the policy was trained with.
+      What `results.json` holds: where the results come from, and of the normal episodes and of each control the
+      summary. Records have the reward with its default constants, whatever the policy was trained with.
 
     Raises:
       ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
@@ -108,23 +110,32 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
         record=record,
     )
     summaries = {control: summarise(played, seed=config.seed) for control, played in outcomes.items()}
-    results = {"checkpoint": checkpoint, "trained_on": card.trained_on, "config": asdict(config), "results": summaries}
+    made = provenance(config.data.name, config.data.split, config.data.size, checkpoint)
+    results = {
+        "provenance": made,
+        "checkpoint": checkpoint,
+        "trained_on": card.trained_on,
+        "config": asdict(config),
+        "results": summaries,
+    }
     figures = (
         plots.confusion_figure(summaries[NORMAL]),
         plots.aus_figure(summaries),
         plots.zoom_figure(summaries[NORMAL]),
     )
     for name, figure in zip(PLOTS, figures, strict=True):
-        write_atomically(out / name, plots.png(figure))
+        write_atomically(out / name, plots.png(figure, heading(made)))
     write_atomically(out / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
-    return summaries
+    return results
 
 
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
     config = read_config(given.config, EvaluateConfig, "config")
-    summaries = evaluate(config, given.checkpoint, epath.Path(given.out), given.landmarks)
+    results = evaluate(config, given.checkpoint, epath.Path(given.out), given.landmarks)
+    summaries = results["results"]
+    print(heading(results["provenance"]))
     print(controls_table({"": summaries}))
     print()
     print(classes_table(summaries[NORMAL]))

@@ -5,8 +5,6 @@
 Needs no accelerator, and of the memory twice what the parameters take. The run's directory is not changed.
 """
 
-import json
-
 import jax
 import orbax.checkpoint as ocp
 from absl import flags
@@ -16,7 +14,7 @@ from actfer_jax import cli
 from actfer_jax.checkpoints import read_checkpoint
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.files import FILE_ERRORS
-from actfer_jax.metrics import MANIFEST
+from actfer_jax.metrics import manifest_config
 from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.run_state import abstract_state
 from actfer_jax.settings import TrainConfig
@@ -33,7 +31,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int
       ConfigError, CheckpointError: there is no run, or no such checkpoint.
     """
     try:
-        raw_config = json.loads((workdir / MANIFEST).read_text())["config"]
+        raw_config = manifest_config(workdir)
     except (*FILE_ERRORS, ValueError, KeyError) as error:
         raise ConfigError(f"{workdir} is not the workdir of a training run ({error})") from error
     config = read_config(raw_config, TrainConfig, "config")

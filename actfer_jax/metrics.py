@@ -11,11 +11,9 @@ import logging
 import math
 import os
 import platform
-import subprocess
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +27,7 @@ from etils import epath
 import actfer_jax
 from actfer_jax.evaluation.progress import duration
 from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
+from actfer_jax.provenance import git_state
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ MANIFEST = "manifest.json"
 EVALUATION = "evaluation.json"
 # A run may be continued with other values of these config keys: they do not change what a step computes but for
 # rounding, only how many steps there are (and with that the schedules), where they are computed, and what is kept.
-HOST_KEYS = ("data.directory", "evaluation.data.directory", "rollout.tool_threads")
+HOST_KEYS = ("data.cache_directory", "evaluation.data.cache_directory", "rollout.tool_threads")
 FREE_KEYS = ("steps", "checkpoint.*", "logging.*", "mesh.*", *HOST_KEYS)
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "tensorflow-datasets"),
@@ -365,7 +364,7 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
     Returns:
       When the run first started, seconds since 1970; kept in the manifest through all its starts.
     """
-    commit, modified = _git_state()
+    commit, modified = git_state()
     devices = jax.devices()
     plain = _plain_config(config)
     path = epath.Path(workdir) / MANIFEST
@@ -382,6 +381,27 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
     }
     write_atomically(path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return started
+
+
+def manifest_config(workdir: epath.PathLike) -> dict[str, Any]:
+    """The config of the run in a workdir, from its manifest.
+
+    Older versions called the cache of rendered faces `data.directory`: it is given as `data.cache_directory`.
+
+    Raises:
+      ValueError, KeyError: the manifest cannot be read as one.
+      OSError, tf.errors.OpError: there is none.
+    """
+    path = epath.Path(workdir) / MANIFEST
+    config = json.loads(path.read_text())["config"]
+    if not isinstance(config, dict):
+        raise ValueError(f"its config is {config!r}")
+    for holder in (config, config.get("evaluation")):
+        data = holder.get("data") if isinstance(holder, dict) else None
+        if isinstance(data, dict) and data.get("name") == "synth_faces" and data.get("directory"):
+            log.info("%s: data.directory, %r, is read as data.cache_directory", path, data["directory"])
+            data["cache_directory"], data["directory"] = data["directory"], ""
+    return config
 
 
 def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
@@ -405,7 +425,7 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        there = _flatten(json.loads(path.read_text())["config"])
+        there = _flatten(manifest_config(workdir))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise WorkdirError(f"{path} cannot be read: it is not a manifest of a run; choose another --workdir") from error
     here = _flatten(_plain_config(config))
@@ -445,18 +465,3 @@ def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
     return {name: installed[name] for name in _PACKAGES if name in installed}
-
-
-def _git_state() -> tuple[str | None, bool | None]:
-    """The commit of the checkout that this package runs from, and whether tracked files differ from it."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", os.fspath(Path(__file__).parent), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's checkout.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None

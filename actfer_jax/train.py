@@ -33,6 +33,7 @@ from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
 from actfer_jax.config import ConfigError, read_config
+from actfer_jax.data.cache import open_cache
 from actfer_jax.data.sources import emotion_labels, open_face_store, open_source
 from actfer_jax.episode_picture import episode_picture
 from actfer_jax.episode_records import to_record
@@ -58,6 +59,7 @@ from actfer_jax.metrics import (
 from actfer_jax.models import Qwen3VL, save_pretrained
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.profiling import Profiler
+from actfer_jax.provenance import heading, provenance
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.reinforcement_steps import rl_steps
 from actfer_jax.run_state import abstract_state, initial_state
@@ -82,6 +84,8 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
     meshes = make_meshes(config.mesh)
     config.check_meshes(meshes)
     store = open_face_store(config.data)
+    if config.evaluation is not None:
+        open_cache(config.evaluation.data.cache_directory)
     agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store, meshes=meshes)
     source = hosts.first_before_others(lambda: open_source(config.data))
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
@@ -266,12 +270,16 @@ def _evaluate(
             log.warning("told to stop during the evaluation %s training; the same command begins it anew", when)
             raise
         summaries = {control: summarise(results) for control, results in outcomes.items()}
-        runs[when] = {"step": step, "results": summaries}
+        data = evaluation.data
+        made = provenance(data.name, data.split, data.size, f"{workdir}, step {step}")
+        runs[when] = {"provenance": made, "step": step, "results": summaries}
         if hosts.is_first():
             write_atomically(path, json.dumps(runs, indent=1) + "\n")
             write_evaluation(workdir, step, summaries)
     if when == "after" and hosts.is_first():
-        print(controls_table({when: run["results"] for when, run in runs.items()}), flush=True)
+        for name, run in runs.items():
+            print(f"{name}: {heading(run.get('provenance'))}")
+        print(controls_table({name: run["results"] for name, run in runs.items()}), flush=True)
 
 
 def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: nnx.State, directory: epath.Path) -> None:

@@ -32,6 +32,7 @@ from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
 from actfer_jax.metrics import read_metrics
 from actfer_jax.models import demo_checkpoint
+from actfer_jax.provenance import heading
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/methods", "Where the runs are kept.")
 _SEEDS = flags.DEFINE_list("seeds", ["10", "11", "12"], "Seeds of the training; none of them was used for tuning.")
@@ -89,8 +90,9 @@ def train(method: str, seed: str) -> Path:
     return workdir
 
 
-def play(checkpoint: Path, out: Path, seed: str, *, greedy: bool) -> Summary:
-    """A checkpoint on the same faces, within the limits that reinforcement learning has."""
+def play(checkpoint: Path, out: Path, seed: str, *, greedy: bool) -> dict[str, Any]:
+    """A checkpoint on the same faces, within the limits that reinforcement learning has: where that comes from, and
+    the evaluation."""
     if not (out / "results.json").exists():
         limits = runpy.run_path("configs/ucgrpo.py")["get_config"]("demo").rollout.to_dict()
         with tempfile.TemporaryDirectory() as directory:
@@ -104,7 +106,7 @@ def play(checkpoint: Path, out: Path, seed: str, *, greedy: bool) -> Summary:
                 "--config.queries=70",
             ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return json.loads((out / "results.json").read_text())["results"]
+    return _made(json.loads((out / "results.json").read_text()))
 
 
 def figure(curves: dict[str, list[dict[str, list[float]]]]) -> Figure:
@@ -129,6 +131,22 @@ def figure(curves: dict[str, list[dict[str, list[float]]]]) -> Figure:
     drawn.axes[0].set_ylabel("share of episodes with a zoom")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
     return drawn
+
+
+def _made(run: dict[str, Any]) -> dict[str, Any]:
+    return {"provenance": run.get("provenance"), "evaluation": run["results"]}
+
+
+def origins(results: dict[str, dict[str, Any]], **changes: Any) -> list[str]:
+    """Where the figures of a table come from: a line for each day and commit that made some of them.
+
+    Args:
+      changes: what is other than in the evaluations.
+    """
+    changes["policy"] = f"policies in {_WORKDIR.value}"
+    made = [run.get("provenance") for seeds in results.values() for run in seeds.values()]
+    lines = [heading(one and one | {"date": one["date"][:10]} | changes) for one in made]
+    return list(dict.fromkeys(lines))
 
 
 def _evaluation(workdir: Path) -> dict[str, Any]:
@@ -172,7 +190,7 @@ def main(argv: Sequence[str]) -> None:
     for seed in _SEEDS.value:
         if seed not in results.get(START + SAMPLED, {}):
             out = Path(_WORKDIR.value) / f"start-sampled-{seed}"
-            keep(START + SAMPLED, seed, evaluation=play(Path(demo_checkpoint()), out, seed, greedy=False))
+            keep(START + SAMPLED, seed, **play(Path(demo_checkpoint()), out, seed, greedy=False))
         for method in methods:
             if seed in results.get(method + SAMPLED, {}):
                 continue
@@ -182,17 +200,18 @@ def main(argv: Sequence[str]) -> None:
                 rates, after = {}, play(policy, workdir / "greedy", seed, greedy=True)
             else:
                 rates = {name: [record[f"zoom_rate/{name}"] for record in records] for name in ("subtle", "plain")}
-                keep(START, "0", evaluation=runs["before"]["results"])
-                after = runs["after"]["results"]
+                keep(START, "0", **_made(runs["before"]))
+                after = _made(runs["after"])
             # Supervised training writes every tenth step. The first one compiles.
             minutes = np.mean([record["perf/step_s"] for record in records[1:]]) * records[-1]["step"] / 60
-            keep(method, seed, evaluation=after, minutes=minutes, zoom_rates=rates)
-            keep(method + SAMPLED, seed, evaluation=play(policy, workdir / "sampled", seed, greedy=False))
+            keep(method, seed, **after, minutes=minutes, zoom_rates=rates)
+            keep(method + SAMPLED, seed, **play(policy, workdir / "sampled", seed, greedy=False))
     shown = {name + how: results[name + how] for name in (START, *methods) for how in ("", SAMPLED)}
     table = [["method", *FIGURES, "minutes"]]
     for method, by_seed in shown.items():
         minutes = [run["minutes"] for run in by_seed.values() if "minutes" in run]
         table.append(row(method, [run["evaluation"] for run in by_seed.values()], minutes))
+    print("\n".join(origins(shown)))
     print(align(table, left=1))
     print()
     print(class_gaps(shown))
@@ -200,7 +219,11 @@ def main(argv: Sequence[str]) -> None:
         method: [run["zoom_rates"] for run in runs.values() if run.get("zoom_rates")] for method, runs in shown.items()
     }
     if _PNG.value:
-        write_atomically(_PNG.value, plots.png(figure({method: rates for method, rates in curves.items() if rates})))
+        # The curves are of training's own faces.
+        data = runpy.run_path("configs/ucgrpo.py")["get_config"]("demo").data
+        made = "; ".join(origins(shown, split=data.split, size=data.size))
+        drawn = figure({method: rates for method, rates in curves.items() if rates})
+        write_atomically(_PNG.value, plots.png(drawn, made))
 
 
 if __name__ == "__main__":

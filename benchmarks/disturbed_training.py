@@ -39,7 +39,7 @@ POLICY = Path("policy", "model.safetensors")
 
 
 def arguments(workdir: Path) -> list[str]:
-    return ["--config=tests/hosts_config.py:rl", f"--config.data.directory={workdir.parent}/data"]
+    return ["--config=tests/hosts_config.py:rl", f"--config.data.cache_directory={workdir.parent}/data"]
 
 
 def same(workdir: Path, expected: Path) -> bool:

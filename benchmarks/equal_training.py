@@ -277,7 +277,7 @@ def train(workdir: Path, algorithm: str, *arguments: str, processes: int = 1, de
     if (workdir / "policy" / "actfer.json").exists():
         return True
     began = time.monotonic()
-    command = [f"--config=tests/hosts_config.py:{algorithm}", f"--config.data.directory={workdir.parent}/data"]
+    command = [f"--config=tests/hosts_config.py:{algorithm}", f"--config.data.cache_directory={workdir.parent}/data"]
     command += [f"--config.steps={STEPS}", f"--config.checkpoint.every={STEPS}", *SIZES[algorithm], *arguments]
     try:
         codes = ends(start(workdir, command, processes=processes, devices=devices), 3600)

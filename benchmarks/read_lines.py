@@ -24,6 +24,7 @@ from actfer_jax.evaluation.command import load_policy
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import align
 from actfer_jax.faces.views import ViewConfig
+from actfer_jax.provenance import heading, provenance
 from actfer_jax.rollout.batch import EpisodeBatch, Sequence, encode_pictures, make_batch
 from actfer_jax.rollout.engine import image_slots
 
@@ -81,6 +82,7 @@ def main(argv: Arguments[str]) -> None:
     table = [["pair", "view", "fine lines", "faces", "exact"]]
     for (pair, region, lines), values in sorted(exact.items()):
         table.append([pair, region, "yes" if lines else "no", str(len(values)), f"{np.mean(values):.3f}"])
+    print(heading(provenance(data.name, data.split, data.size, _CHECKPOINT.value)))
     print(align(table, left=3))
 
 

@@ -36,6 +36,7 @@ from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.files import write_atomically
+from actfer_jax.provenance import heading, provenance
 
 _FACES = flags.DEFINE_integer("faces", 1600, "Faces for each question; a fifth of them is held out.")
 _EPOCHS = flags.DEFINE_integer("epochs", 14, "Passes over the training faces.")
@@ -175,7 +176,9 @@ def main(argv: Sequence[str]) -> None:
         looks = list(pool.map(look, tasks, chunksize=16))
     seen = [found for found in looks if found is not None]
     print(f"{len(tasks)} faces rendered and looked at in {time.monotonic() - start:.0f} s")
-    figures: dict[str, Any] = {"faces": len(tasks)}
+    made = provenance("synth_faces", f"seeds from {_SEED.value}", len(tasks), "networks of this script")
+    print(heading(made))
+    figures: dict[str, Any] = {"provenance": made, "faces": len(tasks)}
 
     def report(name: str, value: float, title: str, remark: str) -> None:
         figures[name] = value

@@ -33,7 +33,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.name = "synth_faces"
     config.data.split = "train"
     config.data.size = 16_000
-    config.data.directory = "~/.cache/actfer_jax/data"
+    config.data.directory = ""  # of a data set with files of its own; rendered faces have none
+    config.data.cache_directory = "~/.cache/actfer_jax/data"  # of what is rendered, and of the faces found
 
     config.views = ConfigDict()  # in pixels; a token of Qwen3-VL is 32 x 32
     config.views.multiple = 32
@@ -137,7 +138,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.data.name = "synth_faces"
     config.evaluation.data.split = "test"
     config.evaluation.data.size = 700
-    config.evaluation.data.directory = "~/.cache/actfer_jax/data"
+    config.evaluation.data.directory = ""
+    config.evaluation.data.cache_directory = "~/.cache/actfer_jax/data"
     config.evaluation.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.evaluation.queries = 64
 

@@ -71,7 +71,7 @@ def test_evaluate_writes_table_results_plots_and_records(checkpoint, tmp_path):
         "--config.data.size=3",
         "--config.queries=2",
         "--config.controls=('no_tools',)",
-        f"--config.data.directory={tmp_path / 'data'}",
+        f"--config.data.cache_directory={tmp_path / 'data'}",
         f"--checkpoint={checkpoint}",
         f"--out={out}",
     )

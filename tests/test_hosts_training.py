@@ -67,7 +67,7 @@ def exit_codes(
     changes: dict[int, dict] | None = None,
 ) -> list[int]:
     """Runs the processes of a training; `changes` are those of each process."""
-    arguments = [f"--config=tests/hosts_config.py:{algorithm}", f"--config.data.directory={shared}/data", *extra]
+    arguments = [f"--config=tests/hosts_config.py:{algorithm}", f"--config.data.cache_directory={shared}/data", *extra]
     programs = {index: ("-c", CHANGED, json.dumps(change)) for index, change in (changes or {}).items()}
     return ends(start(workdir, arguments, processes=processes, devices=devices, programs=programs), seconds=400)
 

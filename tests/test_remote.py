@@ -52,7 +52,7 @@ def bucket(tmp_path_factory):
 def train(shared: Path, workdir: epath.PathLike, killer: list[str] | None = None) -> subprocess.CompletedProcess:
     program = ["-m", "actfer_jax.train"] if killer is None else ["-c", KILLER, *killer]
     small = ["--config=tests/hosts_config.py:sft", "--config.steps=2", "--config.traces.readings_steps=0"]
-    command = [sys.executable, *program, *small, f"--workdir={workdir}", f"--config.data.directory={shared}/data"]
+    command = [sys.executable, *program, *small, f"--workdir={workdir}", f"--config.data.cache_directory={shared}/data"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{shared}/programs", "JAX_PLATFORMS": "cpu"}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles faster
@@ -104,7 +104,7 @@ def test_what_cannot_be_written_is_named(bucket):
     with pytest.raises(CheckpointError, match="gs://elsewhere/checkpoints"):
         Checkpoints("gs://elsewhere/checkpoints", keep=1)
     with pytest.raises(ValueError, match="on a disk of each host"):
-        DataConfig(directory="gs://bucket/data")
+        DataConfig(cache_directory="gs://bucket/data")
 
 
 def test_metrics_are_whole_after_every_step(bucket, tmp_path):

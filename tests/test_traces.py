@@ -79,12 +79,12 @@ def test_readings_are_pieces_of_episodes(maker, subtle):
 
 
 def test_subtle_samples_are_those_whose_emotion_rests_on_fine_lines(tmp_path):
-    source = open_source(DataConfig(split="validation", size=28, directory=str(tmp_path)))
+    source = open_source(DataConfig(split="validation", size=28, cache_directory=str(tmp_path)))
     subtle = SubtleSamples(source)
     wanted = [index for index in range(28) if face_of("validation", index).subtle]
     assert [subtle[index].name for index in range(len(subtle))] == [f"validation/{index:06d}" for index in wanted]
     with pytest.raises(DataError, match="none of the 1 samples is subtle"):
-        SubtleSamples(open_source(DataConfig(split="validation", size=1, directory=str(tmp_path))))
+        SubtleSamples(open_source(DataConfig(split="validation", size=1, cache_directory=str(tmp_path))))
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def start(
         f"--workdir={workdir}",
         f"--config.steps={STEPS}",
         "--config.checkpoint.every=1",
-        f"--config.data.directory={shared}/data",
+        f"--config.data.cache_directory={shared}/data",
         "--config.data.size=14",
-        f"--config.evaluation.data.directory={shared}/data",
+        f"--config.evaluation.data.cache_directory={shared}/data",
         "--config.evaluation.data.size=7",
         "--config.evaluation.queries=7",
         "--config.evaluation.controls=()",
@@ -299,7 +299,7 @@ def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
     """A run that is told to stop, with no room for its checkpoint; then with room; then before its first step ends."""
     raw_config = ucgrpo.get_config("demo")
     del raw_config.evaluation
-    raw_config.data.directory = str(tmp_path / "data")
+    raw_config.data.cache_directory = str(tmp_path / "data")
     config = read_config(raw_config, TrainConfig, "config")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
     monkeypatch.setattr(train, "open_source", lambda config: [])
@@ -347,7 +347,7 @@ def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, m
     raw_config = ucgrpo.get_config("demo")
     del raw_config.evaluation
     raw_config.checkpoint.every = 1
-    raw_config.data.directory, raw_config.data.size = f"{shared}/data", 14
+    raw_config.data.cache_directory, raw_config.data.size = f"{shared}/data", 14
     raw_config.batch.queries, raw_config.batch.rollouts, raw_config.rollout.fill_rows = 2, 4, 4
     raw_config.loss.kl = 0.0
     make_policy_update, live, events = reinforcement_steps.make_policy_update, [], []

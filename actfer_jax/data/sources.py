@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import grain
@@ -10,12 +9,11 @@ import numpy as np
 
 from actfer_jax.agent.episode import Reference
 from actfer_jax.data import synth_faces
+from actfer_jax.data.cache import open_cache
+from actfer_jax.data.errors import DataError
+from actfer_jax.faces.images import check_image
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.files import is_remote
-
-
-class DataError(ValueError):
-    """A data set, or one sample of it, that cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,8 @@ class Sample:
       image: uint8 [H, W, 3].
 
     Raises:
-      DataError: neither its action units nor its emotion are known: no answer about it can be right or wrong.
+      DataError: its image is not such an array, or neither its action units nor its emotion are known: no answer about
+        it can be right or wrong.
     """
 
     dataset: str
@@ -36,6 +35,10 @@ class Sample:
     reference: Reference
 
     def __post_init__(self) -> None:
+        try:
+            check_image(self.image)
+        except ValueError as error:
+            raise DataError(f"{self.dataset}/{self.name}: {error}") from error
         if self.reference.emotion is None and not self.reference.has_aus:
             raise DataError(
                 f"{self.dataset}/{self.name} has neither action units nor an emotion, so that nothing can be learnt "
@@ -66,13 +69,16 @@ class DataConfig:
       name: the data set; "synth_faces" renders its own.
       split: "train", "validation" or "test".
       size: how many samples of the split.
-      directory: where prepared data is kept between runs.
+      directory: where the data set's own files lie; "" for "synth_faces", which has none.
+      cache_directory: where what is rendered, and the faces found in pictures, are kept between runs: a directory of
+        its own, which may be deleted at any time.
     """
 
     name: str = "synth_faces"
     split: str = "train"
     size: int = 1024
-    directory: str = "~/.cache/actfer_jax/data"
+    directory: str = ""
+    cache_directory: str = "~/.cache/actfer_jax/data"
 
     def __post_init__(self) -> None:
         if self.name != "synth_faces":
@@ -81,13 +87,24 @@ class DataConfig:
             raise ValueError(f"split is {self.split!r}; choose train, validation or test")
         if self.size < 1:
             raise ValueError(f"size is {self.size}; it must be at least 1")
-        if is_remote(self.directory):
-            raise ValueError(f"directory is {self.directory!r}; data is prepared on a disk of each host: give a path")
+        if self.directory:
+            raise ValueError(
+                f'directory is {self.directory!r}, but "synth_faces" renders its faces and reads none: leave it empty; '
+                "where rendered faces are kept is data.cache_directory"
+            )
+        if is_remote(self.cache_directory):
+            raise ValueError(
+                f"cache_directory is {self.cache_directory!r}; data is prepared on a disk of each host: give a path"
+            )
 
 
 def open_face_store(config: DataConfig) -> FaceStore:
-    """Where the faces found in the pictures of a data set are kept, beside the data."""
-    return FaceStore(Path(config.directory).expanduser() / "faces.sqlite")
+    """Where the faces found in the pictures of a data set are kept.
+
+    Raises:
+      DataError, OSError: the cache, or the file in it, cannot be used.
+    """
+    return FaceStore(open_cache(config.cache_directory) / "faces.sqlite")
 
 
 def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
@@ -138,7 +155,7 @@ class SynthFacesSource:
 
     def __init__(self, config: DataConfig):
         self.split, self.labels = config.split, emotion_labels(config)
-        self.faces = synth_faces.load(config.split, config.size, Path(config.directory).expanduser())
+        self.faces = synth_faces.load(config.split, config.size, open_cache(config.cache_directory))
 
     def __len__(self) -> int:
         return len(self.faces)

@@ -1,6 +1,7 @@
 """Summaries as figures."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from actfer_jax.evaluation.metrics import Summary
 
 COLOURS = ("#3b6fb6", "#e08a3c", "#4f9a6b", "#b4546a", "#7a67b0", "#8a8a8a")
 _DPI = 150
+_HEADING_POINTS, _HEADING_INCHES_PER_CHARACTER = 7, 0.062
 
 
 def confusion_figure(summary: Summary) -> Figure:
@@ -78,8 +80,10 @@ def zoom_figure(summary: Summary) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as the contents of a PNG file."""
+def png(figure: Figure, heading: str) -> bytes:
+    """The figure as the contents of a PNG file, under a line that says where it comes from (`provenance.heading`)."""
+    lines = textwrap.wrap(heading, int(figure.get_figwidth() / _HEADING_INCHES_PER_CHARACTER))
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_HEADING_POINTS, color="#555555")
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()

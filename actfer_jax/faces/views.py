@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from actfer_jax.faces.images import check_image
+
 Affine = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
@@ -159,7 +161,11 @@ def cut(image: NDArray[np.uint8], to_original: Affine, size: tuple[int, int], na
       to_original: float64 [2, 3], from pixel coordinates of the view to those of the image.
       size: (height, width) of the view in pixels.
       name: the view's name.
+
+    Raises:
+      ImageError: the image is no such array.
     """
+    check_image(image)
     height, width = size
     scale = pitch(to_original)
     block = max(1, math.ceil(float(scale.min()) / _MAX_SAMPLES - 1e-9))

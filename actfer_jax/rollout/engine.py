@@ -18,6 +18,7 @@ from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.config import ConfigError
+from actfer_jax.faces.images import check_image
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.models.config import Qwen3VLConfig
@@ -87,6 +88,9 @@ class Query:
       image: uint8 [H, W, 3].
       reference: what is known about it.
       answer_now: tell the policy to answer at once.
+
+    Raises:
+      ImageError: the image is no such array.
     """
 
     index: int
@@ -95,6 +99,9 @@ class Query:
     image: np.ndarray
     reference: Reference
     answer_now: bool = False
+
+    def __post_init__(self) -> None:
+        check_image(self.image)
 
     @property
     def key(self) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from actfer_jax.faces.images import check_image
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.rollout.batch import Patches
 
@@ -37,9 +38,17 @@ class PictureEncoder:
                 )
 
     def __call__(self, pixels: np.ndarray) -> Patches:
-        """Patches [p, C] float32 and the grid of a picture uint8 [H, W, 3]; no patches of a view without pixels."""
+        """Patches [p, C] float32 and the grid of a picture uint8 [H, W, 3]; no patches of a view without pixels, whose
+        array is [H, W, 0].
+
+        Raises:
+          ImageError: it is neither.
+        """
+        is_seen = getattr(pixels, "shape", ())[2:] != (0,)
+        if is_seen:
+            check_image(pixels)
         expected = (1, pixels.shape[0] // self.processor.patch_size, pixels.shape[1] // self.processor.patch_size)
-        if not pixels.size:
+        if not is_seen:
             return np.zeros((0, 0), np.float32), expected
         inputs = self.processor(images=[pixels], return_tensors="np")
         grid = tuple(int(n) for n in inputs["image_grid_thw"][0])

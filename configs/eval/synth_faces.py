@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
     config.data.name = "synth_faces"
     config.data.split = "test"
     config.data.size = 700
-    config.data.directory = "~/.cache/actfer_jax/data"
+    config.data.directory = ""  # of a data set with files of its own; rendered faces have none
+    config.data.cache_directory = "~/.cache/actfer_jax/data"  # of what is rendered
     # Beside the policy as it is: told to answer at once; zoomed views greyed; zoomed views without their finer pixels.
     config.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.queries = 64  # pictures at a time

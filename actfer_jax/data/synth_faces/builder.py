@@ -18,17 +18,18 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from etils import epath
 from PIL import Image
 
+from actfer_jax.data.errors import DataError
 from actfer_jax.data.synth_faces.renderer import render
 from actfer_jax.data.synth_faces.world import STREAMS, face_of, level
 from actfer_jax.facs import EMOTIONS, REGIONS
+from actfer_jax.files import reason
 
 VERSION = "1.5.0"
 """Changes with every change of the pictures: parts of another version are built anew, beside the old ones."""
@@ -117,45 +118,72 @@ class SynthFaces(tfds.core.GeneratorBasedBuilder):
             yield index, example | {"image": io.BytesIO(example["image"])}
 
 
+class Part(NamedTuple):
+    """Built faces: the records of one directory, by index."""
+
+    directory: Path
+    records: Any
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """Whatever is raised within this context becomes a DataError: the libraries raise anything over damaged files."""
+    try:
+        yield
+    except Exception as error:
+        file = next(directory.glob("*.array_record*"), directory)
+        raise DataError(
+            f"{file}: these rendered faces are damaged, cut short or gone ({str(error).partition(chr(10))[0]}); delete "
+            f"the directory {directory}, and the same command renders them anew"
+        ) from error
+
+
 class FaceSource:
     """Random access to built faces: `len(source)`, `source[i]`.
 
     An item is a dict: image uint8 [size, size, 3]; emotion str; aus dict of AU to intensity 1..5 (A..E); fine, the
     frozenset of AUs that show as fine lines only; landmarks float32 [68, 2] in pixels; subtle bool;
     deciding_region str ("" if plain); seed tuple (stream, index).
+
+    Raises:
+      DataError: on reading, a file is damaged, cut short or gone.
     """
 
-    def __init__(self, parts: Sequence[Any]) -> None:
+    def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
+        self._ends = np.cumsum([len(part.records) for part in parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def is_subtle(self, index: int) -> bool:
         """Whether a face is subtle, without decoding its picture."""
-        return bool(self._raw(index)["subtle"])
+        part, row = self._place(index)
+        with _reading(part.directory):
+            return bool(part.records[row]["subtle"])
 
-    def _raw(self, index: int) -> dict[str, Any]:
+    def _place(self, index: int) -> tuple[Part, int]:
+        """The part that holds a face, and its row there."""
         if not 0 <= index < len(self):
             raise IndexError(f"face {index} of {len(self)}")
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self._parts[part][int(index - (self._ends[part - 1] if part else 0))]
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[number], int(index - (self._ends[number - 1] if number else 0))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        raw = self._raw(index)
-        region = ("", *REGIONS)[int(raw["deciding_region"])]
-        aus = raw["aus"]
-        return {
-            "image": np.asarray(Image.open(io.BytesIO(raw["image"]))),
-            "emotion": EMOTIONS[int(raw["emotion"])],
-            "aus": {int(au): int(intensity) for au, intensity in zip(aus["au"], aus["intensity"], strict=True)},
-            "fine": frozenset(int(au) for au, fine in zip(aus["au"], aus["fine"], strict=True) if fine),
-            "landmarks": raw["landmarks"],
-            "subtle": bool(raw["subtle"]),
-            "deciding_region": region,
-            "seed": (int(raw["seed"][0]), int(raw["seed"][1])),
-        }
+        part, row = self._place(index)
+        with _reading(part.directory):
+            raw = part.records[row]
+            aus = raw["aus"]
+            return {
+                "image": np.asarray(Image.open(io.BytesIO(raw["image"]))),
+                "emotion": EMOTIONS[int(raw["emotion"])],
+                "aus": {int(au): int(intensity) for au, intensity in zip(aus["au"], aus["intensity"], strict=True)},
+                "fine": frozenset(int(au) for au, fine in zip(aus["au"], aus["fine"], strict=True) if fine),
+                "landmarks": raw["landmarks"],
+                "subtle": bool(raw["subtle"]),
+                "deciding_region": ("", *REGIONS)[int(raw["deciding_region"])],
+                "seed": (int(raw["seed"][0]), int(raw["seed"][1])),
+            }
 
 
 class _Progress:
@@ -205,10 +233,21 @@ def _renderers(stack: ExitStack, workers: int) -> RenderAll:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Waits until no other process builds in a directory: what it builds is then used, and not rendered twice."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Waits until no other process builds in a directory: what it builds is then used, and not rendered twice.
+
+    Raises:
+      DataError: nothing can be built there.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / "synth_faces.lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"{directory} does not hold all the faces that are wanted, and cannot be written ({reason(error)}): render "
+            "them where it can be, or give another directory with config.data.cache_directory"
+        ) from error
     # The system takes the lock from a process that ends, however it ends.
-    with (directory / "synth_faces.lock").open("w") as file:
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -231,6 +270,7 @@ def load(
 
     Raises:
       ValueError: an argument is out of range.
+      DataError: faces that were built are damaged or gone, or faces that are missing cannot be written.
     """
     if split not in STREAMS:
         raise ValueError(f"split {split!r} is not one of {', '.join(STREAMS)}")
@@ -240,6 +280,9 @@ def load(
         raise ValueError(f"size is {size}; scenes have 64 to 1024 pixels a side")
     bounds = [(start, min(start + PART, num)) for start in range(0, num, PART)]
 
+    def directory(start: int, stop: int) -> Path:
+        return Path(data_dir) / "synth_faces" / faces_config(split, start, stop, size).name / VERSION
+
     def part(start: int, stop: int, render_all: RenderAll = map) -> SynthFaces:
         config = faces_config(split, start, stop, size)
         config = SynthFaces.builder_configs.get(config.name, config)  # a name that it lists is its own
@@ -248,7 +291,16 @@ def load(
         )
 
     def missing() -> list[tuple[int, int]]:
-        return [(start, stop) for start, stop in bounds if not epath.Path(part(start, stop).data_path).exists()]
+        return [(start, stop) for start, stop in bounds if not directory(start, stop).exists()]
+
+    def opened(start: int, stop: int) -> Part:
+        with _reading(directory(start, stop)):
+            skip = {"image": tfds.decode.SkipDecoding()}
+            records = part(start, stop).as_data_source(split, decoders=skip)
+            if len(records) != stop - start:
+                raise ValueError(f"{len(records)} faces instead of {stop - start}")
+            records[0]  # A file that is gone or cut short is found now, and not in the middle of a run.
+        return Part(directory(start, stop), records)
 
     # The library warns of every config that is not in its list.
     verbosity = logging.get_verbosity()
@@ -264,7 +316,6 @@ def load(
                 tfds.disable_progress_bar()
                 for start, stop in build:
                     part(start, stop, lambda *tasks: progress.count(render_all(*tasks))).download_and_prepare()
-        skip = {"image": tfds.decode.SkipDecoding()}
-        return FaceSource([part(start, stop).as_data_source(split, decoders=skip) for start, stop in bounds])
+        return FaceSource([opened(start, stop) for start, stop in bounds])
     finally:
         logging.set_verbosity(verbosity)

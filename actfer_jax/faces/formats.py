@@ -1,0 +1,89 @@
+"""What a file is that does not open as a picture: said by its first bytes, with what to do about it."""
+
+import codecs
+
+READ = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""The formats that are read: rasters that Pillow decodes itself (some others start a program or fetch parts)."""
+
+DEVELOP = "export it as JPEG or PNG with the program that develops your camera's pictures"
+
+_CONVERT = "save it as JPEG or PNG"
+_FRAME = "save single frames of it as JPEG or PNG"
+_FETCH = "get the file itself"
+_UNPACK = "unpack it"
+
+# What it is, what to do, and how such files begin; the first that fits counts.
+_FOREIGN: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
+    ("a RAW picture", DEVELOP, (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"IIU\0", b"II\x1a\0\0\0HEAPCCDR", b"\0MRM")),
+    ("a JPEG XL picture", _CONVERT, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    ("a JPEG 2000 picture", _CONVERT, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    ("an OpenEXR picture", f"{_CONVERT}, with 8 bits a channel", (b"\x76\x2f\x31\x01",)),
+    ("a Photoshop document", _CONVERT, (b"8BPS",)),
+    ("a PDF document", f"take the picture out of it, and {_CONVERT}", (b"%PDF",)),
+    ("a PostScript document", _CONVERT, (b"%!PS",)),
+    ("a video", _FRAME, (b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"FLV\x01")),
+    ("a NumPy array", "save it with PIL.Image.fromarray(array).save(NAME)", (b"\x93NUMPY",)),
+    ("a ZIP archive or an office document", _UNPACK, (b"PK\x03\x04",)),
+    ("an archive", _UNPACK, (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")),
+    ("a pointer of Git LFS, not the file", "fetch the file with: git lfs pull", (b"version https://git-lfs",)),
+    ("a pointer of git-annex, not the file", "fetch the file with: git annex get", (b"/annex/objects/",)),
+)
+# The same for files whose kind stands behind "ftyp".
+_BRANDS: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
+    ("a HEIC picture", f"{_CONVERT}; telephones can be told to", (b"hei", b"hev", b"mif1", b"msf1")),
+    ("an AVIF picture", _CONVERT, (b"avif", b"avis")),
+    ("a RAW picture", DEVELOP, (b"crx",)),
+    ("a video", _FRAME, (b"",)),
+)
+_OWN: tuple[tuple[str, tuple[bytes, ...]], ...] = (
+    ("JPEG", (b"\xff\xd8\xff",)),
+    ("PNG", (b"\x89PNG",)),
+    ("GIF", (b"GIF8",)),
+    ("BMP", (b"BM",)),
+    ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    ("PPM", (b"P5", b"P6")),
+)
+
+
+def describe(data: bytes) -> str:
+    """What the contents of a file are that does not open as a picture, and what to do, in a line."""
+    for what, remedy, starts in _FOREIGN:
+        if data.startswith(starts):
+            return f"{what}; {remedy}"
+    if data.startswith(b"ftyp", 4):
+        return next(f"{what}; {remedy}" for what, remedy, brands in _BRANDS if data.startswith(brands, 8))
+    if data.startswith(b"AVI ", 8):
+        return f"a video; {_FRAME}"
+    if data.startswith(b"DICM", 128):
+        return f"a DICOM picture; {_CONVERT}, with 8 bits a channel"
+    for name, starts in _OWN:
+        if data.startswith(starts):
+            return damaged(name)
+    if data.startswith(b"WEBP", 8):
+        return damaged("WebP")
+    if not data.strip(b"\0"):
+        return f"{'nothing but zeros' if data else 'an empty file'}; get the file anew"
+    text = _text(data[:1024]).lower()
+    if "<svg" in text:
+        return f"an SVG drawing; {_CONVERT}"
+    if text.startswith(("<!doctype html", "<html")):
+        return f"a web page that was saved under this name; {_FETCH}"
+    if text:
+        return f"a text, not a picture; {_FETCH}"
+    return f"not a picture; give one of {', '.join(READ)}"
+
+
+def damaged(name: str, why: object = "") -> str:
+    """What is wrong with a file that begins as one of `READ` does, and what to do, in a line."""
+    detail = f" ({why})" if why else ""
+    return f"looks like a {name} picture, but is damaged, cut short or of a rare kind{detail}; get or save it anew"
+
+
+def _text(start: bytes) -> str:
+    """The first bytes as text; "" if they are none."""
+    try:
+        # The last character may be cut.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start).lstrip()
+    except UnicodeDecodeError:
+        return ""
+    return text if all(character.isprintable() or character.isspace() for character in text) else ""
