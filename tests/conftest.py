@@ -1,6 +1,8 @@
 """What several test files share: the small policy of the package and rendered pictures."""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -33,6 +35,23 @@ def agent() -> Agent:
 def shared(tmp_path_factory) -> Path:
     """What the runs of a test file share: rendered faces, compiled programs, and their workdirs."""
     return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture
+def make_read_only() -> Iterator[Callable[[Path], None]]:
+    """Makes a directory one of a read-only disk until the test ends: root, too, cannot write there."""
+    mounted: list[Path] = []
+
+    def mount(directory: Path) -> None:
+        bind = ["mount", "--bind", str(directory), str(directory)]
+        if os.geteuid() != 0 or subprocess.run(bind, capture_output=True).returncode != 0:
+            pytest.skip("mounting a disk needs root")
+        mounted.append(directory)
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(directory)], check=True)
+
+    yield mount
+    for directory in mounted:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @pytest.fixture(scope="session")

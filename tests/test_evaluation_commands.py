@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file
 
+import actfer_jax
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.analyze import analyze
@@ -80,6 +82,13 @@ def test_evaluate_writes_table_results_plots_and_records(checkpoint, tmp_path):
     assert [line.split()[0] for line in table[2:4]] == ["normal", "no_tools"]
     assert "6/6 episodes" in done.stderr
     results = json.loads((out / "results.json").read_text())
+    made = results["provenance"]
+    assert list(results)[0] == "provenance" and made["policy"] == str(checkpoint) and made["size"] == 3
+    assert datetime.fromisoformat(made["date"]).utcoffset() == timedelta(0)
+    line = done.stdout[: done.stdout.index("control ")].splitlines()[-1]
+    assert line.startswith(f"synth_faces test, 3 samples | {checkpoint} | actfer_jax {actfer_jax.__version__}, ")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert made["git_commit"] in (None, head) and line.endswith(made["date"])
     assert results["trained_on"] == ["synth_faces"] and results["config"]["data"]["size"] == 3
     assert {control: summary["episodes"] for control, summary in results["results"].items()} == {
         "normal": 3,
@@ -154,7 +163,7 @@ def test_a_model_that_was_not_trained_here_acts_with_the_default_views(checkpoin
 
 
 def test_a_landmark_model_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match=r"/nowhere\.dat: no such landmark model"):
+    with pytest.raises(ConfigError, match=r"^/nowhere\.dat: no such landmark model"):
         load_policy("demo", "float32", "/nowhere.dat")
 
 
@@ -197,6 +206,16 @@ def test_any_checkpoint_is_exported_and_the_run_left_as_it_is(training, checkpoi
             np.testing.assert_array_equal(weights[name], value + np.float32(step), err_msg=name)
         agent, card = load_policy(str(tmp_path / str(step)), "float32")
         assert card.trained_on == ("synth_faces",) and agent.rollout.max_length == 208
+
+
+def test_a_run_whose_cache_was_called_data_directory_is_exported(training, tmp_path):
+    manifest = json.loads((training / "manifest.json").read_text())
+    for data in (manifest["config"]["data"], manifest["config"]["evaluation"]["data"]):
+        del data["cache_directory"]
+        data["directory"] = "~/.cache/actfer_jax/data"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "checkpoints").symlink_to(training / "checkpoints")
+    assert export(epath.Path(tmp_path), epath.Path(tmp_path.with_name("policy")), 1) == 1
 
 
 def test_what_is_no_run_cannot_be_exported(training, tmp_path):

@@ -143,8 +143,8 @@ def test_figures_without_any_episode_are_null_and_not_numbers():
     assert found["tools"] == {"calls": 0, "success": None}
     json.dumps(found, allow_nan=False)
     assert tables.controls_table({"": {"normal": found}}).splitlines()[-1].split()[1:3] == ["-", "-"]
-    assert plots.png(plots.zoom_figure(found)).startswith(b"\x89PNG")
-    assert plots.png(plots.aus_figure({"normal": found})).startswith(b"\x89PNG")
+    assert plots.png(plots.zoom_figure(found), "x").startswith(b"\x89PNG")
+    assert plots.png(plots.aus_figure({"normal": found}), "x").startswith(b"\x89PNG")
 
 
 def test_refuses_what_cannot_be_summarised():
@@ -233,4 +233,7 @@ def test_figures_show_the_counts():
     assert sorted({round(bar.get_width(), 6) for bar in bars}) == sorted(
         {round(entry["f1"], 6) for entry in summary["aus"].values()}
     )
-    assert plots.png(plots.zoom_figure(summary)).startswith(b"\x89PNG")
+    figure = plots.zoom_figure(summary)
+    made = "synth_faces test, 700 samples | runs/policy"
+    assert plots.png(figure, made).startswith(b"\x89PNG")
+    assert figure.get_suptitle() == made

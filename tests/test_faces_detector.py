@@ -1,5 +1,6 @@
 """The detector and the landmarks, on a photograph in the public domain."""
 
+import importlib.util
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -115,11 +116,23 @@ def test_the_model_package_is_not_imported(detector):
     assert "face_recognition_models" not in sys.modules
 
 
-def test_a_file_that_is_no_landmark_model_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "keep", "words"),
+    [
+        ("shape_predictor_5_face_landmarks.dat", None, "a landmark model of 5 points, where the face tools need 68"),
+        ("mmod_human_face_detector.dat", None, "not a landmark model"),
+        ("dlib_face_recognition_resnet_model_v1.dat", 2**20, "not a landmark model"),
+        ("shape_predictor_68_face_landmarks.dat", 2**20, "not a landmark model, or a damaged one"),
+        ("shape_predictor_68_face_landmarks.dat", 0, "not a landmark model, or a damaged one"),
+    ],
+)
+def test_a_file_of_other_or_no_landmarks_is_refused_when_it_is_given(tmp_path, name, keep, words):
+    (folder,) = importlib.util.find_spec("face_recognition_models").submodule_search_locations
     path = tmp_path / "model.dat"
-    path.write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=f"{path}: not a landmark model"):
-        FaceDetector(str(path)).detect(PHOTOGRAPH)
+    with open(f"{folder}/models/{name}", "rb") as file:
+        path.write_bytes(file.read(keep))
+    with pytest.raises(ValueError, match=f"{path}: {words}.*give the path of dlib's shape_predictor_68_face_landmarks"):
+        FaceDetector(str(path))
 
 
 # Alignment

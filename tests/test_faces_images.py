@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from actfer_jax.faces.images import MAX_BYTES, ImageError, decode_image, load_image
+from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.parser import ToolCall
+from actfer_jax.data.sources import Sample
+from actfer_jax.faces.images import MAX_BYTES, ImageError, check_image, decode_image, load_image
+from actfer_jax.faces.store import FaceStore
+from actfer_jax.faces.views import cut
+from actfer_jax.rollout.engine import Query
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8)
 
@@ -143,20 +149,58 @@ def test_truncated_files_are_refused_by_name(format):
             decode_image(data[:keep], "holiday.png")
 
 
+def iso(brand: bytes) -> bytes:
+    return b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0" + brand + bytes(100)
+
+
 @pytest.mark.parametrize(
-    "data",
+    ("data", "words"),
     [
-        b"",
-        b"hello, I am a text file\n" * 10,
-        b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
-        b"%PDF-1.4\n",
-        bytes(1000),
+        (iso(b"heic"), "a HEIC picture; save it as JPEG"),
+        (iso(b"mif1"), "a HEIC picture; save it as JPEG"),
+        (iso(b"avif"), "an AVIF picture; save it as JPEG"),
+        (iso(b"crx "), "a RAW picture; export it as JPEG"),
+        (iso(b"isom"), "a video; save single frames"),
+        (b"RIFF\0\0\0\0AVI LIST", "a video; save single frames"),
+        (b"FUJIFILMCCD-RAW 0201", "a RAW picture; export it as JPEG"),
+        (b"\xff\x0a\x00\x10", "a JPEG XL picture; save it as JPEG"),
+        (b"%PDF-1.4\n", "a PDF document; take the picture out"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "a PostScript document; save it as JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "an SVG drawing; save it as JPEG"),
+        (b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg/>", "an SVG drawing; save it as JPEG"),
+        (
+            b"\n<!DOCTYPE html><html><title>404</title></html>",
+            "a web page that was saved under this name; get the file",
+        ),
+        ("{'fehler': 'größer'}".encode() * 200, "a text, not a picture; get the file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "a pointer of Git LFS.*git lfs pull",
+        ),
+        (b"/annex/objects/SHA256E-s31390--f50d.jpg\n", "a pointer of git-annex.*git annex get"),
+        (b"\x93NUMPY\x01\0v\0{'descr': '|u1'}", "a NumPy array; save it with PIL"),
+        (b"PK\x03\x04\x14\0", "a ZIP archive or an office document; unpack it"),
+        (bytes(128) + b"DICM", "a DICOM picture; save it as JPEG"),
+        (b"\xff\xd8\xff\xe0" + bytes(50), "looks like a JPEG picture, but is damaged"),
+        (encode(RGB, "WEBP")[:20], "looks like a WebP picture, but is damaged"),
+        (encode(RGB, "JPEG")[:700], "looks like a JPEG picture, but is damaged"),
+        (b"", "an empty file; get the file anew"),
+        (bytes(1000), "nothing but zeros; get the file anew"),
+        (b"\x02\xd3\xee" * 50, "not a picture; give one of JPEG, PNG"),
     ],
 )
-def test_what_is_no_picture_is_refused(data):
-    with pytest.raises(ImageError, match="strange.bin: not a picture"):
-        decode_image(data, "strange.bin")
+def test_what_is_no_picture_is_called_what_it_is(data, words):
+    with pytest.raises(ImageError, match=f"^strange.jpg: {words}"):
+        decode_image(data, "strange.jpg")
+
+
+@pytest.mark.parametrize("tag", [(254, 1), (50706, bytes([1, 4, 0, 0]))])
+def test_of_a_raw_picture_not_the_thumbnail_is_read(tag):
+    """A camera's RAW file is a TIFF that begins with a small picture (or names the version of DNG that it follows)."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[tag[0]] = tag[1]
+    with pytest.raises(ImageError, match="x.nef: a RAW picture; export it"):
+        decode_image(encode(RGB, "TIFF", tiffinfo=tags), "x.nef")
 
 
 def test_thirty_thousand_pixels_wide_is_refused_with_the_remedy():
@@ -179,9 +223,86 @@ def test_a_bomb_of_metadata_is_refused():
         decode_image(png(1, 1, 8, 2, b"\0\1\2\3", chunks=chunk), "bomb.png")
 
 
-def test_floating_point_pixels_are_refused():
-    with pytest.raises(ImageError, match="float.tiff.*floating-point"):
-        decode_image(encode(np.zeros((4, 4), np.float32), "TIFF"), "float.tiff")
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_a_picture_of_fewer_bits_than_its_type_is_as_bright_as_it_was(bits, caplog):
+    """What a 12-bit camera gives in a 16-bit file is the picture, not a nearly black one."""
+    values = np.rint(RGB[..., 0] / 255 * (2**bits - 1)).astype(np.uint16)
+    for format in ("PNG", "TIFF"):
+        image = decode_image(encode(values, format), "lab.png")
+        np.testing.assert_array_equal(image, np.stack([RGB[..., 0]] * 3, -1))
+    assert f"lab.png: its values go up to {values.max()} of 65535; they are read as {bits} bits" in caplog.text
+
+
+def test_dark_colours_of_sixteen_bits_are_explained():
+    values = np.rint(RGB / 255 * 4095).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    with pytest.raises(ImageError, match="lab.png: its values fill only a small part of 16 bits.*save it with 8 bits"):
+        decode_image(png(40, 24, 16, 2, rows), "lab.png")
+
+
+def test_floating_point_pixels_from_0_to_1_are_scaled_and_others_explained():
+    fractions = RGB[..., 0].astype(np.float32) / 255
+    image = decode_image(encode(fractions, "TIFF"), "float.tiff")
+    np.testing.assert_array_equal(image, np.stack([RGB[..., 0]] * 3, -1))
+    for wrong in (fractions * 3, fractions - 0.5, fractions * np.nan):
+        with pytest.raises(ImageError, match="float.tiff: floating-point values from .*with values from 0 to 1"):
+            decode_image(encode(wrong, "TIFF"), "float.tiff")
+
+
+# The door of the functions that take a picture as an array.
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (RGB / 255, r"not float64 \[24, 40, 3\].*\(image \* 255\).round\(\).astype\(np.uint8\)"),
+        (RGB.astype(np.int64), r"not int64 .*bring its values to 0 to 255"),
+        (RGB > 9, r"not bool .*image.astype\(np.uint8\) \* 255"),
+        (RGB[..., 0], r"not uint8 \[24, 40\].*np.stack\(\[image\] \* 3, axis=-1\)"),
+        (RGB[..., :1], r"np.repeat\(image, 3, axis=2\)"),
+        (np.dstack([RGB, RGB[..., 0]]), r"image\[..., :3\]"),
+        (RGB.transpose(2, 0, 1), r"image.transpose\(1, 2, 0\)"),
+        (RGB[None], "one by one"),
+        (RGB[:0], "empty"),
+        (np.zeros(9, np.uint8), "three axes"),
+        (Image.fromarray(RGB), r"np.asarray\(image.convert\('RGB'\)\)"),
+        ("portrait.jpg", "load_image"),
+        ([[[0, 0, 0]]], r"not list; give np.asarray"),
+        (None, "not NoneType"),
+    ],
+)
+def test_an_array_that_is_no_picture_is_refused_with_what_to_do(image, words):
+    with pytest.raises(ImageError, match=words):
+        check_image(image)
+
+
+def test_what_is_said_to_do_makes_a_picture():
+    fractions, grey, alpha, first = RGB / 255, RGB[..., 0], np.dstack([RGB, RGB[..., 0]]), RGB.transpose(2, 0, 1)
+    for image in (fractions, grey, alpha, first, RGB[..., :1], RGB > 9):
+        with pytest.raises(ImageError) as refused:
+            check_image(image)
+        remedy = str(refused.value).rpartition("; ")[2].rpartition(": ")[2].removeprefix("if its values are 0 to 1, ")
+        check_image(eval(remedy.removeprefix("give "), {"np": np, "image": image}))
+
+
+def test_every_function_that_takes_a_picture_checks_it(agent, tmp_path):
+    toolbox, reference = agent.toolbox, Reference(labels=("fear",), emotion="fear")
+    doors = [
+        toolbox.detector.detect,
+        lambda image: FaceStore(tmp_path / "faces.sqlite").detect(toolbox.detector, image),
+        toolbox.scene,
+        toolbox.unseen_scene,
+        lambda image: toolbox.faces("key", image),
+        lambda image: toolbox.execute(ToolCall("detect_faces", {}), "", image=image, image_key="key", views=()),
+        lambda image: cut(image, np.eye(2, 3), (8, 8)),
+        agent.encoder,
+        lambda image: Query(0, "mine", "picture", image, reference),
+        lambda image: Sample("mine", "picture", image, reference),
+    ]
+    for door in doors:
+        for image in (RGB / 255, RGB[..., 0], RGB.transpose(2, 0, 1), RGB[:0], Image.fromarray(RGB)):
+            with pytest.raises(ValueError, match="an image is "):
+                door(image)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -26,6 +26,7 @@ from actfer_jax.metrics import (
     WorkdirError,
     check_workdir,
     is_timing,
+    manifest_config,
     read_metrics,
     write_manifest,
 )
@@ -247,8 +248,8 @@ def test_a_workdir_of_another_config_is_refused_by_key(tmp_path):
     check_workdir(tmp_path, config())
     check_workdir(tmp_path, config(steps=20, logging={"every": 3}))
     # Other hosts and devices, with the data elsewhere on their disks.
-    moved = {"mesh": {"update": (2, 1, 1)}, "data": {"directory": "/data"}, "rollout": {"tool_threads": 8}}
-    check_workdir(tmp_path, config(**moved, evaluation={"data": {"directory": "/data"}}))
+    moved = {"mesh": {"update": (2, 1, 1)}, "data": {"cache_directory": "/data"}, "rollout": {"tool_threads": 8}}
+    check_workdir(tmp_path, config(**moved, evaluation={"data": {"cache_directory": "/data"}}))
     with pytest.raises(WorkdirError, match=r"another config: rollout.chunk \('absent' there, 8 here\);"):
         check_workdir(tmp_path, config(rollout={"tool_threads": 8, "chunk": 8}))
     with pytest.raises(WorkdirError, match=r"model.layers \(4 there, 6 here\), seed \(0 there, 1 here\)") as error:
@@ -258,6 +259,27 @@ def test_a_workdir_of_another_config_is_refused_by_key(tmp_path):
         (tmp_path / "manifest.json").write_text(damaged)
         with pytest.raises(WorkdirError, match="manifest.json"):
             check_workdir(tmp_path, config())
+
+
+def test_a_run_whose_cache_was_called_data_directory_goes_on(tmp_path, caplog):
+    def data(**keys) -> dict:
+        return {"name": "synth_faces", "split": "train", **keys}
+
+    old = {"data": data(directory="~/faces"), "evaluation": {"data": data(directory="~/faces"), "queries": 7}}
+    write_manifest(tmp_path, config(**old), "abc")
+    MetricWriter(tmp_path).close()
+    keys = {"directory": "", "cache_directory": "~/elsewhere"}
+    new = {"data": data(**keys), "evaluation": {"data": data(**keys), "queries": 7}}
+    with caplog.at_level("INFO"):
+        check_workdir(tmp_path, config(**new))
+    assert "data.directory, '~/faces', is read as data.cache_directory" in caplog.text
+    assert manifest_config(tmp_path)["evaluation"]["data"] == data(directory="", cache_directory="~/faces")
+    with pytest.raises(WorkdirError, match=r"another config: data.split \('train' there, 'test' here\);"):
+        check_workdir(tmp_path, config(**(new | {"data": data(**keys) | {"split": "test"}})))
+    # Of other data the directory is what it says.
+    other = {"data": {"name": "mine", "directory": "/photographs"}}
+    write_manifest(tmp_path, config(**other), "abc")
+    assert manifest_config(tmp_path)["data"] == other["data"]
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

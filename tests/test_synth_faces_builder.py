@@ -1,13 +1,16 @@
 """Rendered faces on disk."""
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from actfer_jax.data.errors import DataError
 from actfer_jax.data.synth_faces import DEMO_EMOTIONS, builder, face_of, level, load, render
 
 
@@ -52,6 +55,46 @@ def test_a_build_that_failed_leaves_nothing_to_load(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.rglob("dataset_info.json"))
     monkeypatch.setattr(builder, "encode_face", encode)
     assert len(load("train", 5, tmp_path, size=64, jobs=1)) == 5
+
+
+def zero_the_middle(file: Path) -> None:
+    content = file.read_bytes()
+    end = len(content.rstrip(b"\0"))
+    file.write_bytes(content[:200] + bytes(end - 200) + content[end:])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("*.array_record*", Path.unlink),
+        ("*.array_record*", lambda file: file.write_bytes(file.read_bytes()[:-1])),
+        ("*.array_record*", lambda file: file.write_bytes(b"")),
+        ("*.array_record*", zero_the_middle),
+        ("dataset_info.json", Path.unlink),
+        ("dataset_info.json", lambda file: file.write_text("{")),
+        ("dataset_info.json", lambda file: file.write_text(file.read_text().replace('"5"', '"4"'))),
+        ("*", lambda file: file.unlink(missing_ok=True)),
+    ],
+)
+def test_faces_that_are_damaged_or_gone_are_named_with_the_remedy(tmp_path: Path, name: str, damage: Callable) -> None:
+    expected = load("train", 5, tmp_path, size=64, jobs=1)[4]["image"]
+    (directory,) = tmp_path.glob("synth_faces/train*/*")
+    for file in directory.glob(name):
+        damage(file)
+    with pytest.raises(DataError, match=rf"^{directory}.*delete the directory {directory}, and .* renders them anew"):
+        load("train", 5, tmp_path, size=64, jobs=1)
+    shutil.rmtree(directory)
+    np.testing.assert_array_equal(load("train", 5, tmp_path, size=64, jobs=1)[4]["image"], expected)
+
+
+def test_faces_on_a_read_only_disk_are_read_and_missing_ones_explained(
+    tmp_path: Path, make_read_only: Callable[[Path], None]
+) -> None:
+    expected = load("train", 5, tmp_path, size=64, jobs=1)[4]["image"]
+    make_read_only(tmp_path)
+    np.testing.assert_array_equal(load("train", 5, tmp_path, size=64, jobs=1)[4]["image"], expected)
+    with pytest.raises(DataError, match=rf"^{tmp_path} does not hold all .* cannot be written.*data.cache_directory"):
+        load("train", 6, tmp_path, size=64, jobs=1)
 
 
 @pytest.mark.parametrize(

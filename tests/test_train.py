@@ -1,5 +1,6 @@
 """Training as a person starts it: real processes, killed and started again, and what they say of bad input."""
 
+import dataclasses
 import gc
 import io
 import json
@@ -168,8 +169,27 @@ def test_a_seed_gives_one_run(undisturbed, shared):
     again = start(shared, algorithm, shared / f"{algorithm}-again")
     assert again.returncode == 0, again.stderr[-3000:]
     assert_same_run(expected, shared / f"{algorithm}-again")
-    assert json.loads((expected / "evaluation.json").read_text()).keys() == {"before", "after"}
+    evaluations = json.loads((expected / "evaluation.json").read_text())
+    assert evaluations.keys() == {"before", "after"}
+    # The table says of each evaluation what it was of.
+    workdir = shared / f"{algorithm}-again"
+    *_, before, after, _ = again.stdout[: again.stdout.index("---")].splitlines()
+    for name, line, step in (("before", before, 0), ("after", after, STEPS)):
+        assert list(evaluations[name]) == ["provenance", "step", "results"]
+        assert line.startswith(f"{name}: synth_faces test, 7 samples | {workdir}, step {step} | actfer_jax ")
     assert "accuracy" in again.stdout
+
+
+def test_an_evaluation_of_an_older_version_still_stands_in_the_table(undisturbed, tmp_path, capsys):
+    evaluations = json.loads((undisturbed[1] / "evaluation.json").read_text())
+    del evaluations["before"]["provenance"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluations))
+    config = read_config(ucgrpo.get_config("demo"), TrainConfig, "config")
+    config = dataclasses.replace(config, steps=STEPS)
+    train._evaluate("after", config, None, None, epath.Path(tmp_path), Termination())
+    before, after, *table = capsys.readouterr().out.splitlines()
+    assert before == "before: made by an older version, which did not keep where it comes from"
+    assert after.startswith("after: synth_faces test, 7 samples | ") and len(table) == 4
 
 
 def test_metrics_say_what_happened(undisturbed):

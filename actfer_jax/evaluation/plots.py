@@ -82,7 +82,8 @@ def zoom_figure(summary: Summary) -> Figure:
 
 def png(figure: Figure, heading: str) -> bytes:
     """The figure as the contents of a PNG file, under a line that says where it comes from (`provenance.heading`)."""
-    lines = textwrap.wrap(heading, int(figure.get_figwidth() / _HEADING_INCHES_PER_CHARACTER))
+    width = int(figure.get_figwidth() / _HEADING_INCHES_PER_CHARACTER)
+    lines = textwrap.wrap(heading, width, break_on_hyphens=False)
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_HEADING_POINTS, color="#555555")
     data = io.BytesIO()
     figure.savefig(data, format="png")

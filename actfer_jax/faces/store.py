@@ -57,9 +57,8 @@ class FaceStore:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
         database.execute("CREATE TABLE IF NOT EXISTS faces (key BLOB PRIMARY KEY, faces BLOB) WITHOUT ROWID")
-        # A file that may only be read opens all the same.
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("ROLLBACK")
+        # A file that may only be read opens all the same; this changes nothing, but wants to write.
+        database.execute("DELETE FROM faces WHERE 0")
         return database
 
     def _open_to_read(self) -> sqlite3.Connection | None:
