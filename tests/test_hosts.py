@@ -63,7 +63,7 @@ def test_processes_hear_each_other_and_stop_together():
     assert said[1] == said[0]
     assert count == 2 and [record["index"] for record in heard] == [0, 1]
     assert [len(record["text"]) for record in heard] == [6, 45_001] and heard[0]["values"] == [1.5, None]
-    assert (before, after) == (False, True)
+    assert (before, after) == (0, signal.SIGTERM)
 
 
 def test_one_process_needs_no_others():

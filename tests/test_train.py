@@ -305,7 +305,7 @@ def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(train, "open_source", lambda config: [])
     monkeypatch.setattr(train, "rl_steps", lambda *_: lambda state, step: StepOutput(state, {}, [], [], None))
     told = Termination()
-    told.noticed = True
+    told.noticed = signal.SIGTERM
 
     def stopped(workdir: Path) -> None:
         caplog.clear()
