@@ -71,6 +71,7 @@ def test_a_training_in_a_bucket(bucket, shared):
     resumed = train(shared, workdir)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "continuing after step 1 of 2" in resumed.stderr
+    assert "waiting" not in resumed.stderr and "run/lease.json" not in bucket.objects
 
     records, others = (
         [{name: value for name, value in record.items() if not is_timing(name)} for record in read_metrics(path)]
