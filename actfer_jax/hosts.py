@@ -227,8 +227,7 @@ def termination() -> Iterator[Termination]:
     os.set_blocking(written, False)
     written_before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     before = {number: signal.signal(number, notice) for number in handled}
-    listener = Thread(target=_answer_interrupts, args=(numbers,), name="interrupts", daemon=True)
-    listener.start()
+    Thread(target=_answer_interrupts, args=(numbers,), name="interrupts", daemon=True).start()
     try:
         yield flag
     finally:
@@ -236,7 +235,6 @@ def termination() -> Iterator[Termination]:
             signal.signal(number, handler)
         signal.set_wakeup_fd(written_before)
         os.close(written)
-        listener.join()
 
 
 def _answer_interrupts(numbers: int) -> None:
