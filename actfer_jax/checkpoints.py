@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from actfer_jax import hosts
-from actfer_jax.files import absolute, disk_is_full, is_remote, reason, write_atomically
+from actfer_jax.files import absolute, disk_is_full, is_remote, reason, unused, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,30 @@ class Checkpoints:
       keep: how many of the newest steps to keep; older ones are deleted after a newer one is complete.
       best: how many to keep beside them of the steps for which `best_metric` was highest.
       best_metric: one of the `metrics` given to `save`; "" for none.
+      confirm: called on process 0 before a step is committed, in any thread; raises where the directory is no longer
+        this run's to write.
+
+    Attributes:
+      cut_off: the newest step whose saving a kill had cut off, 0 for none; what was left of it is removed.
 
     Raises:
       CheckpointError: the directory cannot be made, read or written.
     """
 
-    def __init__(self, directory: epath.PathLike, *, keep: int, best: int = 1, best_metric: str = ""):
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        keep: int,
+        best: int = 1,
+        best_metric: str = "",
+        confirm: Callable[[], None] = lambda: None,
+    ):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}: without a checkpoint a run cannot be resumed")
         self.directory = absolute(directory)
         self._best_metric = best_metric
+        self._confirm = confirm
         self._metric_seen = False
         self._saving: int | None = None
         policy = ocp.checkpoint_managers
@@ -82,7 +96,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         try:
-            hosts.from_first(self._tidy)
+            self.cut_off: int = hosts.from_first(self._tidy)
             self._set_damaged_aside()
             # All processes see the steps that the first one left.
             handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
@@ -210,6 +224,7 @@ class Checkpoints:
 
         Only process 0 gets here, when all processes have written their files.
         """
+        self._confirm()
         (step_directory,) = self._unfinished(str(self._saving))
         files: dict[str, Any] = {}
         for part in [path for path in step_directory.iterdir() if path.match(_PART.format("*"))]:
@@ -224,14 +239,14 @@ class Checkpoints:
         name = re.compile(rf"{step}(\.orbax-checkpoint-tmp.*)?")
         return [path for path in self.directory.iterdir() if name.fullmatch(path.name) and not _is_committed(path)]
 
-    def _remove_unfinished(self, step: str = r"\d+") -> None:
-        for path in self._unfinished(step):
-            path.rmtree()
-
-    def _tidy(self) -> None:
+    def _tidy(self) -> int:
+        """Removes what a kill had left; returns `cut_off`."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._remove_unfinished()
+        unfinished = self._unfinished()
+        for path in unfinished:
+            path.rmtree()
         self._empty_deleted()
+        return max((int(path.name.partition(".")[0]) for path in unfinished), default=0)
 
     def _set_damaged_aside(self) -> None:
         """The newest step that is left is sound; of older ones only what Orbax reads as it starts is known to be."""
@@ -249,10 +264,9 @@ class Checkpoints:
     def _set_aside(self, step_directory: epath.Path, damage: str) -> None:
         aside = self.directory / "damaged"
         aside.mkdir(exist_ok=True)
-        taken = [path.name for path in aside.iterdir()]
-        name = next(n for n in _numbered(step_directory.name) if n not in taken)
-        step_directory.rename(aside / name)
-        log.error("checkpoint %s is damaged (%s): moved to %s, not used", step_directory, damage, aside / name)
+        moved = unused(aside, step_directory.name)
+        step_directory.rename(moved)
+        log.error("checkpoint %s is damaged (%s): moved to %s, not used", step_directory, damage, moved)
 
     def _empty_deleted(self) -> None:
         (self.directory / "deleted").rmtree(missing_ok=True)
@@ -263,9 +277,11 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk.
             step, self._saving = self._saving, None
-            with suppress(OSError):
-                if hosts.is_first():
-                    self._remove_unfinished(str(step))
+            if hosts.is_first():
+                self._confirm()  # What lies there may be of the run that has the directory now.
+                with suppress(OSError):
+                    for path in self._unfinished(str(step)):
+                        path.rmtree()
             steps = _committed_steps(self.directory)
             resume = f"the same command resumes from step {steps[-1]}" if steps else "the same command starts again"
             remedy = "the disk is full: free some space, then " if disk_is_full(error) else ""
@@ -351,15 +367,6 @@ def _committed_steps(directory: epath.Path) -> list[int]:
 
 def _is_committed(path: epath.Path) -> bool:
     return re.fullmatch(r"\d+", path.name) is not None and (not is_remote(path) or (path / _MARKER).exists())
-
-
-def _numbered(name: str) -> Iterator[str]:
-    """The name, then name-2, name-3, ..."""
-    yield name
-    number = 2
-    while True:
-        yield f"{name}-{number}"
-        number += 1
 
 
 def _leaves(state: Any) -> dict[str, str]:

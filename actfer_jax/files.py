@@ -1,6 +1,7 @@
 """Files that are whole or absent, whenever the process is killed, on a file system or in an object store."""
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
@@ -71,6 +72,13 @@ def copy_tree(source: Path, target: epath.PathLike) -> None:
                 epath.Path(path).copy(copy, overwrite=True)
             except tf.errors.OpError as error:
                 raise OSError(f"{copy}: {error.message}") from error
+
+
+def unused(directory: epath.Path, name: str) -> epath.Path:
+    """A path in a directory, which need not exist, that nothing is at: the name, else name-2, name-3, ..."""
+    taken = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return directory / next(name for name in names if name not in taken)
 
 
 def reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
@@ -34,7 +34,15 @@ _HEARTBEAT_SECONDS = 30  # After a process has died, the others end within about
 
 
 class Interrupted(Exception):
-    """The processes have agreed to stop: whoever catches this saves what there is and ends."""
+    """The processes have agreed to stop: whoever catches this saves what there is and ends.
+
+    Attributes:
+      signal: what one of them was told by.
+    """
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
 
 
 def connect(coordinator: str | None = None, processes: int | None = None, index: int | None = None) -> None:
@@ -138,22 +146,26 @@ def first_before_others(function: Callable[[], Value]) -> Value:
 
 
 class Termination:
-    """Remembers a SIGTERM: what a preempted machine sends before it goes, and what `kill` sends.
+    """Remembers that the run was told to stop: by SIGTERM, which `kill` sends, and a preempted machine before it goes;
+    by SIGINT, which is Ctrl-C; or by SIGHUP, which is a terminal that was closed.
 
-    jax's own notice of a preemption is a handler of the same signal, which this one replaces.
+    jax's own notice of a preemption is a handler of SIGTERM, which this one replaces.
+
+    Attributes:
+      noticed: the number of the signal; 0 for none.
     """
 
     def __init__(self) -> None:
-        self.noticed = False
+        self.noticed = 0
 
-    def agreed(self) -> bool:
-        """Whether any process has been told to stop; every process must call this at the same point."""
-        return any(gather(self.noticed))
+    def agreed(self) -> int:
+        """The signal that told any process to stop, 0 for none; every process must call this at the same point."""
+        return max(gather(self.noticed))
 
     def check(self) -> None:
         """Raises Interrupted in all processes if any has been told to stop."""
-        if self.agreed():
-            raise Interrupted
+        if number := self.agreed():
+            raise Interrupted(number)
 
 
 def watch_machine(flag: Termination) -> None:
@@ -186,19 +198,58 @@ def _watch(key: str, flag: Termination) -> None:
             log.warning("Google Cloud announces %s: %s", key, heard)
         value = heard
         if (key, value) == ("preempted", "TRUE"):
-            flag.noticed = True
+            flag.noticed = signal.SIGTERM
 
 
 @contextmanager
 def termination() -> Iterator[Termination]:
-    """Within this context a SIGTERM sets a flag, and does nothing else."""
+    """Within this context SIGTERM, SIGINT and SIGHUP set a flag; a second SIGINT ends the process at once.
+
+    Where SIGINT or SIGHUP is ignored, as in a script's background jobs and under `nohup`, it stays ignored.
+    """
     flag = Termination()
+    terminals = [file for file in (1, 2) if os.isatty(file)]
 
     def notice(number: int, frame: FrameType | None) -> None:
-        flag.noticed = True
+        flag.noticed = number
+        if number == signal.SIGHUP and terminals:
+            # To write to a terminal that is gone is an error, which must not end the run before it has saved.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for file in terminals:
+                os.dup2(nowhere, file)
+            os.close(nowhere)
 
-    before = signal.signal(signal.SIGTERM, notice)
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN]
+    handled = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if number not in ignored]
+    # Python calls a handler between two steps of its main thread, which may compile for minutes; what each signal
+    # writes to this file is read at once.
+    numbers, written = os.pipe()
+    os.set_blocking(written, False)
+    written_before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, notice) for number in handled}
+    Thread(target=_answer_interrupts, args=(numbers,), name="interrupts", daemon=True).start()
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(written_before)
+        os.close(written)
+
+
+def _answer_interrupts(numbers: int) -> None:
+    """Says what the first Ctrl-C does, and ends the process at the second.
+
+    Args:
+      numbers: a file from which the numbers of signals are read, and which this closes.
+    """
+    with open(numbers, "rb", buffering=0) as read:
+        interrupts = 0
+        while number := read.read(1):
+            if number[0] != signal.SIGINT:
+                continue
+            interrupts += 1
+            if interrupts > 1:
+                os._exit(128 + signal.SIGINT)
+            with suppress(OSError):
+                os.write(2, b"\ntold to stop: saving once the present step is done; Ctrl-C again stops at once\n")

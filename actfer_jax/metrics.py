@@ -62,10 +62,12 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
       OSError: there is no such file.
     """
     path = epath.Path(workdir) / METRICS
-    return [record for record, _ in _complete_lines(path)]
+    return [record for record, _ in complete_lines(path)]
 
 
-def _complete_lines(path: epath.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+def complete_lines(path: epath.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The records of a metrics file, each with its line; without the last where a kill cut it short. Raises as
+    `read_metrics`."""
     *lines, _ = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
@@ -75,7 +77,21 @@ def _complete_lines(path: epath.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
         except (ValueError, KeyError, TypeError) as error:
             message = f"{path}, line {number} is not a metrics record: remove the line or use another workdir"
             raise WorkdirError(message) from error
-        yield record, line
+        yield record, line + b"\n"
+
+
+def read_evaluations(workdir: epath.PathLike) -> dict[str, Any]:
+    """What `evaluation.json` holds: {"before": {"step": ..., "results": ...}, ...}; nothing where there is no file.
+
+    Raises:
+      WorkdirError: it is damaged.
+    """
+    path = epath.Path(workdir) / EVALUATION
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+        return {when: run for when, run in found.items() if run["step"] >= 0}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise WorkdirError(f"{path} is damaged: remove it, and the same command evaluates again") from error
 
 
 def write_evaluation(workdir: epath.PathLike, step: int, summaries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -103,31 +119,29 @@ class MetricWriter:
     """Writes `metrics.jsonl` and TensorBoard files.
 
     A record is `{"step": n, name: number, ...}`, names sorted, floats with all their digits, null for what is not
-    finite. What belongs to a step should be written before the checkpoint of that step: a resumed run starts after it.
+    finite. What belongs to a step should be written before the checkpoint of that step: a resumed run starts after it,
+    and `rewind.rewind` has removed what was written of later steps.
 
     A local file is appended to. An object cannot be: of a workdir in an object store all lines are kept, and the object
     is written anew with each record.
 
     Args:
-      workdir: an existing directory.
-      resume_step: the step that was restored; later records are dropped. None: a fresh start, which drops all.
+      workdir: an existing directory; the records in it stay.
 
     Raises:
       OSError: the file cannot be written.
       WorkdirError: the file that is there is not a metrics file.
     """
 
-    def __init__(self, workdir: epath.PathLike, resume_step: int | None = None):
+    def __init__(self, workdir: epath.PathLike):
         self._path = epath.Path(workdir) / METRICS
-        kept: list[bytes] = []
         self._last_step: int | None = None
-        if resume_step is not None and self._path.exists():
-            for record, line in _complete_lines(self._path):
-                if record["step"] <= resume_step:
-                    kept.append(line + b"\n")
-                    self._last_step = record["step"]
-        write_atomically(self._path, b"".join(kept))
-        self._lines = kept
+        self._lines: list[bytes] = []
+        if self._path.exists():
+            for record, line in complete_lines(self._path):
+                self._lines.append(line)
+                self._last_step = record["step"]
+        write_atomically(self._path, b"".join(self._lines))
         self._file = None if is_remote(self._path) else open(self._path, "ab", buffering=0)
         self._tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(os.fspath(workdir)))
 
@@ -358,19 +372,22 @@ class Alarms:
             yield "form", f"reward/format is {np.mean(formats):.3f} while {went}: only the form is learned"
 
 
-def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_hash: str) -> float:
+def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_hash: str) -> dict[str, Any]:
     """Writes `manifest.json`: config, seed, versions, git commit (null outside a checkout), devices, prompts' hash.
 
     Returns:
-      When the run first started, seconds since 1970; kept in the manifest through all its starts.
+      What it holds; through all starts of a run it keeps `started`, when the first was, in seconds since 1970, and the
+      smallest `checkpoint_every`, steps between two checkpoints.
     """
     commit, modified = git_state()
     devices = jax.devices()
     plain = _plain_config(config)
     path = epath.Path(workdir) / MANIFEST
-    started = json.loads(path.read_text()).get("started", time.time()) if path.exists() else time.time()
+    before = json.loads(path.read_text()) if path.exists() else {}
+    every = plain.get("checkpoint", {}).get("every")
     manifest = {
-        "started": started,
+        "started": before.get("started", time.time()),
+        "checkpoint_every": min(before.get("checkpoint_every", every), every) if every else None,
         "config": plain,
         "seed": plain.get("seed"),
         "versions": {"python": platform.python_version(), "actfer_jax": actfer_jax.__version__, **_versions()},
@@ -380,7 +397,7 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
         "prompts_hash": prompts_hash,
     }
     write_atomically(path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    return started
+    return manifest
 
 
 def manifest_config(workdir: epath.PathLike) -> dict[str, Any]:

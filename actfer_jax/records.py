@@ -90,9 +90,8 @@ class EpisodeWriter:
 
     def drop_after(self, step: int) -> None:
         """Deletes the shards, of every host, past a step that was restored (-1: all)."""
-        for path in shards(self._workdir):
-            if _number(path)[0] > step:
-                path.unlink(missing_ok=True)
+        for path in shards(self._workdir, after=step):
+            path.unlink(missing_ok=True)
 
     def _save_picture(self, name: str, pixels: np.ndarray) -> None:
         path = self._workdir / name
@@ -118,11 +117,16 @@ def picture_name(pixels: np.ndarray) -> str:
     return f"images/{digest[:24]}.png"
 
 
-def shards(workdir: epath.PathLike) -> list[epath.Path]:
-    """The shards in a workdir, by step and host."""
+def shards(workdir: epath.PathLike, after: int = -1) -> list[epath.Path]:
+    """The shards in a workdir, of steps past one, by step and host."""
     directory = epath.Path(workdir) / "episodes"
     paths = [path for path in directory.iterdir() if _SHARD.fullmatch(path.name)] if directory.exists() else []
-    return sorted(paths, key=_number)
+    return sorted((path for path in paths if step_of(path) > after), key=_number)
+
+
+def step_of(shard: epath.Path) -> int:
+    """The step that a shard is of."""
+    return _number(shard)[0]
 
 
 def read_episodes(workdir: epath.PathLike) -> Iterator[dict[str, Any]]:

@@ -15,10 +15,12 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from contextlib import closing, nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -43,6 +45,7 @@ from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
 from actfer_jax.hosts import Interrupted, Termination, termination
+from actfer_jax.lease import Lease
 from actfer_jax.metrics import (
     EVALUATION,
     MANIFEST,
@@ -53,6 +56,7 @@ from actfer_jax.metrics import (
     ResourceMeter,
     WorkdirError,
     check_workdir,
+    read_evaluations,
     write_evaluation,
     write_manifest,
 )
@@ -62,6 +66,7 @@ from actfer_jax.profiling import Profiler
 from actfer_jax.provenance import heading, provenance
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.reinforcement_steps import rl_steps
+from actfer_jax.rewind import POLICY, rewind
 from actfer_jax.run_state import abstract_state, initial_state
 from actfer_jax.settings import TrainConfig
 from actfer_jax.sharding import make_meshes
@@ -78,9 +83,17 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
 
     Raises:
       Interrupted: the run was told to stop; it has saved what was done.
+      WorkdirError: another run trains in the workdir, or has taken it over.
     """
+    with Lease(workdir) as lease:
+        _train(config, workdir, raw_config, stop, lease)
+
+
+def _train(
+    config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
+) -> None:
     _keep_programs(workdir / "compilation_cache")
-    started = _open_workdir(workdir, raw_config)
+    started, every = _open_workdir(workdir, raw_config, stop, lease)
     meshes = make_meshes(config.mesh)
     config.check_meshes(meshes)
     store = open_face_store(config.data)
@@ -88,13 +101,19 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         open_cache(config.evaluation.data.cache_directory)
     agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store, meshes=meshes)
     source = hosts.first_before_others(lambda: open_source(config.data))
+    _check(stop, "loading")
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     if config.model.initialise == "random":
         agent = whitened(config, agent, source)
     kept = config.checkpoint
+    lease.check()
     with Checkpoints(
-        workdir / "checkpoints", keep=kept.keep, best=kept.best, best_metric=kept.best_metric
+        workdir / "checkpoints",
+        keep=kept.keep,
+        best=kept.best,
+        best_metric=kept.best_metric,
+        confirm=lease.confirm,
     ) as checkpoints:
         restored = checkpoints.restore_latest(abstract_state(config, agent.model_config, meshes.update)[1])
         if restored:
@@ -107,10 +126,13 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
             log.info("continuing after step %d of %d", start, config.steps)
         else:
             start, state = 0, initial_state(agent.params, optimizer, meshes.update)
+        _check(stop, "loading")
+        # Beside what was done since the last checkpoint, what was done while that one was on its way.
+        lost = 2 * every if start < checkpoints.cut_off <= start + every else every
+        lease.check()
+        hosts.from_first(partial(rewind, workdir, start, start + lost))
         records = EpisodeWriter(workdir, jax.process_index())
-        if hosts.is_first():
-            records.drop_after(start)
-        _evaluate("before", config, agent, agent.params, workdir, stop)
+        _evaluate("before", config, agent, agent.params, workdir, stop, lease)
         make_step = sft_steps if config.algorithm == "sft" else rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
@@ -118,7 +140,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         progress, alarms = Progress(config.steps, start), Alarms()
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
-            MetricWriter(workdir, start if restored else None) if hosts.is_first() else nullcontext() as writer,
+            MetricWriter(workdir) if hosts.is_first() else nullcontext() as writer,
             Profiler(config.logging, workdir) as profiler,
             closing(ResourceMeter()) as meter,
         ):
@@ -133,6 +155,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
                     goodput.add(took)
                     metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()}
                     metrics |= meter.metrics()
+                    lease.check()
                     if writer is not None and (step % config.logging.every == 0 or step == config.steps):
                         writer.write(step, metrics)
                         progress.update(step, {name: float(metrics[name]) for name in SHOWN if name in metrics})
@@ -146,6 +169,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
                     stop.check()
             except Interrupted:
                 # A rollout that was under way is dropped; the state is that of the last whole step.
+                lease.check()
                 if start > (restored[0] if restored else 0):
                     checkpoints.save(start, state, saved, metrics)
                 checkpoints.wait()
@@ -157,10 +181,20 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
                     log.warning("told to stop before the first step was done; the same command starts again")
                 raise
         params = state.train.params
-    save_policy(config, agent.graphdef, params, workdir / "policy")
-    _evaluate("after", config, agent, params, workdir, stop)
+    lease.check()
+    save_policy(config, agent.graphdef, params, workdir / POLICY)
+    _evaluate("after", config, agent, params, workdir, stop, lease)
     # A process that leaves long before another, which writes the policy, takes it along.
     hosts.gather(None)
+
+
+def _check(stop: Termination, doing: str) -> None:
+    """Raises Interrupted where the run was told to stop, in a phase that leaves nothing to save."""
+    try:
+        stop.check()
+    except Interrupted:
+        log.warning("told to stop while %s; the same command starts again", doing)
+        raise
 
 
 def _keep_programs(directory: epath.Path) -> None:
@@ -173,21 +207,27 @@ def _keep_programs(directory: epath.Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
-def _open_workdir(workdir: epath.Path, raw_config: ml_collections.ConfigDict) -> float:
-    """Makes the workdir a workdir of this run, and makes sure that every process can use it.
+def _open_workdir(
+    workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
+) -> tuple[float, int]:
+    """Makes the workdir a workdir of this run alone, and makes sure that every process can use it.
 
     Returns:
-      When the run first started, seconds since 1970.
+      When the run first started, seconds since 1970, and the fewest steps between two of its checkpoints.
 
     Raises:
-      WorkdirError, ConfigError: one of them cannot.
+      WorkdirError, ConfigError: one of them cannot, or another run trains there.
     """
 
-    def begin() -> float:
+    def begin() -> tuple[float, int]:
+        # Again: who had the lease until now may have begun a run of another config.
         check_workdir(workdir, raw_config)
-        return write_manifest(workdir, raw_config, prompts_hash())
+        manifest = write_manifest(workdir, raw_config, prompts_hash())
+        return manifest["started"], manifest["checkpoint_every"]
 
-    started = hosts.from_first(begin)
+    hosts.from_first(partial(check_workdir, workdir, raw_config))
+    lease.take(partial(_check, stop, "waiting for the workdir"))
+    started, every = hosts.from_first(begin)
     manifest = workdir / MANIFEST
     seen = hosts.gather(hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else "")
     if len(set(seen)) > 1:
@@ -204,7 +244,7 @@ def _open_workdir(workdir: epath.Path, raw_config: ml_collections.ConfigDict) ->
             problem = str(error)
     if problems := list(filter(None, hosts.gather(problem))):
         raise WorkdirError(problems[0])
-    return started
+    return started, every
 
 
 def _show_episodes(
@@ -243,7 +283,13 @@ def _show_episodes(
 
 
 def _evaluate(
-    when: str, config: TrainConfig, agent: Agent, params: nnx.State, workdir: epath.Path, stop: Termination
+    when: str,
+    config: TrainConfig,
+    agent: Agent,
+    params: nnx.State,
+    workdir: epath.Path,
+    stop: Termination,
+    lease: Lease,
 ) -> None:
     """Evaluates greedily into `evaluation.json` and TensorBoard, unless an earlier start did; prints the table at the
     end."""
@@ -251,7 +297,7 @@ def _evaluate(
     if evaluation is None:
         return
     path = workdir / EVALUATION
-    runs = hosts.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
+    runs = hosts.from_first(partial(read_evaluations, workdir))
     # A run that had ended may have been given more steps since.
     if when not in runs or runs[when]["step"] != step:
         samples = hosts.first_before_others(lambda: open_source(evaluation.data))
@@ -273,6 +319,7 @@ def _evaluate(
         data = evaluation.data
         made = provenance(data.name, data.split, data.size, f"{workdir}, step {step}")
         runs[when] = {"provenance": made, "step": step, "results": summaries}
+        lease.check()
         if hosts.is_first():
             write_atomically(path, json.dumps(runs, indent=1) + "\n")
             write_evaluation(workdir, step, summaries)
@@ -316,9 +363,23 @@ def main(argv: list[str]) -> None:
         hosts.watch_machine(stop)
         try:
             train(config, epath.Path(given.workdir), given.config, stop)
-        except Interrupted:
-            # In order; but who starts it again by itself must tell it from a run that is done.
-            sys.exit(int(os.environ.get("ACTFER_STOPPED_STATUS", "0")))
+        except Interrupted as stopped:
+            told_by = stopped.signal
+        else:
+            return
+    _exit_as_told(told_by)
+
+
+def _exit_as_told(number: signal.Signals) -> NoReturn:
+    """Ends the process after an orderly stop, with the status that is expected of it."""
+    # Who starts it again by itself must tell it from a run that is done.
+    if (status := os.environ.get("ACTFER_STOPPED_STATUS")) is not None:
+        sys.exit(int(status))
+    if number == signal.SIGINT:
+        # Python then ends by this signal, so that a shell does not go on with what comes next; it need not show where.
+        sys.excepthook = lambda *_: None
+        raise KeyboardInterrupt
+    sys.exit(0 if number == signal.SIGTERM else 128 + number)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ address, so it comes through a proxy, which ends its TLS under a certificate of 
 
 import base64
 import datetime
+import email
 import hashlib
 import ipaddress
 import json
@@ -173,6 +174,11 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(206, content[start : end + 1], Content_Range=shown, **headers)
 
     def upload(self, *, query, body) -> None:
+        if query["uploadType"] == "multipart":  # as Google's own client sends it: what is said of the object, then it
+            content_type = self.headers["Content-Type"].encode()
+            message = email.message_from_bytes(b"Content-Type: " + content_type + b"\r\n\r\n" + body)
+            described, content = (part.get_payload(decode=True) for part in message.get_payload())
+            query, body = query | json.loads(described), content
         name = query["name"]
         if not self.matches(name, query):
             return self.answer(412)
@@ -208,10 +214,10 @@ ROUTES = (
     ("GET", f"/storage/v1/b/{NAME}/storageLayout", Handler.layout),
     ("GET", f"/storage/v1/b/{NAME}/o", Handler.list),
     ("POST", f"/storage/v1/b/{NAME}/o/([^/]+)/rewriteTo/b/{NAME}/o/([^/]+)", Handler.rewrite),
-    ("GET", f"/storage/v1/b/{NAME}/o/([^/]+)", Handler.get),
+    ("GET", f"(?:/download)?/storage/v1/b/{NAME}/o/([^/]+)", Handler.get),
     ("DELETE", f"/storage/v1/b/{NAME}/o/([^/]+)", Handler.delete),
     ("GET", f"/{NAME}/(.+)", Handler.get),
-    ("GET POST", f"/(?:upload/)?storage/v1/b/(?!{NAME}/).*", Handler.elsewhere),
+    ("GET POST", f"/(?:(?:up|down)load/)?storage/v1/b/(?!{NAME}/).*", Handler.elsewhere),
 )
 
 

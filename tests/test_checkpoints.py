@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from actfer_jax import hosts
 from actfer_jax.checkpoints import CheckpointError, Checkpoints, read_checkpoint
+from actfer_jax.metrics import WorkdirError
 from benchmarks.damages import DAMAGES, files, flip_a_bit
 from benchmarks.equal_training import free_port
 
@@ -144,6 +145,27 @@ def test_a_metric_that_there_is_not_is_refused_at_the_first_save(tmp_path):
             with pytest.raises(CheckpointError, match=f"'accurracy', but step 1 has no such metric; it has: {known}"):
                 checkpoints.save(1, make_state(1), make_extra(1), metrics)
         assert checkpoints.steps() == []
+
+
+def test_a_step_is_committed_only_while_the_directory_is_this_runs(tmp_path):
+    """Otherwise what lies there stays as it is: it may be what another run is saving."""
+    owned = [True]
+
+    def confirm() -> None:
+        if not owned[0]:
+            raise WorkdirError("taken over")
+
+    with pytest.raises(WorkdirError, match="taken over"):
+        with Checkpoints(tmp_path, keep=2, confirm=confirm) as checkpoints:
+            checkpoints.save(1, make_state(1), make_extra(1))
+            checkpoints.wait()
+            owned[0] = False
+            checkpoints.save(2, make_state(2), make_extra(2))
+            checkpoints.wait()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert "1" in left and "2" not in left and len(left) == 2
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.cut_off == 2 and checkpoints.steps() == [1]
 
 
 def test_donating_the_state_while_it_is_saved(tmp_path):

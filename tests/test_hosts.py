@@ -2,11 +2,12 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from threading import Event, Thread
 from urllib.parse import parse_qs, urlsplit
 
@@ -63,7 +64,7 @@ def test_processes_hear_each_other_and_stop_together():
     assert said[1] == said[0]
     assert count == 2 and [record["index"] for record in heard] == [0, 1]
     assert [len(record["text"]) for record in heard] == [6, 45_001] and heard[0]["values"] == [1.5, None]
-    assert (before, after) == (False, True)
+    assert (before, after) == (0, signal.SIGTERM)
 
 
 def test_one_process_needs_no_others():
@@ -73,14 +74,88 @@ def test_one_process_needs_no_others():
         connect("127.0.0.1:1", None, 0)
 
 
-def test_a_signal_is_remembered_and_the_handler_put_back():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def number(request):
+    """A signal that is not ignored, which it is where the tests run in the background."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+def test_a_signal_is_remembered_and_the_handler_put_back(number):
+    before = signal.getsignal(number)
     with termination() as stop:
         stop.check()
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted):
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=number.name):
             stop.check()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], indirect=True)
+def test_what_is_ignored_stays_ignored(number):
+    """A background job of a script, and what runs under nohup."""
+    signal.signal(number, signal.SIG_IGN)
+    with termination() as stop:
+        os.kill(os.getpid(), number)
+        stop.check()
+
+
+# Waits for as long as a file is open, and then says what it was told. As when a program compiles, Ctrl-C does not reach
+# its main thread.
+WAITS = """
+import ctypes, fcntl, os, signal, sys, termios
+from actfer_jax import hosts
+if os.isatty(0):
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+with hosts.termination() as stop:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    print("ready", flush=True)
+    libc = ctypes.CDLL(None)
+    while libc.read(int(sys.argv[1]), ctypes.create_string_buffer(1), 1) < 0:
+        pass
+    print("a line for a terminal that may be gone", flush=True)
+    with open(sys.argv[2], "w") as file:
+        file.write(signal.Signals(stop.noticed).name)
+"""
+
+
+def waiting(tmp_path: Path, **streams) -> tuple[subprocess.Popen, int]:
+    """A process that waits, and the file whose closing ends that."""
+    read, write = os.pipe()
+    command = [sys.executable, "-c", WAITS, str(read), str(tmp_path / "told")]
+    process = subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, pass_fds=[read], **streams)
+    os.close(read)
+    return process, write
+
+
+def test_a_second_interrupt_ends_a_process_at_once(tmp_path):
+    process, write = waiting(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    for line in process.stderr:
+        if b"Ctrl-C again stops at once" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert not (tmp_path / "told").exists()
+    os.close(write)
+
+
+def test_a_closed_terminal_is_remembered_and_nothing_is_written_to_it(tmp_path):
+    master, terminal = pty.openpty()
+    process, write = waiting(tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    while b"ready" not in os.read(master, 1000):
+        pass
+    os.close(master)
+    os.close(write)
+    assert process.wait(timeout=300) == 0
+    assert (tmp_path / "told").read_text() == "SIGHUP"
 
 
 def test_what_google_cloud_announces_is_logged_and_a_preemption_stops_the_run(monkeypatch, caplog):

@@ -30,6 +30,7 @@ from actfer_jax.metrics import (
     read_metrics,
     write_manifest,
 )
+from actfer_jax.rewind import rewind
 
 
 def config(**changes) -> ml_collections.ConfigDict:
@@ -83,7 +84,7 @@ def test_a_step_is_written_once(tmp_path):
             writer.write(2, {"y": 1})
 
 
-@pytest.mark.parametrize("resume_step", [0, 4, 5, None])
+@pytest.mark.parametrize("resume_step", [0, 4, 5, 9])
 def test_resuming_drops_what_came_after(resume_step, tmp_path):
     with MetricWriter(tmp_path) as writer:
         for step in range(0, 9, 2):
@@ -92,8 +93,9 @@ def test_resuming_drops_what_came_after(resume_step, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"step": 10, "lo')
     assert len(read_metrics(tmp_path)) == 5
-    with MetricWriter(tmp_path, resume_step) as writer:
-        kept = [step for step in range(0, 9, 2) if resume_step is not None and step <= resume_step]
+    rewind(tmp_path, resume_step, explained=10)
+    with MetricWriter(tmp_path) as writer:
+        kept = [step for step in range(0, 9, 2) if step <= resume_step]
         assert [record["step"] for record in read_metrics(tmp_path)] == kept
         for step in range(0, 9, 2):
             if step not in kept:
@@ -114,7 +116,7 @@ def test_a_damaged_line_is_named(tmp_path):
     for line in ("{", "[]", '{"loss": 1}', '{"step": "1"}'):
         (tmp_path / "metrics.jsonl").write_text(f'{{"step": 0}}\n{line}\n')
         with pytest.raises(ValueError, match="metrics.jsonl, line 2"):
-            MetricWriter(tmp_path, resume_step=3)
+            MetricWriter(tmp_path)
 
 
 def test_no_room_names_the_file_and_loses_nothing_written(tmp_path):
@@ -230,8 +232,9 @@ def test_an_alarm_about_a_value_at_its_limit_is_not_repeated():
 
 def test_manifest_says_what_ran(tmp_path):
     check_workdir(tmp_path / "run", config())
-    started = write_manifest(tmp_path / "run", config(), "abc")
-    assert write_manifest(tmp_path / "run", config(), "abc") == started
+    started = write_manifest(tmp_path / "run", config(checkpoint={"every": 3}), "abc")["started"]
+    again = write_manifest(tmp_path / "run", config(checkpoint={"every": 7}), "abc")
+    assert again["started"] == started and again["checkpoint_every"] == 3
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["config"]["model"]["layers"] == 4 and manifest["seed"] == 0 and manifest["prompts_hash"] == "abc"
     assert manifest["versions"]["jax"] == jax.__version__

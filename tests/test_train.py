@@ -7,10 +7,12 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -27,7 +29,8 @@ from actfer_jax import reinforcement_steps, train
 from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import read_config
 from actfer_jax.hosts import Interrupted, Termination
-from actfer_jax.metrics import is_timing, read_metrics
+from actfer_jax.lease import Holder
+from actfer_jax.metrics import WorkdirError, is_timing, read_metrics
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.records import read_episodes
 from actfer_jax.run_state import StepOutput
@@ -60,6 +63,8 @@ import os, runpy, signal, sys
 from actfer_jax import checkpoints, metrics
 from actfer_jax.rollout import engine
 number, place, step = getattr(signal, sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1))
+if number not in (signal.SIGKILL, signal.SIGSTOP):
+    signal.signal(number, signal.SIG_DFL)  # ignored where the tests run in the background
 cls, name, where = {
     "after_metrics": (metrics.MetricWriter, "write", 0),
     "during_save": (checkpoints.Checkpoints, "save", 0),
@@ -77,9 +82,9 @@ runpy.run_module("actfer_jax.train", run_name="__main__", alter_sys=True)
 """
 
 
-def start(
+def begin(
     shared: Path, algorithm: str, workdir: Path | str, *extra: str, killer: list[str] | None = None
-) -> subprocess.CompletedProcess:
+) -> subprocess.Popen:
     program = ["-m", "actfer_jax.train"] if killer is None else ["-c", KILLER, *killer]
     command = [
         sys.executable,
@@ -98,7 +103,18 @@ def start(
     ]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{shared}/programs", "JAX_PLATFORMS": "cpu"}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
+
+
+def end(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    with process:
+        said = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, *said)
+
+
+def start(*arguments, **options) -> subprocess.CompletedProcess:
+    return end(begin(*arguments, **options))
 
 
 @pytest.fixture(scope="module", params=["rl", "sft"])
@@ -106,6 +122,7 @@ def undisturbed(request, shared) -> tuple[str, Path]:
     workdir = shared / f"{request.param}-undisturbed"
     run = start(shared, request.param, os.path.relpath(workdir, ROOT))
     assert run.returncode == 0, run.stderr[-3000:]
+    assert not (workdir / "lease.json").exists()
     return request.param, workdir
 
 
@@ -134,7 +151,8 @@ def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared, place):
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     resumed = start(shared, algorithm, workdir)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert "continuing after step" in resumed.stderr
+    assert "continuing after step" in resumed.stderr and "waiting" not in resumed.stderr
+    assert not (workdir / "superseded").exists()
     assert_same_run(expected, workdir)
     if algorithm == "rl":
         records = [[record["id"] for record in read_episodes(path)] for path in (expected, workdir)]
@@ -152,16 +170,67 @@ def test_a_run_that_is_told_to_stop_saves_ends_and_goes_on(undisturbed, shared, 
         assert told.returncode == 143, told.stderr[-3000:]
         assert "told to stop during the evaluation before training" in told.stderr
         assert not (workdir / "evaluation.json").exists()
-    for place, saved in [("after_metrics", 3), ("in_rollout", 2)][: 2 if algorithm == "rl" else 1]:
+    stops = {
+        "rl": [("SIGINT", "after_metrics", 3, -signal.SIGINT), ("SIGTERM", "in_rollout", 2, 0)],
+        "sft": [("SIGHUP", "after_metrics", 3, 128 + signal.SIGHUP)],
+    }
+    for name, place, saved, status in stops[algorithm]:
         workdir = shared / f"{algorithm}-told-{place}"
-        told = start(shared, algorithm, workdir, rarely, killer=["SIGTERM", place, "3"])
-        assert told.returncode == 0, told.stderr[-3000:]
+        told = start(shared, algorithm, workdir, rarely, killer=[name, place, "3"])
+        assert told.returncode == status and "Traceback" not in told.stderr, told.stderr[-3000:]
+        assert not (workdir / "lease.json").exists()
         assert f"saved step {saved} of {STEPS}" in told.stderr
         assert not (workdir / "policy").exists()
         assert [path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()] == [str(saved)]
         resumed = start(shared, algorithm, workdir, rarely)
         assert resumed.returncode == 0, resumed.stderr[-3000:]
         assert_same_run(expected, workdir)
+
+
+def test_a_second_start_leaves_a_run_alone(undisturbed, shared):
+    """The first stands still until the second has ended."""
+    algorithm, expected = undisturbed
+    workdir = shared / f"{algorithm}-twice"
+    first = begin(shared, algorithm, workdir, killer=["SIGSTOP", "after_metrics", "3"])
+    assert os.WIFSTOPPED(os.waitpid(first.pid, os.WUNTRACED)[1])
+    before = contents(workdir)
+    second = start(shared, algorithm, workdir)
+    assert second.returncode == 1 and "Traceback" not in second.stderr
+    refusal = rf"is being trained by process {first.pid} on \S+, since 20.* wait until that run ends, stop it there"
+    assert re.search(refusal, second.stderr), second.stderr[-3000:]
+    assert contents(workdir) == before
+    first.send_signal(signal.SIGCONT)
+    ended = end(first)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert_same_run(expected, workdir)
+
+
+def test_a_run_whose_checkpoints_were_removed_loses_nothing(undisturbed, shared):
+    algorithm, expected = undisturbed
+    workdir = shared / f"{algorithm}-removed"
+    shutil.copytree(expected, workdir, ignore=shutil.ignore_patterns("checkpoints"))
+    before = contents(workdir)
+    again = start(shared, algorithm, workdir)
+    assert again.returncode == 0, again.stderr[-3000:]
+    aside = workdir / "superseded" / f"steps-1-{STEPS}"
+    assert f"steps 1 to {STEPS} goes further than any checkpoint that is left" in again.stderr
+    assert str(aside) in again.stderr
+    kept = ("episodes/", "policy/", "metrics.jsonl")
+    assert {name: data for name, data in contents(aside).items() if name.startswith(kept)} == {
+        name: data for name, data in before.items() if name.startswith(kept)
+    }
+    assert json.loads((aside / "evaluation.json").read_text()).keys() == {"after"}
+    assert json.loads((workdir / "evaluation.json").read_text()).keys() == {"before", "after"}
+    assert_same_run(expected, workdir)
+    events = EventAccumulator(str(workdir), size_guidance={"tensors": 0}, purge_orphaned_data=False).Reload()
+    assert [event.step for event in events.Tensors("perf/step_s")] == list(range(1, STEPS + 1))
+    assert [event.step for event in events.Tensors("eval/accuracy")] == [0, STEPS]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """What is in the files of a run, but for the lease and compiled programs."""
+    files = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "lease.json"}
 
 
 def test_a_seed_gives_one_run(undisturbed, shared):
@@ -313,23 +382,40 @@ def test_a_workdir_of_another_config_is_refused(undisturbed, shared):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
 
 
-# Orbax leaves threads behind when it cannot write.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
-    """A run that is told to stop, with no room for its checkpoint; then with room; then before its first step ends."""
+@pytest.fixture
+def run_stubbed(tmp_path, monkeypatch) -> Callable[[Path, Termination, Callable[[int], object]], None]:
+    """Trains in this process, with a function of the step in place of what a step does."""
     raw_config = ucgrpo.get_config("demo")
     del raw_config.evaluation
     raw_config.data.cache_directory = str(tmp_path / "data")
     config = read_config(raw_config, TrainConfig, "config")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
     monkeypatch.setattr(train, "open_source", lambda config: [])
-    monkeypatch.setattr(train, "rl_steps", lambda *_: lambda state, step: StepOutput(state, {}, [], [], None))
-    told = Termination()
-    told.noticed = True
 
-    def stopped(workdir: Path) -> None:
+    def run(workdir: Path, stop: Termination, do: Callable[[int], object]) -> None:
+        def make_step(*_):
+            return lambda state, step: do(step) or StepOutput(state, {"loss": 1 / step}, [], [], None)
+
+        monkeypatch.setattr(train, "rl_steps", make_step)
+        train.train(config, epath.Path(workdir), raw_config, stop)
+
+    return run
+
+
+# Orbax leaves threads behind when it cannot write.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_said_to_be_saved_is(tmp_path, run_stubbed, caplog):
+    """A run that is told to stop, with no room for its checkpoint; then with room; then before its first step ends, and
+    before it begins."""
+    told = Termination()
+
+    def tell(step: int) -> None:
+        told.noticed = signal.SIGTERM
+
+    def stopped(workdir: Path, do: Callable[[int], object] = tell) -> None:
+        told.noticed = 0
         caplog.clear()
-        train.train(config, epath.Path(workdir), raw_config, told)
+        run_stubbed(workdir, told, do)
 
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
@@ -341,14 +427,39 @@ def test_what_is_said_to_be_saved_is(tmp_path, monkeypatch, caplog):
     assert "told to stop" not in caplog.text
     with pytest.raises(Interrupted):
         stopped(tmp_path / "run")
-    assert f"told to stop: saved step 1 of {config.steps}" in caplog.text
+    assert "told to stop: saved step 1 of 160" in caplog.text
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
 
-    monkeypatch.setattr(train, "rl_steps", lambda *_: lambda state, step: told.check())
     with pytest.raises(Interrupted):
-        stopped(tmp_path / "other")
+        stopped(tmp_path / "other", lambda step: tell(step) or told.check())
     assert "told to stop before the first step was done" in caplog.text and "saved" not in caplog.text
     assert list((tmp_path / "other" / "checkpoints").iterdir()) == []
+    with pytest.raises(Interrupted):
+        run_stubbed(tmp_path / "another", told, tell)
+    assert "told to stop while loading; the same command starts again" in caplog.text
+
+
+# Orbax leaves threads behind when it may not commit.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("also_told", [False, True])
+def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path, run_stubbed, also_told):
+    other = Holder("a", "worker-7", 4321, "2026-01-01 09:30:00+00:00", "another boot", "17")
+    lease, told, before = tmp_path / "run" / "lease.json", Termination(), {}
+
+    def take_over(step: int) -> None:
+        if step == 3:
+            lease.write_bytes(other.written())
+            before.update(contents(tmp_path / "run"))
+            if also_told:
+                told.noticed = signal.SIGTERM
+                told.check()
+
+    with pytest.raises(WorkdirError, match="was taken over by process 4321 on worker-7.*writes nothing more"):
+        run_stubbed(tmp_path / "run", told, take_over)
+    after = contents(tmp_path / "run")
+    assert [record["step"] for record in read_metrics(tmp_path / "run")] == [1, 2]
+    assert {name for name in after if before.get(name) != after[name] and "tfevents" not in name} == set()
+    assert lease.read_bytes() == other.written()
 
 
 @pytest.fixture

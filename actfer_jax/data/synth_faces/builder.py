@@ -9,6 +9,7 @@ import io
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 import time
@@ -210,7 +211,10 @@ class _Progress:
 
 
 def _end_with_parent() -> None:
-    """Makes this worker end when the process that started it is killed, and not only when its queue is empty."""
+    """Makes this worker end when the process that started it ends, and not only when its queue is empty; signals that a
+    terminal sends to both are for that process to judge."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
