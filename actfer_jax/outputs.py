@@ -194,7 +194,10 @@ def staged(directory: epath.PathLike, output: Output) -> Iterator[Path]:
     claim(directory, output)
     # On the file system of the directory, so that files need only be renamed.
     partial = Path(directory) / _PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)  # Of a call that was killed.
+    # What a call that was killed has left.
+    shutil.rmtree(partial, ignore_errors=True)
+    for left in Path(directory).glob("..actfer_*.tmp"):
+        left.unlink(missing_ok=True)
     partial.mkdir()
     try:
         yield partial

@@ -12,7 +12,9 @@ _watched: list[tuple[Path, list[Files]]] = []
 
 def files(directory: Path) -> Files:
     """Content by name."""
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
 
 
 def _notice(event: str, arguments: tuple) -> None:

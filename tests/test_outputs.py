@@ -61,7 +61,10 @@ def link_in_the_way(path: Path) -> None:
     [
         (lambda path: path.write_text("mine"), "out is a file, not a directory"),
         (lambda path: path.symlink_to("nowhere"), "out is a link to nowhere, which is not there"),
-        (lambda path: (path.mkdir(), (path / "thesis.tex").touch()), r"out holds files that are not of a report.*thesis"),
+        (
+            lambda path: (path.mkdir(), (path / "thesis.tex").touch()),
+            r"out holds files that are not of a report.*thesis",
+        ),
         (lambda path: (path.mkdir(), (path / "report.json").touch()), r"out holds files that are not of a report"),
         (lambda path: (path.mkdir(), (path / "manifest.json").touch()), "out holds a training run"),
         (letter, "out holds a letter, not a report"),
@@ -169,6 +172,16 @@ def test_results_take_nothing_from_a_run(tmp_path):
     for refused in ("gs://bucket/runs/one/", "gs://bucket", "gs://bucket/runs", "gs://bucket/runs/one/checkpoints/3"):
         with pytest.raises(OutputError):
             check_apart(refused, "gs://bucket/runs/one")
+
+
+def test_every_promise_has_its_test():
+    tests = Path(__file__).parent
+    promises = [line for line in (tests.parent / "docs" / "files.md").read_text().splitlines() if line.startswith("| ")]
+    for promise in promises[1:]:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", promise)
+        assert named, promise
+        for file, name in named:
+            assert f"def {name}(" in (tests / file).read_text(), f"{file}::{name}"
 
 
 def test_a_file_for_figures_is_a_file_of_figures(tmp_path):
