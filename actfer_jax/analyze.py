@@ -3,9 +3,12 @@
     python -m actfer_jax.analyze photo.jpg other.png --checkpoint=demo --out=analysis
 
 Prints each episode turn by turn and writes to the output directory `episodes.jsonl` (records), `images/` (what the
-model saw) and `index.html`, one page that shows it all and needs nothing else.
+model saw) and `index.html`, one page that shows it all and needs nothing else. What an earlier call wrote there is
+replaced when all is done, and nothing else (docs/files.md).
 """
 
+import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,14 +21,25 @@ from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.analysis_page import call_text, why_no_answer
 from actfer_jax.cli import printable
 from actfer_jax.episode_records import to_record
-from actfer_jax.evaluation.command import MANIFEST, RESULTS, check_output, load_policy, open_output
+from actfer_jax.evaluation.command import load_policy
 from actfer_jax.faces.images import ImageError, load_image
 from actfer_jax.files import write_atomically
+from actfer_jax.outputs import Output, check_directory, publish, staged
+from actfer_jax.records import EpisodeWriter, shards
 from actfer_jax.rollout.engine import Query
 
 RENDERED_ONLY = (
     "This model was trained on rendered faces only. Its readings of photographs show how the agent works; "
     "they are not to be relied upon."
+)
+
+PAGE, RECORDS = "index.html", "episodes.jsonl"
+ANALYSIS = Output(
+    "an analysis",
+    re.compile(r"index\.html|episodes\.jsonl|images/[0-9a-f]+\.png"),
+    last=PAGE,
+    signs=(PAGE, RECORDS),
+    folders=("images",),
 )
 
 
@@ -37,6 +51,9 @@ def caveat(trained_on: Sequence[str]) -> str:
 def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, landmarks: str = "") -> int:
     """Analyses pictures one after the other; those that cannot be read are reported and passed over.
 
+    Where none could be read, nothing is written. Where the call ends early, what was read by then is written to `out`,
+    or, with an earlier analysis there, to `out/interrupted`.
+
     Args:
       paths: the pictures.
       checkpoint, dtype, landmarks: as `load_policy` takes them.
@@ -46,42 +63,52 @@ def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, 
       How many pictures could not be read.
 
     Raises:
-      ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
+      ConfigError, OutputError, OSError: the checkpoint does not load, or the output cannot be written.
     """
-    check_output(out, without=[MANIFEST, RESULTS])
+    check_directory(out, ANALYSIS)
+    # Who interrupts a long list keeps what was read, but loses no earlier analysis by it.
+    kept = out / "interrupted" if (out / PAGE).exists() else out
+    check_directory(kept, ANALYSIS)
     agent, card = load_policy(checkpoint, dtype, landmarks)
-    writer = open_output(out)
     # One picture at a time, so that each reading is there as soon as it can be.
     engine = replace(agent, rollout=replace(agent.rollout, fill_rows=1)).engine(queries=1, group=1, greedy=True)
     note = caveat(card.trained_on)
     if note:
         print(note)
-    shards, sections, unread = list[epath.Path](), list[str](), list[str]()
-    try:
-        for index, path in enumerate(paths):
-            try:
-                image = load_image(path)
-            except ImageError as error:
-                unread.append(str(error))
-                print(f"error: {printable(str(error))}", file=sys.stderr)
-                continue
-            query = Query(index, "pictures", path, image, Reference(labels=card.labels))
-            rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
-            faces = agent.toolbox.faces(query.key, image)
-            print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)
-            name = f"picture-{index}"
-            record = to_record(rollout, id=name, reward=None, advantage=None, trained_on=card.trained_on)
-            shards.append(writer.write(index, [record]))
-            sections.append(analysis_page.section(path, image, rollout, faces))
-    finally:
-        # Who interrupts a long list keeps what was read.
-        write_atomically(out / "episodes.jsonl", "".join(shard.read_text() for shard in shards))
-        for shard in shards:
-            shard.unlink()
-        (out / "episodes").rmdir()
-        page = analysis_page.page(sections, checkpoint=checkpoint, note=note, unread=unread)
-        write_atomically(out / "index.html", page)
-    print(f"\n{len(sections)} of {len(paths)} pictures analysed: {out / 'index.html'}")
+    sections, unread = list[str](), list[str]()
+    with staged(out, ANALYSIS) as staging:
+        writer = EpisodeWriter(staging)
+
+        def finish(directory: epath.Path) -> None:
+            write_atomically(staging / RECORDS, "".join(shard.read_text() for shard in shards(staging)))
+            shutil.rmtree(staging / "episodes")
+            page = analysis_page.page(sections, checkpoint=checkpoint, note=note, unread=unread)
+            write_atomically(staging / PAGE, page)
+            publish(staging, directory, ANALYSIS)
+            print(f"\n{len(sections)} of {len(paths)} pictures analysed: {directory / PAGE}")
+
+        try:
+            for index, path in enumerate(paths):
+                try:
+                    image = load_image(path)
+                except ImageError as error:
+                    unread.append(str(error))
+                    print(f"error: {printable(str(error))}", file=sys.stderr)
+                    continue
+                query = Query(index, "pictures", path, image, Reference(labels=card.labels))
+                rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
+                faces = agent.toolbox.faces(query.key, image)
+                print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)
+                name = f"picture-{index}"
+                record = to_record(rollout, id=name, reward=None, advantage=None, trained_on=card.trained_on)
+                writer.write(index, [record])
+                sections.append(analysis_page.section(path, image, rollout, faces))
+        except BaseException:
+            if sections:
+                finish(kept)
+            raise
+        if sections:
+            finish(out)
     return len(unread)
 
 

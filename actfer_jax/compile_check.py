@@ -37,9 +37,9 @@ import actfer_jax.models
 from actfer_jax import cli, flops, sharding
 from actfer_jax.collectives import collectives
 from actfer_jax.config import ConfigError, read_config
-from actfer_jax.files import write_atomically
 from actfer_jax.models import KVCache, Qwen3VLConfig, on_mesh
 from actfer_jax.optimizer import make_optimizer
+from actfer_jax.outputs import check_file, write_file
 from actfer_jax.rollout.batch import ImageSlots, abstract_batch
 from actfer_jax.rollout.engine import image_slots
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
@@ -471,14 +471,14 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     os.environ |= NO_TPU
     config, model_config = load_config(given.config)
-    if given.json and not Path(given.json).parent.is_dir():
-        raise ConfigError(f"--json={given.json}: there is no directory {Path(given.json).parent}; make it first")
+    if given.json:
+        check_file(given.json, "JSON")
     report, lines = compile_check(config, model_config, given.topology, given.programs)
     print(lines)
     print("The vision tower runs inside of prefill, slot fill, log-probs and update.")
     print("; ".join(f"{name} {size / GIB:.2f} GiB" for name, size in report["kept_bytes"].items()))
     if given.json:
-        write_atomically(given.json, json.dumps(report, indent=1) + "\n")
+        write_file(given.json, json.dumps(report, indent=1) + "\n")
     large = [result for program in report["programs"] if not (result := Result(**program)).fits]
     for result in large:
         detail = result.error or f"{result.total / GIB:.2f} GiB"

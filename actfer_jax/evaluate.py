@@ -3,12 +3,16 @@
     python -m actfer_jax.evaluate --config=configs/eval/synth_faces.py --checkpoint=demo --out=evaluation
 
 Prints a table and writes to the output directory `results.json` (every figure, with 95% bootstrap intervals),
-`confusion.png`, `aus.png`, `zoom.png`, and the records of all episodes (`episodes/`, `images/`).
+`confusion.png`, `aus.png`, `zoom.png`, and the records of all episodes (`episodes/`, `images/`). What an earlier call
+wrote there is replaced when all is done, and nothing else (docs/files.md).
 """
 
+import itertools
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -16,21 +20,31 @@ from etils import epath
 from ml_collections import config_flags
 
 from actfer_jax import cli
+from actfer_jax.agent_loader import Agent
 from actfer_jax.config import read_config
-from actfer_jax.data.sources import DataConfig, open_source
+from actfer_jax.data.sources import DataConfig, Source, open_source
 from actfer_jax.episode_records import to_record
 from actfer_jax.evaluation import plots
-from actfer_jax.evaluation.command import MANIFEST, RESULTS, check_output, load_policy, open_output
+from actfer_jax.evaluation.command import load_policy
 from actfer_jax.evaluation.controls import NORMAL, check_controls, evaluate_policy
-from actfer_jax.evaluation.metrics import summarise
+from actfer_jax.evaluation.metrics import Summary, summarise
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import classes_table, controls_table
 from actfer_jax.files import write_atomically
+from actfer_jax.outputs import Output, check_directory, publish, staged
 from actfer_jax.provenance import heading, provenance
+from actfer_jax.records import RECORD_FILES, EpisodeWriter
 from actfer_jax.rl.rewards import RewardConfig, score
 from actfer_jax.rollout.engine import Rollout
 
-PLOTS = ("confusion.png", "aus.png", "zoom.png")
+RESULTS, PLOTS = "results.json", ("confusion.png", "aus.png", "zoom.png")
+EVALUATION = Output(
+    "an evaluation",
+    re.compile(rf"results\.json|(confusion|aus|zoom)\.png|{RECORD_FILES}"),
+    last=RESULTS,
+    signs=(RESULTS, "zoom.png"),
+    folders=("episodes", "images"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,31 +88,43 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
       summary. Records have the reward with its default constants, whatever the policy was trained with.
 
     Raises:
-      ConfigError, OSError: the checkpoint does not load, or the output cannot be written.
+      ConfigError, OutputError, OSError: the checkpoint does not load, or the output cannot be written.
     """
-    check_output(out, without=[MANIFEST])
+    check_directory(out, EVALUATION)
     agent, card = load_policy(checkpoint, config.dtype, landmarks)
     source = open_source(config.data)
-    # What is there must never be half of one evaluation and half of another.
-    for name in (RESULTS, *PLOTS):
-        (out / name).unlink(missing_ok=True)
-    writer = open_output(out)
-    shards = 0
+    with staged(out, EVALUATION) as staging:
+        summaries = _play(config, agent, source, EpisodeWriter(staging), card.trained_on)
+        results = {
+            "provenance": provenance(config.data.name, config.data.split, config.data.size, checkpoint),
+            "checkpoint": checkpoint,
+            "trained_on": card.trained_on,
+            "config": asdict(config),
+            "results": summaries,
+        }
+        _write_results(staging, results, summaries)
+        publish(staging, out, EVALUATION)
+    return results
+
+
+def _play(
+    config: EvaluateConfig, agent: Agent, source: Source, writer: EpisodeWriter, trained_on: tuple[str, ...]
+) -> dict[str, Summary]:
+    """Plays every episode, with its record."""
+    shards = itertools.count()
 
     def record(control: str, rollouts: Iterable[Rollout]) -> None:
-        nonlocal shards
         episodes = (
             to_record(
                 rollout,
                 id=f"{control}/{rollout.query.dataset}/{rollout.query.name}",
                 reward=score(rollout.episode, rollout.query.reference, RewardConfig()),
                 advantage=None,
-                trained_on=card.trained_on,
+                trained_on=trained_on,
             )
             for rollout in rollouts
         )
-        writer.write(shards, episodes)
-        shards += 1
+        writer.write(next(shards), episodes)
 
     outcomes = evaluate_policy(
         agent.engine(queries=config.queries, group=1, greedy=config.greedy),
@@ -109,24 +135,18 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
         progress=ProgressLine("episodes"),
         record=record,
     )
-    summaries = {control: summarise(played, seed=config.seed) for control, played in outcomes.items()}
-    made = provenance(config.data.name, config.data.split, config.data.size, checkpoint)
-    results = {
-        "provenance": made,
-        "checkpoint": checkpoint,
-        "trained_on": card.trained_on,
-        "config": asdict(config),
-        "results": summaries,
-    }
+    return {control: summarise(played, seed=config.seed) for control, played in outcomes.items()}
+
+
+def _write_results(directory: Path, results: Mapping[str, Any], summaries: dict[str, Summary]) -> None:
     figures = (
         plots.confusion_figure(summaries[NORMAL]),
         plots.aus_figure(summaries),
         plots.zoom_figure(summaries[NORMAL]),
     )
     for name, figure in zip(PLOTS, figures, strict=True):
-        write_atomically(out / name, plots.png(figure, heading(made)))
-    write_atomically(out / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
-    return results
+        write_atomically(directory / name, plots.png(figure, heading(results["provenance"])))
+    write_atomically(directory / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 def main(argv: list[str]) -> None:

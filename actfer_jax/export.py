@@ -2,7 +2,8 @@
 
     python -m actfer_jax.export --workdir=runs/ucgrpo --out=runs/ucgrpo-policy [--step=100]
 
-Needs no accelerator, and of the memory twice what the parameters take. The run's directory is not changed.
+Needs no accelerator, and of the memory twice what the parameters take. The run is not changed. The directory of `--out`
+is new, empty, or one of a policy that this package wrote (docs/files.md).
 """
 
 import jax
@@ -18,7 +19,7 @@ from actfer_jax.metrics import manifest_config
 from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.run_state import abstract_state
 from actfer_jax.settings import TrainConfig
-from actfer_jax.train import save_policy
+from actfer_jax.train import check_policy_directory, save_policy
 
 
 def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int:
@@ -29,12 +30,14 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int
 
     Raises:
       ConfigError, CheckpointError: there is no run, or no such checkpoint.
+      OutputError: `out` holds something else than a policy, is one that the run needs, or cannot be written.
     """
     try:
         raw_config = manifest_config(workdir)
     except (*FILE_ERRORS, ValueError, KeyError) as error:
         raise ConfigError(f"{workdir} is not the workdir of a training run ({error})") from error
     config = read_config(raw_config, TrainConfig, "config")
+    check_policy_directory(config, workdir, out)
     try:
         model_config = Qwen3VLConfig.from_json(config.model.directory / "config.json")
     except (ValueError, FileNotFoundError) as error:

@@ -12,15 +12,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from actfer_jax import facs
+from actfer_jax import cli, facs
 from actfer_jax.agent import prompts
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.data.traces import call_text
 from actfer_jax.faces.tools import TOOL_SCHEMAS
+from actfer_jax.models.huggingface import POLICY
+from actfer_jax.outputs import publish, staged
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -178,8 +180,17 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_demo(out: Path) -> None:
-    """Writes the directory; files of weights that are there stay."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Writes the directory; files of weights that are there stay.
+
+    Raises:
+      OutputError: it holds something else than a policy, or cannot be written.
+    """
+    with staged(out, POLICY) as staging:
+        _write_files(staging)
+        publish(staging, out, POLICY, stay=True)
+
+
+def _write_files(out: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(out)
     ids = tokenizer.get_vocab()
@@ -195,11 +206,10 @@ def write_demo(out: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    del argv
     write_demo(Path(flags.FLAGS.out))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
-    app.run(main)
+    cli.run(main)

@@ -35,6 +35,8 @@ KEYS = (
     "reward",  # its parts by name
     "advantage",
 )
+RECORD_FILES = r"episodes/step-\d+-host\d+\.jsonl|images/[0-9a-f]+\.png"
+"""A pattern of the files that `EpisodeWriter` writes."""
 _THREADS = 16  # Compressing keeps a few of them busy; with an object store they mostly wait.
 _SHARD = re.compile(r"step-(\d+)-host(\d+)\.jsonl")
 

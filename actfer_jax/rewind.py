@@ -29,7 +29,7 @@ from actfer_jax.records import shards, step_of
 log = logging.getLogger(__name__)
 
 SUPERSEDED = "superseded"
-POLICY = "policy"
+POLICY_NAME = "policy"
 _THREADS = 16  # With an object store they mostly wait.
 
 
@@ -63,8 +63,8 @@ def rewind(workdir: epath.PathLike, step: int, explained: int) -> None:
             write_atomically(aside / METRICS, b"".join(later_records))
         if later_evaluations:
             write_atomically(aside / EVALUATION, _json(later_evaluations))
-        if (workdir / POLICY).exists():
-            (workdir / POLICY).rename(aside / POLICY)
+        if (workdir / POLICY_NAME).exists():
+            (workdir / POLICY_NAME).rename(aside / POLICY_NAME)
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(partial(_remove, aside=aside and aside / "episodes"), later_shards))
     _rewind_events(workdir, step, aside, [record for record, _ in records if record["step"] <= step])

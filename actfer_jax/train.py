@@ -30,7 +30,7 @@ from flax import nnx
 from ml_collections import config_flags
 
 from actfer_jax import cli, facs, hosts
-from actfer_jax.agent.policy_card import PolicyCard
+from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
@@ -60,13 +60,15 @@ from actfer_jax.metrics import (
     write_evaluation,
     write_manifest,
 )
-from actfer_jax.models import Qwen3VL, save_pretrained
+from actfer_jax.models import Qwen3VL
+from actfer_jax.models.huggingface import POLICY, write_model_directory
 from actfer_jax.optimizer import make_optimizer
+from actfer_jax.outputs import OutputError, check_apart, check_directory, same_place
 from actfer_jax.profiling import Profiler
 from actfer_jax.provenance import heading, provenance
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.reinforcement_steps import rl_steps
-from actfer_jax.rewind import POLICY, rewind
+from actfer_jax.rewind import POLICY_NAME, rewind
 from actfer_jax.run_state import abstract_state, initial_state
 from actfer_jax.settings import TrainConfig
 from actfer_jax.sharding import make_meshes
@@ -93,7 +95,7 @@ def _train(
     config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
 ) -> None:
     _keep_programs(workdir / "compilation_cache")
-    started, every = _open_workdir(workdir, raw_config, stop, lease)
+    started, every = _open_workdir(workdir, config, raw_config, stop, lease)
     meshes = make_meshes(config.mesh)
     config.check_meshes(meshes)
     store = open_face_store(config.data)
@@ -182,7 +184,7 @@ def _train(
                 raise
         params = state.train.params
     lease.check()
-    save_policy(config, agent.graphdef, params, workdir / POLICY)
+    save_policy(config, agent.graphdef, params, workdir / POLICY_NAME)
     _evaluate("after", config, agent, params, workdir, stop, lease)
     # A process that leaves long before another, which writes the policy, takes it along.
     hosts.gather(None)
@@ -208,7 +210,7 @@ def _keep_programs(directory: epath.Path) -> None:
 
 
 def _open_workdir(
-    workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
+    workdir: epath.Path, config: TrainConfig, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
 ) -> tuple[float, int]:
     """Makes the workdir a workdir of this run alone, and makes sure that every process can use it.
 
@@ -217,11 +219,13 @@ def _open_workdir(
 
     Raises:
       WorkdirError, ConfigError: one of them cannot, or another run trains there.
+      OutputError: the policy could not be written into it at the end.
     """
 
     def begin() -> tuple[float, int]:
         # Again: who had the lease until now may have begun a run of another config.
         check_workdir(workdir, raw_config)
+        check_policy_directory(config, workdir, workdir / POLICY_NAME)
         manifest = write_manifest(workdir, raw_config, prompts_hash())
         return manifest["started"], manifest["checkpoint_every"]
 
@@ -329,21 +333,31 @@ def _evaluate(
         print(controls_table({name: run["results"] for name, run in runs.items()}), flush=True)
 
 
+def check_policy_directory(config: TrainConfig, workdir: epath.Path, directory: epath.Path) -> None:
+    """Makes sure that a policy of a run can be written to a directory, and takes nothing from the run.
+
+    Raises:
+      OutputError: it cannot, or would; the message says what is in the way.
+    """
+    check_apart(directory, workdir)
+    if config.model.path != "demo" and same_place(directory, config.model.path):
+        raise OutputError(f"{directory} is config.model.path, the model that the run began with; choose another place")
+    check_directory(directory, POLICY)
+
+
 def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: nnx.State, directory: epath.Path) -> None:
     """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on."""
     model = nnx.merge(graphdef, params)
     model.source = str(config.model.directory)
-    save_pretrained(model, directory)
-    if not hosts.is_first():
-        return
     card = PolicyCard(
         labels=emotion_labels(config.data),
         trained_on=config.trained_on,
         views=vars(config.views),
         rollout=vars(config.rollout),
     )
-    card.save(directory)
-    log.info("the policy is in %s", directory)
+    write_model_directory(model, directory, {FILE_NAME: card.to_json()})
+    if hosts.is_first():
+        log.info("the policy is in %s", directory)
 
 
 def _count(params: nnx.State) -> int:

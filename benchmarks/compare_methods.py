@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
+from places import check_places
 
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.evaluation import plots
@@ -32,6 +33,7 @@ from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
 from actfer_jax.metrics import read_metrics
 from actfer_jax.models import demo_checkpoint
+from actfer_jax.outputs import write_file
 from actfer_jax.provenance import heading
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/methods", "Where the runs are kept.")
@@ -75,7 +77,7 @@ FIGURES: dict[str, Callable[[Summary], float]] = {
 def train(method: str, seed: str) -> Path:
     """Runs one training to its end, unless it has ended; its workdir."""
     workdir = Path(_WORKDIR.value) / f"{method.lower().replace(' ', '-')}-{seed}"
-    if not (workdir / "policy" / "actfer.json").exists() or "after" not in _evaluation(workdir):
+    if not (workdir / "policy" / "config.json").exists() or "after" not in _evaluation(workdir):
         command = [
             *(sys.executable, "-m", "actfer_jax.train", f"--workdir={workdir}", *METHODS[method]),
             *(f"--config.seed={seed}", f"--config.evaluation.data.split={_SPLIT.value}"),
@@ -178,6 +180,7 @@ def class_gaps(results: dict[str, dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    check_places(json=_JSON.value, png=_PNG.value)
     methods = _METHODS.value or list(METHODS)
     path = Path(_JSON.value)
     results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
@@ -223,7 +226,7 @@ def main(argv: Sequence[str]) -> None:
         data = runpy.run_path("configs/ucgrpo.py")["get_config"]("demo").data
         made = "; ".join(origins(shown, split=data.split, size=data.size))
         drawn = figure({method: rates for method, rates in curves.items() if rates})
-        write_atomically(_PNG.value, plots.png(drawn, made))
+        write_file(_PNG.value, plots.png(drawn, made))
 
 
 if __name__ == "__main__":

@@ -6,15 +6,18 @@ The same person shows every action unit. Beside each subtle emotion stands its d
 original pixels.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from absl import app, flags
 from PIL import Image, ImageDraw, ImageFont
+from places import check_places
 
 from actfer_jax.data.synth_faces import FaceSpec, Rendered, render, sample_face
 from actfer_jax.facs import AU_NAMES, EMOTIONS, REGION_LANDMARKS
+from actfer_jax.outputs import write_file
 
 _OUT = flags.DEFINE_string("out", "docs/images/contact_sheet.png", "The PNG file to write.")
 
@@ -84,6 +87,7 @@ def emotion_sheet(width: int) -> Image.Image:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    check_places(png=_OUT.value)
     person = _frontal(sample_face(32, emotion="neutral", subtle=False))
     person = replace(person, appearance=replace(person.appearance, glasses=0))
     action_units = action_unit_sheet(person)
@@ -92,7 +96,9 @@ def main(argv: Sequence[str]) -> None:
     sheet.paste(parts[0], (0, 0))
     sheet.paste(parts[1], (0, parts[0].height + 10))
     # A palette keeps the file small.
-    sheet.quantize(128, dither=Image.Dither.NONE).save(_OUT.value, optimize=True)
+    data = io.BytesIO()
+    sheet.quantize(128, dither=Image.Dither.NONE).save(data, "png", optimize=True)
+    write_file(_OUT.value, data.getvalue())
     print(f"wrote {_OUT.value}, {sheet.width} x {sheet.height}")
 
 

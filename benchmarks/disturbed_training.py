@@ -26,6 +26,7 @@ from typing import Any
 
 from damages import DAMAGES
 from equal_training import ends, episodes, log_of, metrics, start
+from places import check_places
 
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     root = given.workdir.absolute()
+    check_places(json=given.json, workdir=root)
     root.mkdir(parents=True, exist_ok=True)
 
     alone, together = root / "alone", root / "together"

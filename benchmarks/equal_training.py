@@ -33,6 +33,7 @@ from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
 from actfer_jax.metrics import MANIFEST, is_timing, read_metrics
 from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.outputs import check_file
 from actfer_jax.records import read_episodes
 from actfer_jax.rollout.programs import row_keys
 
@@ -274,7 +275,7 @@ def ends(started: Sequence[subprocess.Popen], seconds: float) -> list[int]:
 
 def train(workdir: Path, algorithm: str, *arguments: str, processes: int = 1, devices: int = 1) -> bool:
     """Runs one training to its end, unless it has ended; whether it got there."""
-    if (workdir / "policy" / "actfer.json").exists():
+    if (workdir / "policy" / "config.json").exists():
         return True
     began = time.monotonic()
     command = [f"--config=tests/hosts_config.py:{algorithm}", f"--config.data.cache_directory={workdir.parent}/data"]
@@ -327,6 +328,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     root = given.workdir.absolute()
+    if given.json:
+        check_file(given.json, "JSON")
     root.mkdir(parents=True, exist_ok=True)
     rows = [row for algorithm in SIZES for row in measure(root, algorithm)]
     turns = [len(episode["turns"]) for episode in read_episodes(root / "rl-alone")]

@@ -26,6 +26,7 @@ import ml_dtypes
 import numpy as np
 from absl import app, flags
 from flax import nnx
+from places import check_places
 from safetensors.numpy import save_file
 
 import actfer_jax.models
@@ -166,6 +167,7 @@ def main(argv: list[str]) -> None:
     if _MEASURE.value:
         print(json.dumps(measure(source, copy)))
         return
+    check_places(json=_JSON.value, workdir=workdir)
     for directory in (source, copy):
         shutil.rmtree(directory, ignore_errors=True)
     published = Path(actfer_jax.models.__file__).parent / "qwen3_vl_4b.json"

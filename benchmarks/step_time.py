@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
+from places import check_places
 
 from actfer_jax import cli, flops, hosts
 from actfer_jax.agent.chat import Chat
@@ -37,9 +38,9 @@ from actfer_jax.config import read_config
 from actfer_jax.data import synth_faces
 from actfer_jax.data.sources import Sample
 from actfer_jax.evaluation.tables import align
-from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.optimizer import make_optimizer
+from actfer_jax.outputs import write_file
 from actfer_jax.reinforcement_steps import rl_steps
 from actfer_jax.rollout.batch import abstract_batch
 from actfer_jax.rollout.engine import image_slots
@@ -188,6 +189,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    check_places(json=flags.FLAGS.json)
     raw = flags.FLAGS.config
     with tempfile.TemporaryDirectory() as directory, raw.unlocked():
         if not raw.model.path:
@@ -201,7 +203,7 @@ def main(argv: Sequence[str]) -> None:
     print("; ".join(f"{name} {np.median([step[name] for step in figures['steps'][1:]]):.4g}" for name in names))
     print(f"peak of a device's memory: {figures['memory_gib']:.1f} GiB")
     if flags.FLAGS.json:
-        write_atomically(flags.FLAGS.json, json.dumps(figures, indent=1) + "\n")
+        write_file(flags.FLAGS.json, json.dumps(figures, indent=1) + "\n")
     if not all(0 < step["policy/grad_norm"] < np.inf for step in figures["steps"]):
         sys.exit("error: a gradient was not finite, or there was none")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from equal_training import SIZES, log_of, start
+from places import check_places
 
 from actfer_jax.files import write_atomically
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     root = given.workdir.absolute()
+    check_places(json=given.json)
     root.mkdir(parents=True)
     figures: dict[str, list[dict[str, Any]]] = {"told_to_stop": [], "peer_killed": []}
     for index, delay in enumerate(DEMO_DELAYS):

@@ -29,6 +29,7 @@ import optax
 from absl import app, flags
 from flax import nnx
 from PIL import Image
+from places import check_places
 
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.data.synth_faces import AMBIGUOUS_PAIRS, DEMO_EMOTIONS, emotion_from_aus, render, sample_face
@@ -162,6 +163,7 @@ def held_out_accuracy(images: np.ndarray, labels: np.ndarray, classes: int) -> f
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    check_places(json=_JSON.value)
     plain: list[Task] = [
         ((_SEED.value, i), DEMO_EMOTIONS[i % len(DEMO_EMOTIONS)], False, "") for i in range(_FACES.value)
     ]

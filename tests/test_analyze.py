@@ -18,7 +18,9 @@ from actfer_jax import analysis_page, analyze
 from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.data import synth_faces
+from actfer_jax.outputs import MARKER
 from actfer_jax.rollout.engine import Query
+from tests.test_checkpoints import contents
 
 LABELS = ("neutral", "happiness")
 HOSTILE = '</p><script>document.title = "owned"</script><img src=x onerror="document.title=\'owned\'">\x1b[2J\u202e'
@@ -119,7 +121,7 @@ def test_portrait_gives_terminal_records_and_page(run, portrait, astronaut, tool
     assert record["reference"]["emotion"] is None and record["reference"]["labels"] == list(LABELS)
     assert record["trained_on"] == ["synth_faces"]
     assert record["image"] == str(portrait)
-    assert sorted(path.name for path in out.iterdir()) == ["episodes.jsonl", "images", "index.html"]
+    assert sorted(path.name for path in out.iterdir()) == [MARKER, "episodes.jsonl", "images", "index.html"]
     saved = [np.asarray(Image.open(out / name)) for name in record["images"]]
 
     page = Page((out / "index.html").read_text())
@@ -223,6 +225,36 @@ def test_who_interrupts_a_long_list_keeps_what_was_read(run, portrait, tmp_path)
     (record,) = (json.loads(line) for line in (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
     assert record["id"] == "picture-0"
     assert "Lip corners up." in (tmp_path / "out" / "index.html").read_text()
+
+    # Not at the cost of an earlier analysis.
+    run([portrait, portrait, portrait], looks_twice)
+    before = contents(tmp_path / "out")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run([portrait, portrait, portrait], script)
+        now = contents(tmp_path / "out")
+        assert now.items() >= before.items()
+        assert b"1 picture, read by" in now["interrupted/index.html"]
+
+
+def test_a_picture_with_a_typo_costs_no_earlier_analysis(run, portrait, tmp_path):
+    _, out = run([portrait], looks_twice)
+    before = contents(out)
+    unread, _ = run([tmp_path / "potrait.png"], looks_twice)
+    assert unread == 1 and contents(out) == before
+
+
+def test_files_beside_an_analysis_stay(run, portrait, tmp_path):
+    """Also beside one that was made before there were markers, with what a system puts into directories."""
+    _, out = run([portrait], lambda query, treatment: [answer("neutral")])
+    (out / MARKER).unlink()
+    (out / "episodes").mkdir()
+    others = [out / "notes.md", *(out / folder / ".DS_Store" for folder in (".", "episodes", "images"))]
+    for path in others:
+        path.write_text("mine")
+    unread, _ = run([portrait], looks_twice)
+    assert unread == 0 and "Lip corners up." in (out / "index.html").read_text()
+    assert all(path.read_text() == "mine" for path in others)
 
 
 def test_picture_without_a_face(run, tmp_path, capsys):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -15,16 +18,18 @@ from etils import epath
 from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file
+from scripted_episodes import ScriptedAgent, answer, small_toolbox
 
 import actfer_jax
+from actfer_jax import evaluate as evaluating
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import PolicyCard
-from actfer_jax.analyze import analyze
+from actfer_jax.analyze import ANALYSIS, analyze
 from actfer_jax.checkpoints import CheckpointError, Checkpoints
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data.synth_faces.world import DEMO_EMOTIONS
-from actfer_jax.evaluate import EvaluateConfig, evaluate
-from actfer_jax.evaluation.command import MANIFEST, check_output, load_policy
+from actfer_jax.evaluate import EVALUATION, EvaluateConfig, evaluate
+from actfer_jax.evaluation.command import load_policy
 from actfer_jax.export import export
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.make_demo import write_demo
@@ -32,8 +37,9 @@ from actfer_jax.metrics import write_manifest
 from actfer_jax.models import Qwen3VL, load_pretrained, save_pretrained
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.optimizer import make_optimizer
+from actfer_jax.outputs import OutputError, check_directory
 from actfer_jax.records import read_episodes
-from actfer_jax.rollout.engine import RolloutConfig
+from actfer_jax.rollout.engine import Query, RolloutConfig
 from actfer_jax.run_state import initial_state
 from actfer_jax.settings import TrainConfig
 from configs import ucgrpo
@@ -60,14 +66,14 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
-def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_command(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"actfer_jax.{module}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_evaluate_writes_table_results_plots_and_records(checkpoint, tmp_path):
     out = tmp_path / "out"
-    done = run(
+    done = run_command(
         "evaluate",
         "--config=configs/eval/synth_faces.py",
         "--config.data.size=3",
@@ -107,7 +113,7 @@ def test_analyze_exits_with_an_error_where_a_picture_cannot_be_read(checkpoint, 
     Image.fromarray(skimage.data.astronaut()).save(tmp_path / "portrait.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     pictures = [tmp_path / "broken.jpg", tmp_path / "portrait.jpg"]
-    done = run("analyze", *pictures, f"--checkpoint={checkpoint}", f"--out={tmp_path / 'out'}")
+    done = run_command("analyze", *pictures, f"--checkpoint={checkpoint}", f"--out={tmp_path / 'out'}")
     assert done.returncode == 1
     assert "broken.jpg" in done.stderr and "1 of 2 pictures could not be read" in done.stderr
     assert "Traceback" not in done.stderr
@@ -192,7 +198,7 @@ def test_any_checkpoint_is_exported_and_the_run_left_as_it_is(training, checkpoi
     newest.write_bytes(newest.read_bytes()[:-1])
     before = contents(training)
     assert export(epath.Path(training), epath.Path(tmp_path / "2")) == 2
-    done = run("export", f"--workdir={os.path.relpath(training)}", f"--out={tmp_path / '1'}", "--step=1")
+    done = run_command("export", f"--workdir={os.path.relpath(training)}", f"--out={tmp_path / '1'}", "--step=1")
     assert done.returncode == 0 and "after step 1" in done.stdout, done.stderr
     with pytest.raises(CheckpointError, match="no checkpoint of step 7; there are: 1, 2, 3"):
         export(epath.Path(training), epath.Path(tmp_path / "7"), 7)
@@ -233,34 +239,134 @@ def test_what_is_no_run_cannot_be_exported(training, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_output_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file/out cannot be written .*--out"):
-        check_output(tmp_path / "file" / "out", without=())
+def test_an_export_takes_nothing_from_a_run_or_from_other_files(training, tmp_path):
+    run = epath.Path(shutil.copytree(training, tmp_path / "runs" / "one"))
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("mine")
+    before = contents(tmp_path)
+    for out, words in {
+        "runs/one": "is the workdir of the run",
+        "link": "is the workdir of the run",
+        "runs": "holds .*, the workdir of the run",
+        "runs/one/checkpoints/1": "lies among the files of the run",
+        "runs/one/episodes": "lies among the files of the run",
+        "thesis": r"thesis holds files that are not of a policy written by actfer_jax \(thesis.tex\)",
+        "runs/one/manifest.json": "is a file, not a directory",
+    }.items():
+        with pytest.raises(OutputError, match=words):
+            export(run, epath.Path(tmp_path / out), 1)
+    assert contents(tmp_path) == before
+
+    done = run_command("export", f"--workdir={run}", f"--out={run}")
+    assert done.returncode == 1 and "is the workdir of the run" in done.stderr and "Traceback" not in done.stderr
+
+    # A new name in the workdir, twice; what is put beside the policy stays.
+    policy = run / "policy-1"
+    for step in (1, 2):
+        export(run, policy, step)
+        agent, card = load_policy(str(policy), "float32")
+        assert card.trained_on == ("synth_faces",)
+        (policy / "README.md").write_text("A model card.")
+    assert contents(tmp_path).items() >= before.items()
+    with pytest.raises(OutputError, match="policy-1 holds a policy, not an evaluation"):
+        evaluate(read_config(synth_faces.get_config(), EvaluateConfig, "config"), "demo", policy)
+    assert (policy / "README.md").read_text() == "A model card."
+
+
+def test_the_model_that_a_run_began_with_is_not_replaced_by_its_policy(training, checkpoint):
+    before = contents(checkpoint)
+    with pytest.raises(OutputError, match="policy is config.model.path, the model that the run began with"):
+        export(epath.Path(training), epath.Path(checkpoint), 1)
+    assert contents(checkpoint) == before
+
+
+def test_the_demo_is_written_where_nothing_else_is(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="notes.txt"):
+        write_demo(tmp_path)
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+    write_demo(tmp_path / "demo")
+    (tmp_path / "demo" / "model.safetensors").write_text("weights")
+    write_demo(tmp_path / "demo")
+    assert (tmp_path / "demo" / "model.safetensors").read_text() == "weights"
 
 
 def test_a_training_run_is_not_written_into(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
-    (tmp_path / "episodes").mkdir()
-    shard = tmp_path / "episodes" / "step-00000001-host0.jsonl"
-    shard.write_text("{}\n")
-    with pytest.raises(ConfigError, match="holds a training run"):
-        check_output(tmp_path, without=[MANIFEST])
-    assert shard.exists()
+    before = contents(tmp_path)
+    for output in (EVALUATION, ANALYSIS):
+        with pytest.raises(OutputError, match="holds a training run"):
+            check_directory(tmp_path, output)
+    assert contents(tmp_path) == before
 
 
-def test_a_checkpoint_that_does_not_load_costs_no_earlier_results(tmp_path):
-    for name in ("results.json", "zoom.png", "episodes/step-00000000-host0.jsonl"):
-        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "out" / name).write_text("{}")
-    before = contents(tmp_path / "out")
+def test_work_that_fails_costs_no_earlier_results(queries, tmp_path, monkeypatch):
+    """At its start, at its end, or by an interrupt; and what is beside results stays when they are replaced."""
+    agent = ScriptedAgent(small_toolbox(), lambda query, treatment: [answer("happiness", "AU6 AU12", "A smile.")])
+    monkeypatch.setattr(evaluating, "load_policy", lambda *_: (agent, PolicyCard(DEMO_EMOTIONS, (), {}, {})))
+    monkeypatch.setattr(evaluating, "open_source", lambda _: Faces(queries[:3]))
+    raw_config = synth_faces.get_config()
+    raw_config.queries, raw_config.controls = 2, ()
+    out = epath.Path(tmp_path / "out")
+
+    def evaluate_with(seed: int) -> None:
+        raw_config.seed = seed
+        evaluating.evaluate(read_config(raw_config, EvaluateConfig, "config"), "a/policy", out)
+
+    evaluate_with(0)
+    (out / "notes.md").write_text("mine")
+    (out / "episodes" / ".DS_Store").write_text("macOS")
+    before = contents(tmp_path)
+    assert {"results.json", "zoom.png", "episodes/step-00000001-host0.jsonl"} <= {
+        name.removeprefix("out/") for name in before
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "load_policy", load_policy)
+        with pytest.raises(ConfigError, match="/nowhere"):
+            evaluate(read_config(synth_faces.get_config(), EvaluateConfig, "config"), "/nowhere", out)
+    for broken, error in (("evaluate_policy", KeyboardInterrupt), ("summarise", ValueError), ("publish", OSError)):
+        with monkeypatch.context() as patch, pytest.raises(error):
+            patch.setattr(evaluating, broken, Mock(side_effect=error))
+            evaluate_with(1)
+        assert contents(tmp_path) == before
+
+    monkeypatch.setattr(evaluating, "open_source", lambda _: Faces(queries[:1]))
+    evaluate_with(1)
+    assert json.loads((out / "results.json").read_text())["config"]["seed"] == 1
+    assert [record["id"] for record in read_episodes(out)] == ["normal/synth_faces/validation/0"]
+    assert (out / "notes.md").read_text() == "mine" and (out / "episodes" / ".DS_Store").read_text() == "macOS"
+    assert len(list((out / "images").iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_used_is_said_first(tmp_path):
+    """Before a checkpoint is loaded: this one is not there."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
     config = read_config(synth_faces.get_config(), EvaluateConfig, "config")
-    with pytest.raises(ConfigError, match="/nowhere"):
-        evaluate(config, "/nowhere", epath.Path(tmp_path / "out"))
-    assert contents(tmp_path / "out") == before
-    with pytest.raises(ConfigError, match="holds an evaluation"):
-        analyze(["picture.png"], "demo", epath.Path(tmp_path / "out"), "float32")
-    assert contents(tmp_path / "out") == before
+    for out, words in (
+        (".", "holds files that are not of"),
+        (tmp_path / "file", "is a file, not a directory"),
+        (tmp_path / "link", "is a link to nowhere"),
+        (tmp_path / "file" / "out", "cannot be written"),
+    ):
+        with pytest.raises(OutputError, match=words):
+            evaluate(config, "/nowhere", epath.Path(out))
+        with pytest.raises(OutputError, match=words):
+            analyze(["picture.png"], "/nowhere", epath.Path(out), "float32")
     with pytest.raises(ConfigError, match="/nowhere"):
         analyze(["picture.png"], "/nowhere", epath.Path(tmp_path / "new"), "float32")
-    assert list((tmp_path / "new").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A few samples as a data set."""
+
+    queries: list[Query]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, index: int) -> Query:
+        return self.queries[index]

@@ -14,12 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import models_fixtures as fixtures
+import moments
 import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from actfer_jax.models import Qwen3VLConfig, load_pretrained, local_directory, logits, save_pretrained
+from actfer_jax.models import Qwen3VL, Qwen3VLConfig, load_pretrained, local_directory, logits, save_pretrained
+from actfer_jax.outputs import OutputError
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "model.safetensors"
@@ -112,19 +114,82 @@ def test_one_shard_with_an_index_stays_one(checkpoint: Path, tmp_path: Path) -> 
     load_pretrained(tmp_path / "copy")
 
 
-def test_an_existing_directory_is_replaced_whole(checkpoint: Path, tmp_path: Path) -> None:
-    target = fixtures.write_checkpoint(tmp_path / "target", tied=False)
-    (target / "left_over.txt").touch()
-    save_pretrained(load_pretrained(checkpoint), target)
-    assert same_weights(target, checkpoint)
-    assert not (target / "left_over.txt").exists()
+def test_own_files_are_replaced_and_others_stay(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards by one file, by which no loader can take a part of each; also without a marker, as long ago."""
+    model, target = load_pretrained(checkpoint), tmp_path / "target"
+    for has_marker in (True, False):
+        monkeypatch.setattr("actfer_jax.models.huggingface._SHARD_BYTES", 200_000)
+        save_pretrained(model, target)
+        (target / "README.md").write_text("A model card.")
+        (target / "actfer.json").write_text("{}")
+        if not has_marker:
+            (target / ".actfer_output.json").unlink()
+        monkeypatch.undo()
+        save_pretrained(model, target)
+        names = {path.name for path in target.iterdir()}
+        # Written by somebody else, as far as the marker tells.
+        card = {"actfer.json"} if has_marker else set()
+        assert names == {".actfer_output.json", "README.md", "config.json", WEIGHTS} | card
+        assert same_weights(target, checkpoint) and (target / "README.md").read_text() == "A model card."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "target"]
+
+
+def test_a_model_of_somebody_else_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    target = fixtures.write_checkpoint(tmp_path / "target", tied=False)
+    before = moments.files(tmp_path)
+    with pytest.raises(OutputError, match="target holds files that are not of a policy written by actfer_jax"):
+        save_pretrained(load_pretrained(checkpoint), target)
+    assert moments.files(tmp_path) == before
+
+
+@pytest.mark.parametrize("shards_first", [True, False])
+def test_a_kill_leaves_the_old_model_or_the_new_or_one_that_is_not_loaded(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards_first: bool
+) -> None:
+    """At any moment of a replacement, whichever of the two is in shards; and the same call makes it whole."""
+    monkeypatch.setattr("actfer_jax.outputs._THREADS", 1)
+    old = load_pretrained(fixtures.write_checkpoint(tmp_path / "other", tied=False))
+    new = load_pretrained(checkpoint)
+    target, mine = tmp_path / "target", ("README.md", b"A model card.")
+
+    def save(model: Qwen3VL, path: Path, shards: bool) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("actfer_jax.models.huggingface._SHARD_BYTES", 200_000 if shards else 4 * 2**30)
+            save_pretrained(model, path)
+
+    def model_files(files: moments.Files) -> moments.Files:
+        return {name: content for name, content in files.items() if ".actfer_" not in name}
+
+    save(old, target, shards_first)
+    (target / mine[0]).write_bytes(mine[1])
+    with moments.moments(target) as states:
+        save(new, target, not shards_first)
+    before, after = model_files(states[0]), model_files(moments.files(target))
+    assert before.keys() ^ after.keys()
+    incomplete = 0
+    for number, state in enumerate(states):
+        assert state[mine[0]] == mine[1]
+        if "config.json" in state:
+            assert model_files(state) in (before, after)
+            continue
+        incomplete += 1
+        left = tmp_path / f"left-{number}"
+        for name, content in state.items():
+            (left / name).parent.mkdir(parents=True, exist_ok=True)
+            (left / name).write_bytes(content)
+        with pytest.raises(FileNotFoundError, match=f"left-{number} is not complete: .*give that command again"):
+            load_pretrained(left)
+        save(new, left, not shards_first)
+        assert model_files(moments.files(left)) == after
+    assert incomplete > 3
 
 
 KILLED = """
 import os, signal, sys
 from actfer_jax.models import huggingface
-huggingface._replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+huggingface.publish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 huggingface.save_pretrained(huggingface.load_pretrained(sys.argv[1]), sys.argv[2])
 """
 
@@ -132,15 +197,18 @@ huggingface.save_pretrained(huggingface.load_pretrained(sys.argv[1]), sys.argv[2
 def test_a_save_that_was_killed_leaves_nothing_behind_for_ever(checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     killed = subprocess.run([sys.executable, "-c", KILLED, checkpoint, target])
-    assert killed.returncode == -signal.SIGKILL and not target.exists()
-    assert len(list(tmp_path.iterdir())) == 2
-    save_pretrained(load_pretrained(checkpoint), target)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(FileNotFoundError, match="target is not complete"):
+        load_pretrained(target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "target"]
+    save_pretrained(load_pretrained(checkpoint), target)
+    assert sorted(path.name for path in target.iterdir()) == [".actfer_output.json", "config.json", WEIGHTS]
 
 
 def test_a_full_disk_leaves_the_old_directory_and_nothing_half_written(checkpoint: Path, tmp_path: Path) -> None:
     model = load_pretrained(checkpoint)
-    target = fixtures.write_checkpoint(tmp_path / "target", tied=False)
+    target = tmp_path / "target"
+    save_pretrained(load_pretrained(fixtures.write_checkpoint(tmp_path / "other", tied=False)), target)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # writing more fails, as on a full disk
@@ -150,7 +218,7 @@ def test_a_full_disk_leaves_the_old_directory_and_nothing_half_written(checkpoin
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "target"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "other", "target"]
 
 
 def test_parameters_are_pure_pytrees_with_named_axes(checkpoint: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import moments
 import numpy as np
 import pytest
 import skimage.data
@@ -22,12 +23,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from actfer_jax import analyze
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.checkpoints import CheckpointError, Checkpoints
-from actfer_jax.config import ConfigError
 from actfer_jax.data.sources import DataConfig
-from actfer_jax.evaluation.command import check_output, load_policy
+from actfer_jax.evaluate import EVALUATION
+from actfer_jax.evaluation.command import load_policy
 from actfer_jax.export import export
 from actfer_jax.metrics import MetricWriter, WorkdirError, check_workdir, is_timing, read_metrics
 from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, logits, save_pretrained
+from actfer_jax.outputs import MARKER, OutputError, check_directory
 from actfer_jax.profiling import Profiler
 from actfer_jax.records import EpisodeWriter, picture_name, read_episodes
 from actfer_jax.rewind import rewind
@@ -101,8 +103,8 @@ def test_a_training_in_a_bucket(bucket, shared):
 def test_what_cannot_be_written_is_named(bucket):
     with pytest.raises(WorkdirError, match="gs://elsewhere/run cannot be written"):
         check_workdir("gs://elsewhere/run", {})
-    with pytest.raises(ConfigError, match="gs://elsewhere/out cannot be written"):
-        check_output(epath.Path("gs://elsewhere/out"), without=())
+    with pytest.raises(OutputError, match="gs://elsewhere/out cannot be written"):
+        check_directory("gs://elsewhere/out", EVALUATION)
     with pytest.raises(CheckpointError, match="gs://elsewhere/checkpoints"):
         Checkpoints("gs://elsewhere/checkpoints", keep=1)
     with pytest.raises(ValueError, match="on a disk of each host"):
@@ -147,20 +149,57 @@ def test_episodes_and_their_pictures(bucket):
 
 def test_a_model_in_a_bucket(bucket):
     url = "gs://bucket/models/demo"
-    bucket.put("models/demo/model-00001-of-00002.safetensors", b"of an earlier model")
     bucket.put("models/demo/more/file", b"not of a model")
     with pytest.raises(FileNotFoundError, match="gs://bucket/models/demo: there is no config.json"):
         load_pretrained(url)
     model = load_pretrained(demo_checkpoint())
+    objects = dict(bucket.objects)
+    with pytest.raises(OutputError, match="gs://bucket/models/demo holds files that are not of a policy"):
+        save_pretrained(model, url)
+    assert bucket.objects == objects
+
+    # Written before there were markers, in shards.
+    for name in ("actfer.json", "config.json", "model-00001-of-00002.safetensors", "README.md"):
+        bucket.put(f"models/demo/{name}", b"{}")
     save_pretrained(model, url)
     names = {name.removeprefix("models/demo/") for name in bucket.objects if name.startswith("models/demo/")} - {""}
-    assert names == {path.name for path in Path(demo_checkpoint()).iterdir()} - {"README.md"} | {"more/file"}
-    # Whoever sees it sees the rest.
-    generations = {name: bucket.generations[f"models/demo/{name}"] for name in names}
-    assert max(generations, key=generations.get) == "config.json"
+    assert names == {path.name for path in Path(demo_checkpoint()).iterdir()} | {"more/file", MARKER}
+    assert bucket.objects["models/demo/README.md"] == b"{}" and bucket.objects["models/demo/more/file"]
 
     tokens_BxL = np.arange(12).reshape(2, 6)
     np.testing.assert_array_equal(logits(load_pretrained(url), tokens_BxL), logits(model, tokens_BxL))
+
+
+def test_a_kill_leaves_the_old_model_or_the_new_or_one_that_is_not_loaded(bucket, tmp_path, monkeypatch):
+    """At any moment of a replacement in a bucket, where nothing can be renamed."""
+    url, config = "gs://bucket/models/replaced", "models/replaced/config.json"
+    old, new = load_pretrained(demo_checkpoint()), load_pretrained(demo_checkpoint(), dtype=jnp.bfloat16)
+    monkeypatch.setattr("actfer_jax.models.huggingface._SHARD_BYTES", 2_000_000)
+    save_pretrained(old, url)
+    monkeypatch.undo()
+    bucket.put("models/replaced/README.md", b"A model card.")
+    monkeypatch.setattr(bucket, "objects", moments.Recorded(bucket.objects))
+    save_pretrained(new, url)
+
+    def model_files(objects):
+        return {
+            name: content
+            for name, content in objects.items()
+            if name.startswith("models/replaced/") and not name.rsplit("/", 1)[1].startswith(".actfer_")
+        }
+
+    states = bucket.objects.states
+    before, after = model_files(states[0]), model_files(states[-1])
+    assert any("-of-" in name for name in before) and not any("-of-" in name for name in after)
+    assert all(state["models/replaced/README.md"] == b"A model card." for state in states)
+    assert all(model_files(state) in (before, after) for state in states if config in state)
+
+    incomplete = [state for state in states if config not in state]
+    monkeypatch.setattr(bucket, "objects", incomplete[len(incomplete) // 2])
+    with pytest.raises(FileNotFoundError, match="gs://bucket/models/replaced is not complete: .*give that command"):
+        load_pretrained(url)
+    save_pretrained(new, url)
+    assert model_files(bucket.objects) == after
 
 
 def test_a_model_is_copied_once_and_again_when_it_has_changed(bucket, monkeypatch):

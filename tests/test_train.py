@@ -32,6 +32,7 @@ from actfer_jax.hosts import Interrupted, Termination
 from actfer_jax.lease import Holder
 from actfer_jax.metrics import WorkdirError, is_timing, read_metrics
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
+from actfer_jax.outputs import OutputError
 from actfer_jax.records import read_episodes
 from actfer_jax.run_state import StepOutput
 from actfer_jax.settings import TrainConfig
@@ -462,6 +463,26 @@ def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path, run_stubbed, al
     assert lease.read_bytes() == other.written()
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda policy: policy.write_text("mine"), "policy is a file, not a directory"),
+        (lambda policy: policy.symlink_to("nowhere"), "policy is a link to nowhere, which is not there"),
+        (lambda policy: policy.symlink_to("."), "policy is the workdir of the run"),
+        (lambda policy: policy.symlink_to("checkpoints"), "policy lies among the files of the run"),
+        (lambda policy: (policy.mkdir(), (policy / "model.safetensors").touch()), "policy holds files that are not of"),
+    ],
+)
+def test_what_is_in_the_way_of_the_policy_is_said_at_the_start(tmp_path, monkeypatch, make, words):
+    make(tmp_path / "policy")
+    raw_config = ucgrpo.get_config("demo")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
+    monkeypatch.setattr(train, "load_agent", None)  # not reached
+    with pytest.raises(OutputError, match=words):
+        train.train(read_config(raw_config, TrainConfig, "config"), epath.Path(tmp_path), raw_config, Termination())
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
 @pytest.fixture
 def own_programs(monkeypatch):
     """A start in this process keeps its compiled programs in its workdir, and only until the test ends."""
@@ -509,6 +530,9 @@ def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, m
         # Of every parameter: itself, and the two moments of the optimizer.
         assert live[-1][model.vocab_size, model.hidden_size] == 3
         assert cache not in live[-1]
+        card = tmp_path / "run" / "policy" / "README.md"
+        assert raw_config.steps == 1 or card.read_text() == "A model card."
+        card.write_text("A model card.")
     assert len(live) == 2
     # The second start took programs from the workdir.
     assert any((tmp_path / "run" / "compilation_cache").iterdir())

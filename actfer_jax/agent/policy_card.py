@@ -27,8 +27,11 @@ class PolicyCard:
     views: dict[str, Any]
     rollout: dict[str, Any]
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
     def save(self, directory: epath.PathLike) -> None:
-        write_atomically(epath.Path(directory) / FILE_NAME, json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(epath.Path(directory) / FILE_NAME, self.to_json())
 
     @classmethod
     def load(cls, directory: str | Path) -> "PolicyCard":

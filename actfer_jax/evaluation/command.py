@@ -1,53 +1,15 @@
-"""What the commands that let a checkpoint act share: where they write, and what they load."""
+"""What the commands that let a checkpoint act load."""
 
 import logging
-from collections.abc import Sequence
-
-from etils import epath
 
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
 from actfer_jax.config import ConfigError
 from actfer_jax.faces.views import ViewConfig
-from actfer_jax.files import FILE_ERRORS, reason, write_atomically
-from actfer_jax.records import EpisodeWriter
 from actfer_jax.rollout.engine import RolloutConfig
 
 log = logging.getLogger(__name__)
-
-
-MANIFEST, RESULTS = "manifest.json", "results.json"
-
-
-def check_output(directory: epath.Path, *, without: Sequence[str]) -> None:
-    """Makes a directory for results, and changes nothing of what is there.
-
-    Args:
-      without: files that it may not hold: those of a training run or of an evaluation, whose episodes must stay.
-
-    Raises:
-      ConfigError: it cannot be made or written, or holds such a file.
-    """
-    probe = directory / ".writable"
-    try:
-        for name in without:
-            if (directory / name).exists():
-                what = {MANIFEST: "a training run", RESULTS: "an evaluation"}[name]
-                raise ConfigError(f"{directory} holds {what}; choose another directory with --out")
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(probe, b"")
-        probe.unlink()
-    except FILE_ERRORS as error:
-        message = f"{directory} cannot be written ({reason(error)}); choose another directory with --out"
-        raise ConfigError(message) from error
-
-
-def open_output(directory: epath.Path) -> EpisodeWriter:
-    """A writer of episodes in a directory, without those of an earlier call; to be called once all else is loaded."""
-    writer = EpisodeWriter(directory)
-    writer.drop_after(-1)
-    return writer
 
 
 def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent, PolicyCard]:

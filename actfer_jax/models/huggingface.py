@@ -14,9 +14,9 @@ import shutil
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from actfer_jax import sharding
-from actfer_jax.files import copy_tree, is_remote, reason, write_atomically
+from actfer_jax.files import FILE_ERRORS, is_remote, reason
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
+from actfer_jax.outputs import Output, incomplete, publish, staged
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,21 @@ _STACKS = ("layers", "blocks", "deepstack_merger_list")
 _SHARD_BYTES = 4 * 2**30
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+_SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_COMPANION = re.compile(
+    r"(added_tokens|generation_config|preprocessor_config|processor_config|special_tokens_map|tokenizer"
+    r"|tokenizer_config|video_preprocessor_config|vocab|actfer)\.json|chat_template\.(jinja|json)|tokenizer\.model"
+    r"|(merges|vocab)\.txt"
+)
+"""Files that belong to a policy beside its config and its weights."""
+
+POLICY = Output(
+    "a policy",
+    re.compile("|".join([_SHARD.pattern, re.escape(_INDEX), re.escape(_CONFIG), _COMPANION.pattern])),
+    last=_CONFIG,
+    signs=(_CONFIG, "actfer.json"),
+)
+"""A Hugging Face directory as an output."""
 
 Index = tuple[slice, ...]
 
@@ -201,6 +217,8 @@ def local_directory(path: epath.PathLike) -> Path:
     """
     if _is_hub_name(path):
         return _from_hub(os.fspath(path), ["*.json", "*.safetensors", "*.jinja", "*.txt"])
+    if said := incomplete(path, POLICY):
+        raise FileNotFoundError(said)
     if not is_remote(path):
         return Path(path)
     remote = epath.Path(path)
@@ -282,56 +300,37 @@ def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable, mesh: Mesh | 
 def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
     """Writes a Hugging Face directory that transformers loads, with the tokenizer and processor files of the source.
 
-    The directory appears whole or not at all; an existing one is replaced. In an object store its `config.json`,
-    without which nothing loads it, goes first and comes last. With several processes all must call this, and the first
-    one writes.
+    A directory that is there must be empty or have been written by this program (`outputs`): then its files are
+    replaced, and files of other names stay. Its `config.json`, without which nothing loads it, goes first and comes
+    last. With several processes all must call this, and the first one writes.
 
     Raises:
-      OSError: it could not be written; nothing is left behind on a file system.
+      OutputError: the directory holds something else, or cannot be written.
+      OSError: it could not be written.
     """
-    if is_remote(path):
-        with tempfile.TemporaryDirectory() as scratch:
-            save_pretrained(model, Path(scratch) / "model")
-            if jax.process_index() == 0:
-                _upload(Path(scratch) / "model", epath.Path(path))
-        return
-    target = Path(path)
-    writes = jax.process_index() == 0
-    partial = target.with_name(f".{target.name}.partial")
+    write_model_directory(model, path)
+
+
+def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[str, str] | None = None) -> None:
+    """`save_pretrained`, with more files (their text by name) that are there when the rest is."""
     try:
-        if writes:
-            # What a save that was killed has left.
-            for left in (partial, partial.with_suffix(".old")):
-                shutil.rmtree(left, ignore_errors=True)
-            partial.mkdir(parents=True)
-            _write_companions(model, partial)
-        _write_weights(model, partial, writes)
-        if writes:
-            _replace(target, partial)
-    except OSError as error:
-        raise OSError(f"{target}: could not be written ({error}); free some space or choose another place") from error
-    finally:
-        if writes:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _upload(source: Path, target: epath.Path) -> None:
-    """Replaces the files of a directory in an object store by those of a local one."""
-    (target / _CONFIG).unlink(missing_ok=True)
-    config = (source / _CONFIG).read_bytes()
-    (source / _CONFIG).unlink()
-    target.mkdir(parents=True, exist_ok=True)
-    for name in _listing(target).keys() - {path.name for path in source.iterdir()}:
-        (target / name).unlink()
-    copy_tree(source, target)
-    write_atomically(target / _CONFIG, config)
+        with staged(path, POLICY) if jax.process_index() == 0 else nullcontext() as staging:
+            if staging is not None:
+                _write_companions(model, staging)
+                for name, text in (more or {}).items():
+                    (staging / name).write_text(text)
+            _write_weights(model, staging)
+            if staging is not None:
+                publish(staging, path, POLICY)
+    except FILE_ERRORS as error:
+        raise OSError(f"{path}: could not be written ({error}); free some space or choose another place") from error
 
 
 def _write_companions(model: Qwen3VL, directory: Path) -> None:
     config, source = model.config.to_json(), None if model.source is None else Path(model.source)
     if source is not None and source.is_dir():
         for file in sorted(source.iterdir()):
-            if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model") and file.name != _INDEX:
+            if file.is_file() and _COMPANION.fullmatch(file.name):
                 shutil.copyfile(file, directory / file.name)
         before = json.loads((source / _CONFIG).read_text())
         for part in ("text_config", "vision_config"):
@@ -342,8 +341,9 @@ def _write_companions(model: Qwen3VL, directory: Path) -> None:
     (directory / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _write_weights(model: Qwen3VL, directory: Path, writes: bool) -> None:
-    """Writes one tensor after the other, so that no more than one is held beside the model."""
+def _write_weights(model: Qwen3VL, directory: Path | None) -> None:
+    """Writes one tensor after the other, so that no more than one is held beside the model; None only takes part in
+    gathering them."""
     state = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     owner = {
         name: (key, tensor, layer)
@@ -365,11 +365,11 @@ def _write_weights(model: Qwen3VL, directory: Path, writes: bool) -> None:
 
     for file, names in files.items():
         values = map(value, names)
-        if writes:
+        if directory is not None:
             _write_file(directory / file, {name: shapes[name] for name in names}, dtype, values)
         else:
-            deque(values, maxlen=0)  # takes part in gathering them
-    if writes and list(files) != [_WEIGHTS]:
+            deque(values, maxlen=0)
+    if directory is not None and list(files) != [_WEIGHTS]:
         weight_map = {name: file for file, names in files.items() for name in names}
         size = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
@@ -386,7 +386,7 @@ def _layout(shapes: dict[str, tuple[int, ...]], itemsize: int, source: Path | No
     index = None if source is None else source / _INDEX
     if index is not None and index.is_file():
         there = json.loads(index.read_text())["weight_map"]
-        if shapes.keys() <= there.keys():
+        if shapes.keys() <= there.keys() and all(map(_SHARD.fullmatch, there.values())):
             return {
                 file: [name for name in sorted(shapes) if there[name] == file] for file in sorted(set(there.values()))
             }
@@ -419,14 +419,3 @@ def _write_file(
         file.write(struct.pack("<Q", len(text)) + text)
         for value in values:
             file.write(value.reshape(-1).view(np.uint8).data)
-
-
-def _replace(target: Path, new: Path) -> None:
-    """Puts the directory `new` in the place of `target`."""
-    if not target.exists():
-        os.rename(new, target)
-        return
-    old = new.with_suffix(".old")
-    os.rename(target, old)
-    os.rename(new, target)
-    shutil.rmtree(old)
