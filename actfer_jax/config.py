@@ -83,7 +83,7 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
     Args:
       node: the section.
       cls: a dataclass; fields without a default must be in the section.
-      prefix: the dotted name of the section, for messages: `config.loss`.
+      prefix: the dotted name of the section, for messages: `config.loss`; "" for none.
 
     Raises:
       ConfigError: unknown or missing keys, a value of the wrong type or outside its domain, or one that `cls` itself
@@ -92,15 +92,16 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
     if not isinstance(node, ml_collections.ConfigDict | ml_collections.FrozenConfigDict | Mapping):
         raise ConfigError(f"{prefix} is {node!r}; it must be a section with keys")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    begin = f"{prefix}." if prefix else ""
     for key in node:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {prefix}.{near[0]}?" if near else f"{prefix} has {', '.join(fields) or 'no keys'}"
-            raise ConfigError(f"{prefix}.{key} is not a setting; {hint}")
+            hint = f"did you mean {begin}{near[0]}?" if near else f"{prefix} has {', '.join(fields) or 'no keys'}"
+            raise ConfigError(f"{begin}{key} is not a setting; {hint}")
     hints = _hints(cls)
     values = {}
     for name, field in fields.items():
-        key = f"{prefix}.{name}"
+        key = f"{begin}{name}"
         if name in node:
             try:
                 value = node[name]
@@ -115,8 +116,7 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
         # By custom such messages begin with the field: "clip_low is 3; it must be ...", "batch.length is 3; ...".
         message = str(error)
         begins_with_a_field = re.split(r"\W", message, maxsplit=1)[0] in fields
-        separator = "." if begins_with_a_field else ": "
-        raise ConfigError(f"{prefix}{separator}{message}") from error
+        raise ConfigError(f"{begin if begins_with_a_field or not prefix else f'{prefix}: '}{message}") from error
 
 
 def _hints(cls: type) -> dict[str, Any]:

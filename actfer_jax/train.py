@@ -41,6 +41,7 @@ from actfer_jax.evaluation.metrics import summarise
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
+from actfer_jax.finite import NotFiniteError, Watch, listed, not_finite
 from actfer_jax.hosts import Interrupted, Termination, termination
 from actfer_jax.metrics import (
     EVALUATION,
@@ -76,6 +77,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
 
     Raises:
       Interrupted: the run was told to stop; it has saved what was done.
+      NotFiniteError: numbers became NaN or infinite; nothing of that step is written.
     """
     _keep_programs(workdir / "compilation_cache")
     started = _open_workdir(workdir, raw_config)
@@ -100,6 +102,11 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
                     f"config.steps is {config.steps}, but {workdir} has trained {start}; give at least as many, or "
                     "export an earlier checkpoint"
                 )
+            if named := not_finite(state, meshes.update):
+                raise NotFiniteError(
+                    f"{workdir / 'checkpoints' / str(start)}: {len(named)} arrays are not finite ({listed(named)}); "
+                    "move this directory away, and the run goes on from the checkpoint before it"
+                )
             log.info("continuing after step %d of %d", start, config.steps)
         else:
             start, state = 0, initial_state(agent.params, optimizer, meshes.update)
@@ -111,7 +118,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
         agent = dataclasses.replace(agent, params=state.train.params)
-        progress, alarms = Progress(config.steps, start), Alarms()
+        progress, alarms, watch = Progress(config.steps, start), Alarms(), Watch(meshes.update)
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
             MetricWriter(workdir, start if restored else None) if hosts.is_first() else nullcontext() as writer,
@@ -126,6 +133,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
                         began = time.perf_counter()
                         state, metrics, *episodes = step_function(state, step)
                         took = time.perf_counter() - began
+                    watch.check(step, state.train, metrics)
                     goodput.add(took)
                     metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()}
                     metrics |= meter.metrics()
