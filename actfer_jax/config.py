@@ -1,51 +1,107 @@
 """Reads sections of an `ml_collections` config into the frozen dataclasses that the rest of the package takes.
 
 A config file is read top to bottom and may be edited by anyone, so nothing in it is ignored: a key that no field
-has, a field without a value, or a value of another type stops the run with the key's full name.
+has, a field without a value, a value of another type or one outside the field's domain stops the run with the key's
+full name. A field states its domain in its type, `b1: Annotated[float, at_least(0), below(1)]`, and its class calls
+`check_fields`, so that the same holds where a section is made in Python.
 """
 
 import dataclasses
 import difflib
+import numbers
+import re
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar, Union
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar, Union
 
 import ml_collections
+import numpy as np
 
 Section = TypeVar("Section")
+
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_KINDS = {int: numbers.Integral, float: numbers.Real}  # numpy's numbers are among these
 
 
 class ConfigError(ValueError):
     """Something in the config is wrong; the message names the key."""
 
 
+class Domain(NamedTuple):
+    """What the values of a field are: in words that follow "it must be", and as a function that tells."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: float) -> Domain:
+    return Domain(f"at least {least}", lambda value: value >= least)
+
+
+def above(limit: float) -> Domain:
+    return Domain(f"above {limit}", lambda value: value > limit)
+
+
+def below(limit: float) -> Domain:
+    return Domain(f"below {limit}", lambda value: value < limit)
+
+
+def between(low: float, high: float) -> Domain:
+    """Both ends are allowed."""
+    return Domain(f"from {low} to {high}", lambda value: low <= value <= high)
+
+
+def one_of(*choices: str) -> Domain:
+    return Domain(f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+Count = Annotated[int, at_least(1)]
+Share = Annotated[float, between(0, 1)]
+Seed = Annotated[int, between(0, 2**32 - 1)]
+"""More bits than 32 are not seen by all generators: two seeds would draw the same."""
+FloatType = Annotated[str, one_of("float32", "bfloat16")]
+
+
+def check_fields(section: Any) -> None:
+    """Checks each field of a dataclass against its annotation; for `__post_init__`.
+
+    Raises:
+      ConfigError: a value of the wrong type or outside its domain; the message begins with the field.
+    """
+    for name, hint in _hints(type(section)).items():
+        _read(getattr(section, name), hint, name)
+
+
 def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[Section], prefix: str) -> Section:
     """An instance of a dataclass from a section of a config.
 
     Fields may be bool, int, float, str, Any, tuples (a list will do), dictionaries, dataclasses (a nested section), or
-    one of these or None. An int is taken for a float; a bool is never taken for a number.
+    one of these or None, each perhaps `Annotated` with its domains. An int is taken for a float; a bool is never taken
+    for a number. A float must be finite, and an int must fit into 32 bits.
 
     Args:
       node: the section.
       cls: a dataclass; fields without a default must be in the section.
-      prefix: the dotted name of the section, for messages: `config.loss`.
+      prefix: the dotted name of the section, for messages: `config.loss`; "" for none.
 
     Raises:
-      ConfigError: unknown or missing keys, a value of the wrong type, or a value that `cls` itself refuses.
+      ConfigError: unknown or missing keys, a value of the wrong type or outside its domain, or one that `cls` itself
+        refuses.
     """
     if not isinstance(node, ml_collections.ConfigDict | ml_collections.FrozenConfigDict | Mapping):
-        raise ConfigError(f"{prefix} must be a section with keys, got {node!r}")
+        raise ConfigError(f"{prefix} is {node!r}; it must be a section with keys")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    begin = f"{prefix}." if prefix else ""
     for key in node:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {prefix}.{near[0]}?" if near else f"{prefix} has {', '.join(fields) or 'no keys'}"
-            raise ConfigError(f"{prefix}.{key} is not a setting; {hint}")
-    hints = typing.get_type_hints(cls)
+            hint = f"did you mean {begin}{near[0]}?" if near else f"{prefix} has {', '.join(fields) or 'no keys'}"
+            raise ConfigError(f"{begin}{key} is not a setting; {hint}")
+    hints = _hints(cls)
     values = {}
     for name, field in fields.items():
-        key = f"{prefix}.{name}"
+        key = f"{begin}{name}"
         if name in node:
             try:
                 value = node[name]
@@ -56,18 +112,25 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
             raise ConfigError(f"{key} is missing")
     try:
         return cls(**values)
-    except ConfigError:
-        raise
     except ValueError as error:
-        # By custom such messages begin with the field: "clip_low must be between 0 and 1, got 3", "batch.length is 3".
+        # By custom such messages begin with the field: "clip_low is 3; it must be ...", "batch.length is 3; ...".
         message = str(error)
-        separator = "." if message.split(" ", 1)[0].split(".")[0] in fields else ": "
-        raise ConfigError(f"{prefix}{separator}{message}") from error
+        begins_with_a_field = re.split(r"\W", message, maxsplit=1)[0] in fields
+        raise ConfigError(f"{begin if begins_with_a_field or not prefix else f'{prefix}: '}{message}") from error
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
 def _read(value: Any, hint: Any, key: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
+        return value
+    if origin is Annotated:
+        value = _read(value, arguments[0], key)
+        _check_domains(value, arguments[1:], key)
         return value
     if origin in (Union, types.UnionType):
         if value is None and types.NoneType in arguments:
@@ -75,25 +138,38 @@ def _read(value: Any, hint: Any, key: str) -> Any:
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         return _read(value, inner, key)
     if dataclasses.is_dataclass(hint):
-        return read_config(value, typing.cast(type, hint), key)
+        return value if type(value) is hint else read_config(value, typing.cast(type, hint), key)
     if origin is tuple:
         return _read_tuple(value, arguments, key)
     if origin is dict:
         if not isinstance(value, ml_collections.ConfigDict | ml_collections.FrozenConfigDict | Mapping):
-            raise ConfigError(f"{key} must be a section with keys, got {value!r}")
+            raise ConfigError(f"{key} is {value!r}; it must be a section with keys")
         return {name: _read(value[name], arguments[1], f"{key}.{name}") for name in value}
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{key} must be {hint.__name__}, got {value!r} ({type(value).__name__})")
-    return value
+    if not isinstance(value, _KINDS.get(hint, hint)) or (type(value) is bool and hint is not bool):
+        raise ConfigError(f"{key} is {value!r} ({type(value).__name__}); it must be {hint.__name__}")
+    if hint is float and not abs(value) <= _LARGEST_FLOAT:
+        raise ConfigError(f"{key} is {value!r}; it must be a finite number, of at most {_LARGEST_FLOAT:.2g}")
+    if hint is int and not -(2**31) <= value < 2**32:
+        raise ConfigError(f"{key} is {value!r}; it must be a number of 32 bits")
+    return hint(value)
+
+
+def _check_domains(value: Any, domains: tuple[Domain, ...], key: str) -> None:
+    # Floats are computed with in float32, where a number just below 1 is 1.
+    rounded = float(np.float32(value)) if type(value) is float else value
+    for domain in domains:
+        if not (domain.holds(value) and domain.holds(rounded)):
+            words = " and ".join(domain.words for domain in domains)
+            raise ConfigError(
+                f"{key} is {value!r}; it must be {words}" + (", in float32" if domain.holds(value) else "")
+            )
 
 
 def _read_tuple(value: Any, items: tuple[Any, ...], key: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{key} must be a tuple, got {value!r} ({type(value).__name__})")
+        raise ConfigError(f"{key} is {value!r} ({type(value).__name__}); it must be a tuple")
     if len(items) == 2 and items[1] is Ellipsis:
         items = (items[0],) * len(value)
     if len(value) != len(items):
-        raise ConfigError(f"{key} must have {len(items)} values, got {len(value)}: {value!r}")
+        raise ConfigError(f"{key} is {value!r}; it must have {len(items)} values")
     return tuple(_read(item, hint, f"{key}[{i}]") for i, (item, hint) in enumerate(zip(value, items, strict=True)))

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from absl import flags
 from etils import epath
@@ -21,12 +21,12 @@ from ml_collections import config_flags
 
 from actfer_jax import cli
 from actfer_jax.agent_loader import Agent
-from actfer_jax.config import read_config
+from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of, read_config
 from actfer_jax.data.sources import DataConfig, Source, open_source
 from actfer_jax.episode_records import to_record
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.controls import NORMAL, check_controls, evaluate_policy
+from actfer_jax.evaluation.controls import CONTROLS, NORMAL, evaluate_policy
 from actfer_jax.evaluation.metrics import Summary, summarise
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import classes_table, controls_table
@@ -54,25 +54,21 @@ class EvaluateConfig:
     Attributes:
       data: the samples.
       controls: what is played beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
-      queries: pictures at a time.
-      seed: of the bootstrap resamples, and of the sampling.
+      queries: pictures at a time, at least 1.
+      seed: of the bootstrap resamples, and of the sampling; from 0 to 2^32 - 1.
       greedy: take the likeliest tokens; or sample, as in training, for what the policy does on average.
       dtype: of the model's weights and activations, "float32" or "bfloat16".
     """
 
     data: DataConfig
-    controls: tuple[str, ...]
-    queries: int
-    seed: int
+    controls: tuple[Annotated[str, one_of(*CONTROLS)], ...]
+    queries: Count
+    seed: Seed
     greedy: bool
-    dtype: str
+    dtype: FloatType
 
     def __post_init__(self) -> None:
-        check_controls(self.controls)
-        if self.queries < 1:
-            raise ValueError(f"queries is {self.queries}; it must be at least 1")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
+        check_fields(self)
 
 
 def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks: str = "") -> dict[str, Any]:

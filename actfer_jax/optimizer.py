@@ -1,11 +1,13 @@
 """AdamW with a schedule, as a section of a config."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import optax
 from flax import nnx
+
+from actfer_jax.config import Share, above, at_least, below, check_fields, one_of
 
 
 @dataclass(frozen=True)
@@ -13,32 +15,27 @@ class OptimizerConfig:
     """AdamW (Loshchilov and Hutter, 2019) with gradient clipping.
 
     Attributes:
-      learning_rate: its peak.
+      learning_rate: its peak, at least 0.
       schedule: "constant", "linear" or "cosine" decay after the warm-up, down to `final_fraction` of the peak.
-      warmup_steps: updates over which the rate rises linearly from 0.
-      final_fraction: of the peak, when all updates are done.
-      weight_decay: decoupled, on matrices only.
-      max_grad_norm: gradients are scaled down to this global norm.
-      b1, b2, eps: as in Adam.
+      warmup_steps: updates over which the rate rises linearly from 0; 0 for none.
+      final_fraction: of the peak, when all updates are done; from 0 to 1.
+      weight_decay: decoupled, on matrices only; at least 0.
+      max_grad_norm: gradients are scaled down to this global norm, above 0.
+      b1, b2, eps: as in Adam; b1 and b2 at least 0 and below 1, eps above 0.
     """
 
-    learning_rate: float = 1e-6
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    final_fraction: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    learning_rate: Annotated[float, at_least(0)] = 1e-6
+    schedule: Annotated[str, one_of("constant", "linear", "cosine")] = "constant"
+    warmup_steps: Annotated[int, at_least(0)] = 0
+    final_fraction: Share = 0.1
+    weight_decay: Annotated[float, at_least(0)] = 0.01
+    max_grad_norm: Annotated[float, above(0)] = 1.0
+    b1: Annotated[float, at_least(0), below(1)] = 0.9
+    b2: Annotated[float, at_least(0), below(1)] = 0.999
+    eps: Annotated[float, above(0)] = 1e-8
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "linear", "cosine"):
-            raise ValueError(f"schedule is {self.schedule!r}; choose constant, linear or cosine")
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must not be negative")
-        if self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive")
+        check_fields(self)
 
 
 def learning_rate(config: OptimizerConfig, updates: int) -> optax.Schedule:

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from actfer_jax.agent_loader import ModelConfig
+from actfer_jax.config import Count, Seed, at_least, check_fields, one_of
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.data.traces import TraceConfig
-from actfer_jax.evaluation.controls import check_controls
+from actfer_jax.evaluation.controls import CONTROLS
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.optimizer import OptimizerConfig
 from actfer_jax.resharding import common_mesh
@@ -19,36 +21,36 @@ from actfer_jax.sharding import MeshConfig, Meshes, check_multiple, row_shards
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """What one step takes in, and how the update divides it.
+    """What one step takes in, and how the update divides it; every number at least 1.
 
     Attributes:
-      queries: pictures a step; rollouts: episodes of each (1 in supervised training).
+      queries: pictures a step, a multiple of microbatches.
+      rollouts: episodes of each: 1 in supervised training, and at least 2 from rollouts, which are compared.
       length: positions a row is padded to in the update, and most that it may have.
-      shorter_lengths: lengths that the rows of rollouts are padded to where the longest of a batch fits. Each one that
-        occurs compiles an update of its own.
+      shorter_lengths: lengths below `length` that the rows of rollouts are padded to where the longest of a batch fits.
+        Each one that occurs compiles an update of its own.
       microbatches: slices of whole groups whose gradients are added up.
       updates: passes over the batch, each one an update.
       chunk: tokens whose logits exist at one time.
     """
 
-    queries: int = 32
-    rollouts: int = 8
-    length: int = 2048
-    shorter_lengths: tuple[int, ...] = ()
-    microbatches: int = 1
-    updates: int = 1
-    chunk: int = 1024
+    queries: Count = 32
+    rollouts: Count = 8
+    length: Count = 2048
+    shorter_lengths: tuple[Count, ...] = ()
+    microbatches: Count = 1
+    updates: Count = 1
+    chunk: Count = 1024
 
     def __post_init__(self) -> None:
-        for name in ("queries", "rollouts", "length", "microbatches", "updates", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if any(not 0 < length < self.length for length in self.shorter_lengths):
-            raise ValueError(
-                f"shorter_lengths is {self.shorter_lengths}; lengths lie between 0 and length ({self.length})"
-            )
+        check_fields(self)
+        for index, length in enumerate(self.shorter_lengths):
+            if length >= self.length:
+                raise ValueError(
+                    f"shorter_lengths[{index}] is {length}; it must be below length, which is {self.length}"
+                )
         if self.queries % self.microbatches:
-            raise ValueError(f"queries ({self.queries}) must be a multiple of microbatches ({self.microbatches})")
+            raise ValueError(f"queries is {self.queries}; it must be a multiple of microbatches ({self.microbatches})")
 
     def padded(self, longest: int) -> int:
         """The positions that a batch is padded to whose longest row has so many."""
@@ -57,7 +59,7 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When checkpoints are written, and which of them stay.
+    """When checkpoints are written, and which of them stay; every number at least 1.
 
     Attributes:
       every: steps between two of them.
@@ -66,15 +68,13 @@ class CheckpointConfig:
       best_metric: the metric that is highest in the best, such as "reward/total"; "" keeps the newest only.
     """
 
-    every: int = 20
-    keep: int = 2
-    best: int = 1
+    every: Count = 20
+    keep: Count = 2
+    best: Count = 1
     best_metric: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("every", "keep", "best"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,23 @@ class LoggingConfig:
     """What is shown while the run goes on.
 
     Attributes:
-      every: steps between two rows of metrics.
+      every: steps between two rows of metrics, at least 1.
       episodes_every: steps between two episodes in TensorBoard; 0 for none.
       records_every: steps between two files of episode records; 0 for none.
-      profile_start, profile_steps: the window that the profiler records, counted from 1 at each start; 0 for none.
+      profile_start, profile_steps: the window that the profiler records: the first step, counted from 1 at each start,
+        and how many; 0 for none.
       memory_profile_step: after which step of this start the contents of device memory are noted; 0 for none.
     """
 
-    every: int = 1
-    episodes_every: int = 10
-    records_every: int = 1
-    profile_start: int = 10
-    profile_steps: int = 0
-    memory_profile_step: int = 0
+    every: Count = 1
+    episodes_every: Annotated[int, at_least(0)] = 10
+    records_every: Annotated[int, at_least(0)] = 1
+    profile_start: Count = 10
+    profile_steps: Annotated[int, at_least(0)] = 0
+    memory_profile_step: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            least = 1 if name in ("every", "profile_start") else 0
-            if value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -110,17 +108,15 @@ class EvaluationConfig:
     Attributes:
       data: the held-out samples.
       controls: what is evaluated beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
-      queries: pictures at a time.
+      queries: pictures at a time, at least 1.
     """
 
     data: DataConfig = field(default_factory=lambda: DataConfig(split="test", size=700))
-    controls: tuple[str, ...] = ("no_tools", "blank_crop", "low_res_crop")
-    queries: int = 64
+    controls: tuple[Annotated[str, one_of(*CONTROLS)], ...] = ("no_tools", "blank_crop", "low_res_crop")
+    queries: Count = 64
 
     def __post_init__(self) -> None:
-        check_controls(self.controls)
-        if self.queries < 1:
-            raise ValueError(f"queries is {self.queries}; it must be at least 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -129,15 +125,15 @@ class TrainConfig:
 
     Attributes:
       algorithm: "sft" learns from traces, "rl" from rollouts.
-      seed: of everything that is random.
-      steps: how many.
+      seed: of everything that is random; from 0 to 2^32 - 1.
+      steps: how many, at least 1.
       mesh: over which devices are arranged.
       evaluation: None for no evaluation.
     """
 
-    algorithm: str
-    seed: int
-    steps: int
+    algorithm: Annotated[str, one_of("sft", "rl")]
+    seed: Seed
+    steps: Count
     model: ModelConfig
     data: DataConfig
     views: ViewConfig
@@ -154,35 +150,38 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
-        if self.algorithm not in ("sft", "rl"):
-            raise ValueError(f"algorithm is {self.algorithm!r}; choose sft or rl")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        check_fields(self)
         if self.algorithm == "sft" and self.batch.rollouts != 1:
-            raise ValueError(f"batch.rollouts is {self.batch.rollouts}; supervised training takes 1")
+            raise ValueError(f"batch.rollouts is {self.batch.rollouts}; it must be 1 in supervised training")
+        if self.algorithm == "rl" and self.batch.rollouts < 2:
+            raise ValueError(
+                f"batch.rollouts is {self.batch.rollouts}; it must be at least 2: a rollout is compared with others of "
+                "its picture, and alone it teaches nothing"
+            )
         if self.algorithm == "rl" and self.ucgrpo.forced_arm_rate and self.batch.rollouts < 4:
             raise ValueError(
-                f"batch.rollouts is {self.batch.rollouts}; where arms are forced (ucgrpo.forced_arm_rate above 0), two "
-                "are told to zoom and two to answer: it must be at least 4"
+                f"batch.rollouts is {self.batch.rollouts}; it must be at least 4 where arms are forced "
+                "(ucgrpo.forced_arm_rate above 0): two are told to zoom and two to answer"
             )
         if self.algorithm == "rl" and not self.rollout.temperature:
             raise ValueError(
-                "rollout.temperature is 0; a policy that does not sample has nothing to compare, give e.g. 1"
+                "rollout.temperature is 0; it must be above 0, 1 for example: a policy that does not sample has "
+                "nothing to compare"
             )
         if self.ucgrpo.credit == "decision" and self.loss.ratio == "sequence":
             raise ValueError(
-                'loss.ratio is "sequence", which gives all tokens of a row the same credit; ucgrpo.credit "decision" '
-                'does not: set loss.ratio to "sequence_token" or "token"'
+                "loss.ratio is 'sequence'; it must be sequence_token or token where ucgrpo.credit is 'decision', which "
+                "gives the tokens of a row different credit"
             )
         if self.algorithm == "sft" and (needed := self.traces.turns) > self.rollout.max_turns:
             raise ValueError(
-                f"rollout.max_turns is {self.rollout.max_turns}, but traces have up to {needed} turns: raise it, or "
-                "set traces.two_zooms to 0"
+                f"rollout.max_turns is {self.rollout.max_turns}; it must be at least {needed}, the most turns of a "
+                "trace (fewer with traces.two_zooms=0)"
             )
         if self.algorithm == "rl" and self.batch.length < self.rollout.max_length:
             raise ValueError(
-                f"batch.length is {self.batch.length}; rollouts may have up to rollout.max_length tokens, "
-                f"which is {self.rollout.max_length}"
+                f"batch.length is {self.batch.length}; it must be at least rollout.max_length, the most tokens of a "
+                f"rollout, which is {self.rollout.max_length}"
             )
 
     @property

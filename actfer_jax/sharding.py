@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from actfer_jax.config import ConfigError
+from actfer_jax.config import ConfigError, Count, Domain, check_fields
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -42,27 +42,31 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
+_AxisSize = Annotated[int, Domain("at least 1, or -1 for the devices that are left", lambda n: n == -1 or n >= 1)]
+
+
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes (data, fsdp, tensor); -1 takes the devices that are left.
+    """Sizes of the mesh axes (data, fsdp, tensor), at least 1; one of them may be -1: the devices that are left.
 
     Attributes:
       update: while parameters are trained.
       rollout: while episodes are sampled.
-      slices: slices of a multi-slice TPU; "data" is divided over them first.
+      slices: slices of a multi-slice TPU, at least 1; "data" is divided over them first.
     """
 
-    update: tuple[int, int, int] = (1, -1, 1)
-    rollout: tuple[int, int, int] = (-1, 1, 1)
-    slices: int = 1
+    update: tuple[_AxisSize, _AxisSize, _AxisSize] = (1, -1, 1)
+    rollout: tuple[_AxisSize, _AxisSize, _AxisSize] = (-1, 1, 1)
+    slices: Count = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("update", "rollout"):
             sizes = getattr(self, name)
-            if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-                raise ValueError(f"{name} is {sizes}; sizes are at least 1, and one of them may be -1 (what is left)")
-        if self.slices < 1:
-            raise ValueError(f"slices is {self.slices}; it must be at least 1")
+            if sizes.count(-1) > 1:
+                raise ValueError(
+                    f"{name} is {sizes}; it must have -1, for the devices that are left, no more than once"
+                )
 
 
 class Meshes(NamedTuple):

@@ -44,6 +44,7 @@ from actfer_jax.evaluation.metrics import summarise
 from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
+from actfer_jax.finite import NotFiniteError, Watch, listed, not_finite
 from actfer_jax.hosts import Interrupted, Termination, termination
 from actfer_jax.lease import Lease
 from actfer_jax.metrics import (
@@ -86,6 +87,7 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
     Raises:
       Interrupted: the run was told to stop; it has saved what was done.
       WorkdirError: another run trains in the workdir, or has taken it over.
+      NotFiniteError: numbers became NaN or infinite; nothing of that step is written.
     """
     with Lease(workdir) as lease:
         _train(config, workdir, raw_config, stop, lease)
@@ -125,6 +127,11 @@ def _train(
                     f"config.steps is {config.steps}, but {workdir} has trained {start}; give at least as many, or "
                     "export an earlier checkpoint"
                 )
+            if named := not_finite(state, meshes.update):
+                raise NotFiniteError(
+                    f"{workdir / 'checkpoints' / str(start)}: {len(named)} arrays are not finite ({listed(named)}); "
+                    "move this directory away, and the run goes on from the checkpoint before it"
+                )
             log.info("continuing after step %d of %d", start, config.steps)
         else:
             start, state = 0, initial_state(agent.params, optimizer, meshes.update)
@@ -139,7 +146,7 @@ def _train(
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
         agent = dataclasses.replace(agent, params=state.train.params)
-        progress, alarms = Progress(config.steps, start), Alarms()
+        progress, alarms, watch = Progress(config.steps, start), Alarms(), Watch(meshes.update)
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
             MetricWriter(workdir) if hosts.is_first() else nullcontext() as writer,
@@ -154,6 +161,7 @@ def _train(
                         began = time.perf_counter()
                         state, metrics, *episodes = step_function(state, step)
                         took = time.perf_counter() - began
+                    watch.check(step, state.train, metrics)
                     goodput.add(took)
                     metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()}
                     metrics |= meter.metrics()

@@ -1,6 +1,7 @@
 """One update of the parameters, supervised or by policy gradient, as one jitted program each.
 
-All programs take their batch in pieces (`split_batch`), whose gradients are added up.
+All programs take their batch in pieces (`split_batch`), whose gradients are added up. Among the metrics of an update is
+whether the state that it leaves is finite (`finite.Watch`).
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from actfer_jax import sharding
+from actfer_jax.finite import STATE_FINITE, all_finite
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.rl.loss import LossConfig, Totals, cross_entropy, policy_loss, totals
 from actfer_jax.rollout.batch import EpisodeBatch, episode_log_probs
@@ -133,7 +135,7 @@ def make_sft_update(
         grads, metrics = accumulate(loss, state.params, pieces, mesh)
         state, norm = apply_gradients(state, grads, optimizer)
         metrics |= {"sft/grad_norm": norm, "sft/skipped_updates": state.skipped}
-        return sharding.constrain_parameters(state, mesh), metrics
+        return sharding.constrain_parameters(state, mesh), metrics | {STATE_FINITE: all_finite(state, mesh)}
 
     return jax.jit(update, donate_argnums=0)
 
@@ -216,6 +218,6 @@ def make_policy_update(
         grads, metrics = accumulate(loss, state.params, pieces, mesh)
         state, norm = apply_gradients(state, grads, optimizer)
         metrics |= {"policy/grad_norm": norm, "policy/skipped_updates": state.skipped}
-        return sharding.constrain_parameters(state, mesh), metrics
+        return sharding.constrain_parameters(state, mesh), metrics | {STATE_FINITE: all_finite(state, mesh)}
 
     return jax.jit(update, donate_argnums=0)

@@ -1,8 +1,11 @@
 """Config sections become dataclasses, and mistakes are named by their key."""
 
+import dataclasses
 import errno
 import math
 import os
+import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -13,8 +16,13 @@ from hypothesis import strategies as st
 from ml_collections import config_dict
 
 from actfer_jax import cli
-from actfer_jax.config import ConfigError, read_config
+from actfer_jax.config import ConfigError, Domain, read_config
+from actfer_jax.evaluate import EvaluateConfig
+from actfer_jax.optimizer import OptimizerConfig
 from actfer_jax.rl.loss import LossConfig
+from actfer_jax.settings import TrainConfig
+from configs import grpo, sft, ucgrpo
+from configs.eval import synth_faces
 
 
 @dataclass(frozen=True)
@@ -93,24 +101,33 @@ def test_references_between_keys_are_followed():
             {"optimizer": {"learning_rate": 1.0, "weight_decy": 0.1}},
             r"^config\.optimizer\.weight_decy is not a setting; did you mean config\.optimizer\.weight_decay\?",
         ),
-        ({"optimizer": 3}, r"^config\.optimizer must be a section with keys, got 3"),
-        ({"steps": 5.0}, r"^config\.steps must be int, got 5\.0 \(float\)"),
-        ({"steps": True}, r"^config\.steps must be int, got True \(bool\)"),
-        ({"steps": "5"}, r"^config\.steps must be int, got '5' \(str\)"),
-        ({"steps": None}, r"^config\.steps must be int, got None"),
-        ({"resume": 1}, r"^config\.resume must be bool, got 1 \(int\)"),
-        ({"name": 1}, r"^config\.name must be str"),
-        ({"path": 1}, r"^config\.path must be str"),
-        ({"optimizer": {"learning_rate": True}}, r"^config\.optimizer\.learning_rate must be float, got True"),
+        ({"optimizer": 3}, r"^config\.optimizer is 3; it must be a section with keys"),
+        ({"steps": 5.0}, r"^config\.steps is 5\.0 \(float\); it must be int"),
+        ({"steps": True}, r"^config\.steps is True \(bool\); it must be int"),
+        ({"steps": "5"}, r"^config\.steps is '5' \(str\); it must be int"),
+        ({"steps": None}, r"^config\.steps is None \(NoneType\); it must be int"),
+        ({"resume": 1}, r"^config\.resume is 1 \(int\); it must be bool"),
+        ({"name": 1}, r"^config\.name is 1 \(int\); it must be str"),
+        ({"path": 1}, r"^config\.path is 1 \(int\); it must be str"),
+        (
+            {"optimizer": {"learning_rate": True}},
+            r"^config\.optimizer\.learning_rate is True \(bool\); it must be float",
+        ),
         (
             {"optimizer": {"learning_rate": 1.0, "betas": (0.9,)}},
-            r"^config\.optimizer\.betas must have 2 values, got 1",
+            r"^config\.optimizer\.betas is \(0\.9,\); it must have 2 values",
         ),
-        ({"optimizer": {"learning_rate": 1.0, "betas": (0.9, "x")}}, r"^config\.optimizer\.betas\[1\] must be float"),
-        ({"optimizer": {"learning_rate": 1.0, "betas": 0.9}}, r"^config\.optimizer\.betas must be a tuple"),
-        ({"classes": "fear"}, r"^config\.classes must be a tuple, got 'fear'"),
-        ({"rates": {"joy": "x"}}, r"^config\.rates\.joy must be float"),
-        ({"rates": [1.0]}, r"^config\.rates must be a section with keys"),
+        (
+            {"optimizer": {"learning_rate": 1.0, "betas": (0.9, "x")}},
+            r"^config\.optimizer\.betas\[1\] is 'x' \(str\); it must be float",
+        ),
+        (
+            {"optimizer": {"learning_rate": 1.0, "betas": 0.9}},
+            r"^config\.optimizer\.betas is 0\.9 \(float\); it must be a tuple",
+        ),
+        ({"classes": "fear"}, r"^config\.classes is 'fear' \(str\); it must be a tuple"),
+        ({"rates": {"joy": "x"}}, r"^config\.rates\.joy is 'x' \(str\); it must be float"),
+        ({"rates": [1.0]}, r"^config\.rates is \[1\.0\]; it must be a section with keys"),
         ({"path": config_dict.required_placeholder(str)}, r"^config\.path has no value; set it with --config\.path="),
     ],
 )
@@ -120,7 +137,7 @@ def test_mistakes_are_named_by_their_key(changes, message):
 
 
 def test_values_that_the_section_refuses_are_named_too():
-    with pytest.raises(ConfigError, match=r"^config\.loss\.clip_low must be between 0 and 1, got 3\.0"):
+    with pytest.raises(ConfigError, match=r"^config\.loss\.clip_low is 3\.0; it must be above 0 and below 1"):
         read_config(ml_collections.ConfigDict({"clip_low": 3}), LossConfig, "config.loss")
 
     @dataclass(frozen=True)
@@ -137,7 +154,7 @@ def test_values_that_the_section_refuses_are_named_too():
 
 
 @given(
-    learning_rate=st.floats(allow_nan=False) | st.integers(-(2**53), 2**53),
+    learning_rate=st.floats(width=32, allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53),
     betas=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
 def test_values_come_through_unchanged(learning_rate, betas):
@@ -145,6 +162,130 @@ def test_values_come_through_unchanged(learning_rate, betas):
     read = read_config(node, Optimizer, "config")
     assert read == Optimizer(learning_rate, betas=betas)
     assert math.copysign(1, read.learning_rate) == math.copysign(1, learning_rate)
+
+
+FREE_TEXTS = ("path", "landmarks", "directory", "cache_directory", "best_metric")
+
+
+def leaves(hint: Any, key: str) -> Iterator[tuple[str, type, bool]]:
+    """Key, type and whether it has a domain, of everything that a config class holds; of a tuple, its first item."""
+    arguments = typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        for name, inner in typing.get_type_hints(hint, include_extras=True).items():
+            yield from leaves(inner, f"{key}.{name}")
+    elif typing.get_origin(hint) is typing.Annotated:
+        yield key, arguments[0], any(isinstance(one, Domain) for one in arguments[1:])
+    elif typing.get_origin(hint) is tuple:
+        yield from leaves(arguments[0], f"{key}[0]")
+    elif arguments:
+        yield from leaves(next(one for one in arguments if one is not type(None)), key)
+    else:
+        yield key, hint, False
+
+
+LEAVES = [*leaves(TrainConfig, "train"), *leaves(EvaluateConfig, "evaluate")]
+
+
+def read_with(key: str, value: Any) -> None:
+    """Reads a config of the repository in which one key has another value."""
+    root, *parents, name = key.removesuffix("[0]").split(".")
+    if root == "evaluate":
+        config, cls = synth_faces.get_config(), EvaluateConfig
+    else:
+        config, cls = (sft if parents[:1] == ["traces"] else ucgrpo).get_config("demo"), TrainConfig
+    section = config
+    for part in parents:
+        section = section[part]
+    with section.ignore_type():
+        section[name] = (value, *section[name][1:]) if key.endswith("[0]") else value
+    read_config(config, cls, root)
+
+
+def test_every_number_and_every_choice_of_a_config_has_a_domain():
+    assert len(LEAVES) > 90
+    bare = [key for key, kind, domain in LEAVES if not domain and kind is not bool]
+    assert [key for key in bare if key.rpartition(".")[2] not in FREE_TEXTS] == []
+
+
+@pytest.mark.parametrize("key", [key for key, _, domain in LEAVES if domain])
+def test_what_no_field_may_be_is_refused_in_each(key):
+    kind = next(kind for other, kind, _ in LEAVES if other == key)
+    values = {float: (math.nan, math.inf, -math.inf, 1e39, -1.0), int: (-(2**63), -2, 2**63), str: ("", "no such")}
+    for value in values[kind]:
+        with pytest.raises(ConfigError) as error:
+            read_with(key, value)
+        assert str(error.value).startswith(f"{key} is {value!r}; it must be ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.optimizer.b1", 1.5),
+        ("train.optimizer.b1", 1.0),
+        ("train.optimizer.b2", 1 - 1e-9),  # 1 in float32
+        ("train.optimizer.eps", 0.0),
+        ("train.optimizer.eps", 1e-60),  # 0 in float32
+        ("train.optimizer.final_fraction", 7.0),
+        ("train.optimizer.max_grad_norm", 0.0),
+        ("train.seed", -1),
+        ("train.seed", 2**32),  # would sample as 0 does
+        ("train.loss.clip_low", 1.0),
+        ("train.loss.dual_clip", 1.0),
+        ("train.ucgrpo.ema_rate", 1.1),
+        ("train.ucgrpo.forced_arm_rate", 2.0),
+        ("train.batch.queries", 0),
+        ("train.batch.shorter_lengths[0]", 0),
+        ("train.batch.shorter_lengths[0]", 208),
+        ("train.mesh.update[0]", 0),
+        ("train.traces.no_zoom", 1.5),
+        ("train.checkpoint.keep", 0),
+        ("train.views.multiple", 0),
+        ("evaluate.seed", 2**63),
+        ("evaluate.data.size", 0),
+    ],
+)
+def test_a_value_outside_its_domain_is_refused_by_its_key(key, value):
+    with pytest.raises(ConfigError) as error:
+        read_with(key, value)
+    assert str(error.value).startswith(f"{key} is {value!r}; it must be ")
+
+
+def test_a_group_of_one_is_refused_where_rollouts_are_compared():
+    with pytest.raises(ConfigError, match=r"^train\.batch\.rollouts is 1; it must be at least 2"):
+        read_with("train.batch.rollouts", 1)
+    read_config(sft.get_config("demo"), TrainConfig, "config")  # one row of each picture, with nothing to compare
+
+
+@pytest.mark.parametrize("value", [1.5, math.nan, "x", None])
+def test_a_section_made_in_python_has_the_same_domains(value):
+    with pytest.raises(ConfigError, match=r"^b1 is .*; it must be "):
+        OptimizerConfig(b1=value)
+    with pytest.raises(ConfigError, match=r"^b1 is .*; it must be "):
+        dataclasses.replace(OptimizerConfig(), b1=value)
+
+
+def test_the_edges_of_domains_are_allowed():
+    for key, value in {
+        "train.optimizer.learning_rate": 0,
+        "train.optimizer.b1": 0,
+        "train.optimizer.final_fraction": 1,
+        "train.seed": 2**32 - 1,
+        "train.batch.rollouts": 2,
+        "train.batch.shorter_lengths[0]": 207,
+        "train.mesh.update[0]": 1,
+        "train.loss.dual_clip": None,
+        "train.traces.two_zooms": 0,
+    }.items():
+        read_with(key, value)
+
+
+@pytest.mark.parametrize("variant", ["", "demo"])
+def test_configs_of_the_repository_are_within_the_domains(variant):
+    for module in (ucgrpo, grpo, sft):
+        config = module.get_config(variant)
+        config.model.path = "demo"
+        read_config(config, TrainConfig, "config")
+    read_config(synth_faces.get_config(), EvaluateConfig, "config")
 
 
 def test_a_full_disk_is_said_to_be_full():

@@ -1,5 +1,6 @@
 """Hugging Face directories: round trips, what goes wrong with them, and sharded loading in two real processes."""
 
+import fnmatch
 import json
 import os
 import resource
@@ -20,12 +21,23 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from actfer_jax.models import Qwen3VL, Qwen3VLConfig, load_pretrained, local_directory, logits, save_pretrained
+from actfer_jax.compile_check import PUBLISHED
+from actfer_jax.finite import NotFiniteError
+from actfer_jax.models import (
+    Qwen3VL,
+    Qwen3VLConfig,
+    huggingface,
+    load_pretrained,
+    local_directory,
+    logits,
+    save_pretrained,
+)
 from actfer_jax.outputs import OutputError
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "model.safetensors"
 Q_PROJ = "model.language_model.layers.1.self_attn.q_proj.weight"
+EMBEDDING = "model.language_model.embed_tokens.weight"
 
 
 @pytest.fixture
@@ -259,6 +271,11 @@ def edit_tensor(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Pa
     return edit
 
 
+def in_shards_of_nothing(directory: Path) -> None:
+    (directory / WEIGHTS).unlink()
+    (directory / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+
+
 def truncate(directory: Path) -> None:
     os.truncate(directory / WEIGHTS, 50_000)
 
@@ -273,15 +290,86 @@ def truncate(directory: Path) -> None:
             ValueError,
             "config.json: model_type is 'llama'; this package runs 'qwen3_vl'",
         ),
-        (edit_config(text_config__head_dim=None), ValueError, "config.json: the key 'text_config.head_dim' is missing"),
-        (edit_config(vision_config__depth="x"), ValueError, "config.json: vision_config.depth = 'x' is not usable"),
+        (edit_config(text_config__head_dim=None), ValueError, "config.json: text_config.head_dim is missing"),
+        (edit_config(vision_config__depth="x"), ValueError, r"vision_config.depth is 'x' \(str\); it must be int"),
+        (edit_config(vision_config__depth=4.5), ValueError, r"vision_config.depth is 4.5 \(float\); it must be int"),
+        (edit_config(tie_word_embeddings="false"), ValueError, "config.json: tie_word_embeddings is 'false'"),
+        (edit_config(text_config__rms_norm_eps=float("nan")), ValueError, "text_config.rms_norm_eps is nan; it must"),
+        (edit_config(quantization_config={"quant_method": "fp8"}), ValueError, "says that the weights are quantized"),
+        (edit_config(text_config__attention_dropout=0.1), ValueError, "attention_dropout = 0.1 is not supported"),
+        (
+            edit_config(text_config__model_type="qwen3_vl_moe_text"),
+            ValueError,
+            "text_config.model_type = 'qwen3_vl_moe",
+        ),
+        (edit_config(transformers_weights="other.safetensors"), ValueError, "transformers_weights = 'other"),
+        (edit_config(rope_scaling={"rope_type": "yarn", "factor": 4.0}), ValueError, "config.json: rope_scaling = {"),
+        (
+            edit_config(text_config__num_attention_heads=3),
+            ValueError,
+            "config.json: text_config.num_key_value_heads is 2; it must divide num_attention_heads, which is 3",
+        ),
+        (
+            edit_config(text_config__rope_scaling={"type": "yarn", "factor": 4.0, "mrope_section": [4, 2, 2]}),
+            ValueError,
+            "rope_type = 'yarn' is not supported; only 'default' is",
+        ),
+        (
+            edit_config(vision_config__rope_parameters={"rope_type": "linear", "factor": 2.0}),
+            ValueError,
+            "vision_config.rope_parameters.rope_type = 'linear' is not supported",
+        ),
+        (
+            edit_config(text_config__rope_scaling={"mrope_section": [3, 2, 2]}),
+            ValueError,
+            r"text_config.mrope_section is \[3, 2, 2\]; it must sum to half of head_dim, 8",
+        ),
+        (edit_config(vision_config__out_hidden_size=64), ValueError, "vision_config.out_hidden_size is 64; it must be"),
+        (
+            edit_config(vision_config__num_heads=3),
+            ValueError,
+            "vision_config.num_heads is 3; it must divide hidden_size",
+        ),
+        (edit_config(vision_config__num_position_embeddings=26), ValueError, "is 26; it must be a square"),
+        (edit_config(image_token_id=160), ValueError, "image_token_id is 160; it must be a token of the vocabulary"),
+        (edit_config(text_config__num_hidden_layers=1), ValueError, "num_hidden_layers is 1; it must be at least 2"),
+        (
+            lambda path: (path / "adapter_config.json").write_text("{}"),
+            ValueError,
+            "adapter_config.json: adapters are not supported",
+        ),
+        (
+            lambda path: (path / WEIGHTS).rename(path / "pytorch_model.bin"),
+            FileNotFoundError,
+            "holds neither .*; save pytorch_model.bin as safetensors",
+        ),
+        (
+            edit_tensor(lambda tensors: tensors.update({Q_PROJ: tensors[Q_PROJ].astype(np.int8)})),
+            ValueError,
+            f"tensor {Q_PROJ} is of type I8; weights of one of F32, BF16",
+        ),
+        (
+            edit_tensor(lambda tensors: tensors.update({"lm_head.weight": 2 * tensors[EMBEDDING]})),
+            ValueError,
+            f"tensor lm_head.weight differs from {EMBEDDING}, but config.json says tie_word_embeddings",
+        ),
+        (
+            edit_tensor(lambda tensors: tensors.update({Q_PROJ: np.nan * tensors[Q_PROJ]})),
+            NotFiniteError,
+            f"{WEIGHTS}: tensor {Q_PROJ} with numbers that are NaN or infinite",
+        ),
+        (
+            lambda path: in_shards(lambda _, first, second, __: second.update({Q_PROJ: first[Q_PROJ]}))(path),
+            ValueError,
+            f"b.safetensors: tensor {Q_PROJ} is in a.safetensors too",
+        ),
         (edit_config(text_config__hidden_act="gelu"), ValueError, "text_config.hidden_act = 'gelu' is not supported"),
         (
             edit_config(text_config__rope_scaling={"rope_type": "yarn", "mrope_section": [4, 2, 2]}),
             ValueError,
             "rope_type = 'yarn' is not supported; only 'default' is",
         ),
-        (edit_config(vision_config__deepstack_visual_indexes=[2, 9]), ValueError, "not increasing layers of 4"),
+        (edit_config(vision_config__deepstack_visual_indexes=[2, 9]), ValueError, "it must be increasing layers"),
         (lambda path: (path / WEIGHTS).unlink(), FileNotFoundError, "holds neither model.safetensors nor"),
         (truncate, ValueError, "model.safetensors: not a sound safetensors file"),
         (edit_tensor(lambda tensors: tensors.pop(Q_PROJ)), ValueError, f"tensor {Q_PROJ} missing from the weights"),
@@ -296,9 +384,7 @@ def truncate(directory: Path) -> None:
             "layers.2.input_layernorm.weight and 10 more tensors in the weights, but config.json has no place",
         ),
         (
-            lambda path: (path / "model.safetensors.index.json").write_text(
-                '{"weight_map": {"a": "gone.safetensors"}}'
-            ),
+            in_shards_of_nothing,
             FileNotFoundError,
             "gone.safetensors: model.safetensors.index.json names this file, but it is not there",
         ),
@@ -367,15 +453,162 @@ def test_two_processes_share_a_model_and_save_it_whole(checkpoint: Path, tmp_pat
     assert same_weights(tmp_path / "saved", checkpoint)
 
 
-def test_a_name_on_the_hub_is_the_copy_in_its_cache(tmp_path, monkeypatch):
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub that is offline, with one model in its cache, whose config.json is still to be written."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = tmp_path / "models--someone--a-model" / "snapshots" / commit
     snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(commit)
-    assert local_directory("someone/a-model") == snapshot
+    return snapshot
+
+
+def test_a_name_on_the_hub_is_the_copy_in_its_cache(hub: Path) -> None:
+    (hub / "config.json").write_text(json.dumps(fixtures.CONFIG))
+    assert local_directory("someone/a-model") == hub
     with pytest.raises(FileNotFoundError, match="someone/another is no directory here, and the Hugging Face hub"):
         local_directory("someone/another")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"model_type": "qwen3_vl_moe"}, "model_type is 'qwen3_vl_moe'; this package runs 'qwen3_vl'"),
+        ("config.json", fixtures.CONFIG | {"quantization_config": {"quant_method": "awq"}}, "weights are quantized"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "adapters are not supported; merge them into their base model"),
+    ],
+)
+def test_a_model_that_is_not_run_is_refused_before_its_weights_are_fetched(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: dict[str, Any], message: str
+) -> None:
+    (hub / file).write_text(json.dumps(content))
+    fetched: list[str] = []
+    original = huggingface.snapshot_download
+
+    def download(name: str, *, allow_patterns: list[str], **options: Any) -> str:
+        fetched.extend(allow_patterns)
+        return original(name, allow_patterns=allow_patterns, **options)
+
+    monkeypatch.setattr(huggingface, "snapshot_download", download)
+    with pytest.raises(ValueError, match=message):
+        local_directory("someone/a-model")
+    assert not any(fnmatch.fnmatch("model.safetensors", pattern) for pattern in fetched)
+
+
+def in_shards(change: Callable[..., None]) -> Callable[[Path], None]:
+    """Two shards with an index in the place of the one file; `change(directory, first, second, weight_map)` first."""
+
+    def edit(directory: Path) -> None:
+        tensors = load_file(directory / WEIGHTS)
+        (directory / WEIGHTS).unlink()
+        half = len(tensors) // 2
+        names = sorted(tensors)
+        shards = {"a.safetensors": names[:half], "b.safetensors": names[half:]}
+        weight_map = {name: file for file, names in shards.items() for name in names}
+        first, second = ({name: tensors[name] for name in names} for names in shards.values())
+        change(directory, first, second, weight_map)
+        save_file(first, directory / "a.safetensors", metadata={"format": "pt"})
+        save_file(second, directory / "b.safetensors", metadata={"format": "pt"})
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+    return edit
+
+
+def add_other_weights(directory: Path, first: dict[str, np.ndarray], *_: Any) -> None:
+    every = fixtures.write_checkpoint(directory.parent / "every")
+    tensors = {name: value / 2 for name, value in load_file(every / WEIGHTS).items()}
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def tensors_as(dtype: Any) -> Callable[[Path], None]:
+    return edit_tensor(lambda tensors: tensors.update({name: value.astype(dtype) for name, value in tensors.items()}))
+
+
+ROPE = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [4, 2, 2]}
+
+
+def in_turn(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        for change in changes:
+            change(directory)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_turn(
+            tensors_as(np.float16),
+            edit_tensor(lambda tensors: tensors.update({"lm_head.weight": tensors[EMBEDDING].copy()})),
+            edit_config(text_config__sliding_window=2, text_config__use_sliding_window=True),
+            edit_config(hidden_size=64, text_config__tie_word_embeddings=False),
+            in_shards(lambda _, first, second, where: second.update({Q_PROJ: first.pop(Q_PROJ)})),  # not as indexed
+        ),
+        in_turn(
+            edit_config(text_config__rope_parameters=ROPE | {"rope_theta": 5e6}),  # beside rope_scaling
+            edit_config(vision_config__rope_scaling={"rope_type": "default", "rope_theta": 500.0}),
+            in_shards(add_other_weights),
+        ),
+        edit_config(text_config__rope_scaling=ROPE | {"rope_theta": 5e6}),  # beside rope_theta
+    ],
+    ids=["settings without effect", "two of everything", "two thetas"],
+)
+def test_an_odd_directory_is_loaded_as_transformers_loads_it(checkpoint: Path, change: Callable[[Path], None]) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    change(checkpoint)
+    batch = fixtures.make_batch([[3, (2, 4), 4]])
+    ids, mask = batch.padded("right", extra=0)
+    theirs = transformers.Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype="float32").eval()
+    inputs = {"pixel_values": batch.pixel_values, "image_grid_thw": batch.grids, "input_ids": ids}
+    inputs |= {"attention_mask": mask, "mm_token_type_ids": (ids == fixtures.IMAGE).astype(np.int64)}
+    with torch.no_grad():
+        expected = theirs(**{name: torch.tensor(value) for name, value in inputs.items()}).logits.numpy()
+    found = logits(load_pretrained(checkpoint), ids, mask, batch.pixel_values, batch.grids)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def published(directory: Path) -> dict[str, np.ndarray]:
+    """Writes a config of Qwen3-VL-4B with its vocabulary and depths, 32 wide; the weights that belong to it."""
+    config = json.loads(Path(PUBLISHED).read_text())
+    config["text_config"] |= {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    config["text_config"] |= {"num_key_value_heads": 1}
+    config["vision_config"] |= {"hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    shapes = huggingface.tensor_shapes(Qwen3VLConfig.from_json(directory / "config.json"))
+    return {name: np.full(shape, 0.01, jnp.bfloat16) for name, shape in shapes.items()}
+
+
+def test_one_number_that_is_not_finite_is_found_with_its_file_and_tensor(tmp_path: Path) -> None:
+    """In the whole vocabulary, and in a layer of a stack; also one that only the parameters' type makes infinite."""
+    directory = tmp_path / "model"
+    tensors = published(directory)
+    assert tensors[EMBEDDING].shape == (151_936, 32)
+    layer = "model.language_model.layers.35.mlp.up_proj.weight"
+    for name, value, dtype in (
+        (EMBEDDING, np.nan, "float32"),
+        (layer, -np.inf, "bfloat16"),
+        (layer, 3.4e38, "bfloat16"),
+    ):
+        spoilt = tensors[name].astype(np.float32)
+        spoilt[-1, -1] = value
+        save_file(tensors | {name: spoilt}, directory / WEIGHTS)
+        message = rf"{WEIGHTS}: tensor {name} with numbers that are NaN or infinite as {dtype}"
+        with pytest.raises(NotFiniteError, match=message):
+            load_pretrained(directory, dtype=jnp.dtype(dtype))
+    load_pretrained(directory)  # 3.4e38 is a number in float32
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_not_saved(checkpoint: Path, tmp_path: Path, value: float) -> None:
+    model = load_pretrained(checkpoint)
+    norm = model.language_model.norm.scale
+    norm[...] = norm[...].at[3].set(value)
+    with pytest.raises(NotFiniteError, match="copy: not written: 1 parameters .*language_model/norm/scale"):
+        save_pretrained(model, tmp_path / "copy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]

@@ -203,8 +203,13 @@ def test_a_kill_leaves_the_old_model_or_the_new_or_one_that_is_not_loaded(bucket
 
 
 def test_a_model_is_copied_once_and_again_when_it_has_changed(bucket, monkeypatch):
-    bucket.put("models/small/config.json", b"{}")
     url = "gs://bucket/models/small"
+    bucket.put("models/small/config.json", b'{"model_type": "llama"}')
+    with monkeypatch.context() as patch:  # judged before anything is copied
+        patch.setattr(type(epath.Path(url)), "copy", None)
+        with pytest.raises(ValueError, match="gs://bucket/models/small/config.json: model_type is 'llama'"):
+            local_directory(url)
+    bucket.put("models/small/config.json", (Path(demo_checkpoint()) / "config.json").read_bytes())
     first = local_directory(url)
     with monkeypatch.context() as patch:
         patch.setattr(type(epath.Path(url)), "copy", None)

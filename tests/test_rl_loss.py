@@ -272,5 +272,5 @@ def test_cross_entropy_adds_up_over_microbatches():
 def test_bad_constants_are_named(field, value):
     with pytest.raises(ValueError, match=f"^{field} "):
         LossConfig(**{field: value})
-    with pytest.raises(ValueError, match="norm_length must be"):
+    with pytest.raises(ValueError, match="norm_length is 0; it must be at least 1"):
         LossConfig(aggregation="sequence_norm")

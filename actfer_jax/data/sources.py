@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import grain
 import numpy as np
 
 from actfer_jax.agent.episode import Reference
+from actfer_jax.config import Count, check_fields, one_of
 from actfer_jax.data import synth_faces
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.errors import DataError
@@ -68,25 +69,20 @@ class DataConfig:
     Attributes:
       name: the data set; "synth_faces" renders its own.
       split: "train", "validation" or "test".
-      size: how many samples of the split.
+      size: how many samples of the split, at least 1.
       directory: where the data set's own files lie; "" for "synth_faces", which has none.
       cache_directory: where what is rendered, and the faces found in pictures, are kept between runs: a directory of
         its own, which may be deleted at any time.
     """
 
-    name: str = "synth_faces"
-    split: str = "train"
-    size: int = 1024
+    name: Annotated[str, one_of("synth_faces")] = "synth_faces"
+    split: Annotated[str, one_of("train", "validation", "test")] = "train"
+    size: Count = 1024
     directory: str = ""
     cache_directory: str = "~/.cache/actfer_jax/data"
 
     def __post_init__(self) -> None:
-        if self.name != "synth_faces":
-            raise ValueError(f"name is {self.name!r}; the data sets are: synth_faces")
-        if self.split not in ("train", "validation", "test"):
-            raise ValueError(f"split is {self.split!r}; choose train, validation or test")
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}; it must be at least 1")
+        check_fields(self)
         if self.directory:
             raise ValueError(
                 f'directory is {self.directory!r}, but "synth_faces" renders its faces and reads none: leave it empty; '

@@ -9,6 +9,7 @@ is a guess.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Reference
 from actfer_jax.agent.parser import ToolCall
+from actfer_jax.config import Count, Share, at_least, check_fields, one_of
 from actfer_jax.data.sources import DataError, Sample
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.rollout.batch import Sequence
@@ -28,14 +30,14 @@ ALIGNED = "aligned"
 
 @dataclass(frozen=True)
 class TraceConfig:
-    """How the traces are drawn.
+    """How the traces are drawn. Shares are from 0 to 1.
 
     Attributes:
       readings_steps: how many steps begin the training with readings in the place of episodes: views of a face with the
         words about them, each in a row of its own. A model that starts from nothing learns to see from them many times
         faster, and they say nothing of when or where to look.
       readings_views: which views of a face are read: "aligned" or a region.
-      readings_length: positions such a row is padded to.
+      readings_length: positions such a row is padded to, at least 1.
       readings_subtle: read subtle faces only. Fine lines take many times more examples than what is seen from afar.
       no_zoom: share of traces without a zoom; `answer_now` and `instructed_answer` are parts of it.
       answer_now: share of traces that are told to answer at once and use no tool.
@@ -44,30 +46,25 @@ class TraceConfig:
       instructed_zoom: share of the traces with a zoom that were told to zoom.
     """
 
-    readings_steps: int = 0
-    readings_views: tuple[str, ...] = (ALIGNED, *facs.REGIONS)
-    readings_length: int = 48
+    readings_steps: Annotated[int, at_least(0)] = 0
+    readings_views: tuple[Annotated[str, one_of(ALIGNED, *facs.REGIONS)], ...] = (ALIGNED, *facs.REGIONS)
+    readings_length: Count = 48
     readings_subtle: bool = False
-    no_zoom: float = 0.3
-    answer_now: float = 0.05
-    instructed_answer: float = 0.05
-    two_zooms: float = 0.3
-    instructed_zoom: float = 0.1
+    no_zoom: Share = 0.3
+    answer_now: Share = 0.05
+    instructed_answer: Share = 0.05
+    two_zooms: Share = 0.3
+    instructed_zoom: Share = 0.1
 
     def __post_init__(self) -> None:
-        if self.readings_steps < 0:
-            raise ValueError(f"readings_steps is {self.readings_steps}; it must not be negative")
-        for view in self.readings_views:
-            if view not in (ALIGNED, *facs.REGIONS):
-                raise ValueError(f"readings_views has {view!r}; choose from {', '.join((ALIGNED, *facs.REGIONS))}")
+        check_fields(self)
         if not self.readings_views:
-            raise ValueError("readings_views is empty; name at least one view")
-        for name in ("no_zoom", "answer_now", "instructed_answer", "two_zooms", "instructed_zoom"):
-            share = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is {share}; a share lies between 0 and 1")
+            raise ValueError("readings_views is (); it must have at least one view")
         if self.answer_now + self.instructed_answer > self.no_zoom:
-            raise ValueError("answer_now and instructed_answer are parts of no_zoom and may not exceed it together")
+            raise ValueError(
+                f"no_zoom is {self.no_zoom}; it must be at least answer_now and instructed_answer together, "
+                f"{self.answer_now} and {self.instructed_answer}, which are parts of it"
+            )
 
     @property
     def turns(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from actfer_jax.config import Count, check_fields
 from actfer_jax.faces.images import check_image
 
 Affine = NDArray[np.float64]
@@ -89,7 +90,7 @@ class View:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """Sizes of views, for a model whose visual token covers `multiple` x `multiple` pixels.
+    """Sizes of views, at least 1, for a model whose visual token covers `multiple` x `multiple` pixels.
 
     The defaults are for Qwen3-VL-4B: a scene of at most 512 visual tokens, other views of at most 256.
 
@@ -97,16 +98,19 @@ class ViewConfig:
       ValueError: no size satisfies the limits.
     """
 
-    multiple: int = 32
-    scene_min_pixels: int = 256 * 256
-    scene_max_pixels: int = 512 * 32 * 32
-    aligned_side: int = 256
-    zoom_min_pixels: int = 256 * 256
-    zoom_max_pixels: int = 256 * 32 * 32
+    multiple: Count = 32
+    scene_min_pixels: Count = 256 * 256
+    scene_max_pixels: Count = 512 * 32 * 32
+    aligned_side: Count = 256
+    zoom_min_pixels: Count = 256 * 256
+    zoom_max_pixels: Count = 256 * 32 * 32
 
     def __post_init__(self) -> None:
-        if self.multiple < 1 or self.aligned_side < 1 or self.aligned_side % self.multiple:
-            raise ValueError(f"aligned_side is {self.aligned_side}; it must be a positive multiple of {self.multiple}")
+        check_fields(self)
+        if self.aligned_side % self.multiple:
+            raise ValueError(
+                f"aligned_side is {self.aligned_side}; it must be a multiple of multiple ({self.multiple})"
+            )
         fit_size(1, 1, multiple=self.multiple, min_pixels=self.scene_min_pixels, max_pixels=self.scene_max_pixels)
         fit_size(1, 1, multiple=self.multiple, min_pixels=self.zoom_min_pixels, max_pixels=self.zoom_max_pixels)
 

@@ -1,13 +1,20 @@
 """Sizes of a Qwen3-VL model, as a Hugging Face `config.json` states them."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypeVar
 
 from etils import epath
 
+from actfer_jax.config import ConfigError, Count, above, at_least, check_fields, read_config
+
 _MODEL_TYPE = "qwen3_vl"
+
+_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -18,18 +25,33 @@ class VisionConfig:
     features are handed to the first decoder layers.
     """
 
-    depth: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    in_channels: int
-    patch_size: int
-    temporal_patch_size: int
-    spatial_merge_size: int
-    out_hidden_size: int
-    num_position_embeddings: int
+    depth: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_heads: Count
+    in_channels: Count
+    patch_size: Count
+    temporal_patch_size: Count
+    spatial_merge_size: Count
+    out_hidden_size: Count
+    num_position_embeddings: Count
     deepstack_visual_indexes: tuple[int, ...]
-    rope_theta: float = 10_000.0
+    rope_theta: Annotated[float, above(0)] = 10_000.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.hidden_size % (4 * self.num_heads):
+            raise ValueError(
+                f"num_heads is {self.num_heads}; it must divide hidden_size, {self.hidden_size}, into heads of a "
+                "multiple of 4"
+            )
+        if math.isqrt(self.num_position_embeddings) ** 2 != self.num_position_embeddings:
+            raise ValueError(f"num_position_embeddings is {self.num_position_embeddings}; it must be a square")
+        indexes = self.deepstack_visual_indexes
+        if not indexes or list(indexes) != sorted({index for index in indexes if 0 <= index < self.depth}):
+            raise ValueError(
+                f"deepstack_visual_indexes is {list(indexes)}; it must be increasing layers of the {self.depth}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -46,22 +68,37 @@ class VisionConfig:
         return self.spatial_merge_size**2
 
 
+_Turned = Annotated[int, at_least(0)]
+
+
 @dataclass(frozen=True)
 class TextConfig:
     """The decoder. `mrope_section`: how many of the `head_dim / 2` frequencies turn with time, height and width."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    max_position_embeddings: int
-    rms_norm_eps: float
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    head_dim: Count
+    max_position_embeddings: Count
+    rms_norm_eps: Annotated[float, above(0)]
     attention_bias: bool
-    rope_theta: float
-    mrope_section: tuple[int, int, int]
+    rope_theta: Annotated[float, above(0)]
+    mrope_section: tuple[_Turned, _Turned, _Turned]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads is {self.num_key_value_heads}; it must divide num_attention_heads, which is "
+                f"{self.num_attention_heads}"
+            )
+        if 2 * sum(self.mrope_section) != self.head_dim:
+            raise ValueError(
+                f"mrope_section is {list(self.mrope_section)}; it must sum to half of head_dim, {self.head_dim / 2}"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,13 +113,35 @@ class Qwen3VLConfig:
     vision_end_token_id: int
     tie_word_embeddings: bool
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.vision.out_hidden_size != self.text.hidden_size:
+            raise ValueError(
+                f"vision_config.out_hidden_size is {self.vision.out_hidden_size}; it must be text_config.hidden_size, "
+                f"which is {self.text.hidden_size}"
+            )
+        if (layers := len(self.vision.deepstack_visual_indexes)) > self.text.num_hidden_layers:
+            raise ValueError(
+                f"text_config.num_hidden_layers is {self.text.num_hidden_layers}; it must be at least {layers}, as "
+                "many as vision_config.deepstack_visual_indexes"
+            )
+        for name in _TOKENS:
+            if not 0 <= getattr(self, name) < self.text.vocab_size:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be a token of the vocabulary, from 0 to "
+                    f"{self.text.vocab_size - 1}"
+                )
+        if self.image_token_id == self.video_token_id:
+            raise ValueError(f"image_token_id is {self.image_token_id}; it must be another token than video_token_id")
+
     @classmethod
     def from_json(cls, path: epath.PathLike) -> "Qwen3VLConfig":
         """Reads a `config.json`, here or in an object store.
 
         Raises:
           FileNotFoundError: there is no such file.
-          ValueError: it is not JSON, of another architecture, lacks a key, or asks for something that is not supported.
+          ValueError: it is not JSON, of another architecture, lacks a key, contradicts itself, or asks for something
+            that is not supported.
         """
         path = epath.Path(path)
         if not path.exists():
@@ -119,71 +178,62 @@ class Qwen3VLConfig:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the parts of one `config.json`; errors name the file and the key."""
+    """Reads the parts of one `config.json` as transformers does; errors name the file and the key."""
 
     path: epath.Path
 
-    def get(self, data: Mapping[str, Any], key: str, kind: Any, where: str = "") -> Any:
-        name = f"{where}.{key}" if where else key
-        if key not in data:
-            raise ValueError(f"{self.path}: the key {name!r} is missing")
-        try:
-            return kind(data[key])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.path}: {name} = {data[key]!r} is not usable: {error}") from error
+    def expect(self, data: Mapping[str, Any], key: str, where: str, *values: Any) -> None:
+        """Raises ValueError unless a key has one of these values, or is not there."""
+        found = data.get(key, values[0])
+        if found not in values:
+            raise ValueError(f"{self.path}: {where}{key} = {found!r} is not supported; only {values[0]!r} is")
 
-    def expect(self, data: Mapping[str, Any], key: str, value: Any, where: str) -> None:
-        found = data.get(key, value)
-        if found != value:
-            raise ValueError(f"{self.path}: {where}.{key} = {found!r} is not supported; only {value!r} is")
+    def read(self, data: Mapping[str, Any], cls: type[Part], where: str) -> Part:
+        """An instance of a class of sizes from those keys that it has."""
+        try:
+            return read_config({one.name: data[one.name] for one in fields(cls) if one.name in data}, cls, where)  # type: ignore[arg-type]
+        except ConfigError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
     def model(self, data: Any) -> Qwen3VLConfig:
         found = data.get("model_type") if isinstance(data, dict) else None
         if found != _MODEL_TYPE:
             raise ValueError(f"{self.path}: model_type is {found!r}; this package runs {_MODEL_TYPE!r} models only")
-        tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-        return Qwen3VLConfig(
-            text=self.text(self.get(data, "text_config", dict)),
-            vision=self.vision(self.get(data, "vision_config", dict)),
-            tie_word_embeddings=self.get(data, "tie_word_embeddings", bool),
-            **{key: self.get(data, key, int) for key in tokens},
-        )
+        text, vision = (self.part(data, name) for name in ("text_config", "vision_config"))
+        for part, where in ((data, ""), (text, "text_config.")):
+            if part.get("quantization_config"):
+                raise ValueError(
+                    f"{self.path}: {where}quantization_config says that the weights are quantized; give the model in "
+                    "bfloat16, float16 or float32"
+                )
+        for key in ("rope_scaling", "rope_parameters", "transformers_weights"):
+            self.expect(data, key, "", None)
+        return self.read(data | {"text": self.text(text), "vision": self.vision(vision)}, Qwen3VLConfig, "")
+
+    def part(self, data: Mapping[str, Any], name: str) -> dict[str, Any]:
+        if not isinstance(data.get(name), dict):
+            raise ValueError(f"{self.path}: {name} is {data.get(name)!r}; it must be a section with keys")
+        return data[name]
 
     def text(self, data: Mapping[str, Any]) -> TextConfig:
-        where = "text_config"
-        self.expect(data, "hidden_act", "silu", where)
-        # transformers 4 writes rope_scaling and rope_theta side by side, 5 one dictionary of both.
-        rope = {"rope_theta": data.get("rope_theta")} | (data.get("rope_parameters") or data.get("rope_scaling") or {})
-        rope = {key: value for key, value in rope.items() if value is not None}
-        self.expect(rope, "rope_type", "default", f"{where}.rope_parameters")
-        self.expect(rope, "mrope_interleaved", True, f"{where}.rope_parameters")
-        sizes = (
-            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-            "head_dim max_position_embeddings"
-        )
-        return TextConfig(
-            **{key: self.get(data, key, int, where) for key in sizes.split()},
-            rms_norm_eps=self.get(data, "rms_norm_eps", float, where),
-            attention_bias=self.get(data, "attention_bias", bool, where),
-            rope_theta=self.get(rope, "rope_theta", float, where),
-            mrope_section=self.get(rope, "mrope_section", tuple, f"{where}.rope_parameters"),
-        )
+        where = "text_config."
+        self.expect(data, "model_type", where, "qwen3_vl_text")
+        self.expect(data, "hidden_act", where, "silu")
+        self.expect(data, "attention_dropout", where, 0.0)
+        rope = self.rope(data, where, "default")
+        self.expect(rope, "mrope_interleaved", f"{where}rope_parameters.", True)
+        return self.read({**data, **rope}, TextConfig, "text_config")
 
     def vision(self, data: Mapping[str, Any]) -> VisionConfig:
-        where = "vision_config"
-        self.expect(data, "hidden_act", "gelu_pytorch_tanh", where)
-        sizes = (
-            "depth hidden_size intermediate_size num_heads in_channels patch_size temporal_patch_size "
-            "spatial_merge_size out_hidden_size num_position_embeddings"
-        )
-        rope = {"rope_theta": data.get("rope_theta", 10_000.0)} | (data.get("rope_parameters") or {})
-        config = VisionConfig(
-            **{key: self.get(data, key, int, where) for key in sizes.split()},
-            deepstack_visual_indexes=self.get(data, "deepstack_visual_indexes", tuple, where),
-            rope_theta=self.get(rope, "rope_theta", float, where),
-        )
-        indexes = list(config.deepstack_visual_indexes)
-        if not indexes or indexes != sorted({index for index in indexes if 0 <= index < config.depth}):
-            name = f"{where}.deepstack_visual_indexes"
-            raise ValueError(f"{self.path}: {name} = {indexes} are not increasing layers of {config.depth}")
-        return config
+        where = "vision_config."
+        self.expect(data, "model_type", where, "qwen3_vl_vision", _MODEL_TYPE)
+        self.expect(data, "hidden_act", where, "gelu_pytorch_tanh")
+        return self.read({**data, **self.rope(data, where, "default", "axial")}, VisionConfig, "vision_config")
+
+    def rope(self, data: Mapping[str, Any], where: str, *types: str) -> dict[str, Any]:
+        """The settings of rotary positions: transformers 4 writes rope_scaling with rope_theta beside it, 5 one
+        dictionary of both; where both are, the older one counts."""
+        rope = dict(data.get("rope_scaling") or data.get("rope_parameters") or {})
+        rope.setdefault("rope_type", rope.get("type", types[0]))
+        self.expect(rope, "rope_type", f"{where}rope_parameters.", *types)
+        return rope

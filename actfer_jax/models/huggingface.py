@@ -14,7 +14,7 @@ import shutil
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 
 from actfer_jax import sharding
 from actfer_jax.files import FILE_ERRORS, is_remote, reason
+from actfer_jax.finite import NotFiniteError, finite_arrays, listed, not_finite
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.outputs import Output, incomplete, publish, staged
@@ -42,7 +43,10 @@ log = logging.getLogger(__name__)
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
+_ADAPTER = "adapter_config.json"
 _SHARD_BYTES = 4 * 2**30
+_HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
+_HEAD_ROWS = 16_384
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
@@ -60,6 +64,7 @@ POLICY = Output(
     signs=(_CONFIG, "actfer.json"),
 )
 """A Hugging Face directory as an output."""
+_READ_DTYPES = ("F32", "BF16", "F16", "F64")
 
 Index = tuple[slice, ...]
 
@@ -136,16 +141,21 @@ class _Files(ExitStack):
                 raise FileNotFoundError(f"{path}: {_INDEX} names this file, but it is not there") from error
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{path}: not a sound safetensors file ({error}); fetch or export it again") from error
-            self.where.update((name, (path, file)) for name in file.keys())
+            for name in file.keys():
+                if name in self.where:
+                    raise ValueError(
+                        f"{path}: tensor {name} is in {self.where[name][0].name} too; fetch or export the model again"
+                    )
+                self.where[name] = path, file
         self.directory = directory
 
     def check(self, tensors: list[_Tensor], tied: bool) -> None:
-        """Raises ValueError unless the files hold exactly these tensors in these shapes."""
+        """Raises ValueError unless the files hold exactly these tensors, in these shapes and as plain numbers."""
         expected = {name: tensor.shape for tensor in tensors for name in tensor.names}
         missing = sorted(expected.keys() - self.where.keys())
         if missing:
             raise ValueError(f"{self.directory}: {_listed(missing)} missing from the weights; fetch them again")
-        unknown = sorted(self.where.keys() - expected.keys() - ({"lm_head.weight"} if tied else set()))
+        unknown = sorted(self.where.keys() - expected.keys() - ({_HEAD} if tied else set()))
         if unknown:
             raise ValueError(f"{self.directory}: {_listed(unknown)} in the weights, but {_CONFIG} has no place for it")
         for name, shape in expected.items():
@@ -153,6 +163,36 @@ class _Files(ExitStack):
             found = tuple(file.get_slice(name).get_shape())
             if found != shape:
                 raise ValueError(f"{path}: tensor {name} has shape {found}, but {_CONFIG} means {shape}")
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in _READ_DTYPES:
+                raise ValueError(
+                    f"{path}: tensor {name} is of type {dtype}; weights of one of {', '.join(_READ_DTYPES)} are needed"
+                )
+        if tied and _HEAD in self.where:
+            self._check_head(expected[_EMBEDDING])
+
+    def _check_head(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if there is a head of its own where it should be the embeddings."""
+        path, file = self.where[_HEAD]
+        same = tuple(file.get_slice(_HEAD).get_shape()) == shape
+        for begin in range(0, shape[0] if same else 0, _HEAD_ROWS):
+            rows = (slice(begin, min(begin + _HEAD_ROWS, shape[0])),)
+            same = same and np.array_equal(self.read(_HEAD, rows), self.read(_EMBEDDING, rows))
+        if not same:
+            raise ValueError(
+                f"{path}: tensor {_HEAD} differs from {_EMBEDDING}, but {_CONFIG} says tie_word_embeddings; set that "
+                "to false, or remove the tensor"
+            )
+
+    def check_finite(self, tensors: Sequence[_Tensor], finite: Sequence[bool], dtype: DTypeLike) -> None:
+        """Raises NotFiniteError, with file and tensor, if not all of the parameters that were read are finite."""
+        suspects = [name for tensor, fine in zip(tensors, finite, strict=True) if not fine for name in tensor.names]
+        bad = [name for name in suspects if not np.isfinite(self.read(name, ()).astype(dtype)).all()]
+        if bad:
+            raise NotFiniteError(
+                f"{self.where[bad[0]][0]}: {_listed(bad)} with numbers that are NaN or infinite as "
+                f"{np.dtype(dtype).name}; the model is damaged: fetch or export it again"
+            )
 
     def read(self, name: str, index: Index) -> np.ndarray:
         return self.where[name][1].get_slice(name)[index]
@@ -171,20 +211,23 @@ def _listed(names: list[str]) -> str:
 
 
 def _weight_files(directory: Path) -> list[Path]:
+    """The files with the weights; like transformers, a whole one where there is an index of shards too."""
     index = directory / _INDEX
-    if not index.is_file():
-        if not (directory / _WEIGHTS).is_file():
-            raise FileNotFoundError(f"{directory}: holds neither {_WEIGHTS} nor {_INDEX}")
+    if (directory / _WEIGHTS).is_file():
         return [directory / _WEIGHTS]
+    if not index.is_file():
+        others = sorted(path.name for path in directory.glob("*.bin"))
+        convert = f"; save {others[0]} as safetensors with transformers first" if others else ""
+        raise FileNotFoundError(f"{directory}: holds neither {_WEIGHTS} nor {_INDEX}{convert}")
     try:
         return [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{index}: not an index of safetensors shards ({error!r})") from error
 
 
-def _from_hub(name: str, patterns: list[str]) -> Path:
+def _from_hub(name: str, patterns: list[str], revision: str | None = None) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=patterns, revision=revision))
     except OSError as error:
         said = reason(error)
         raise FileNotFoundError(
@@ -208,15 +251,21 @@ def local_directory(path: epath.PathLike) -> Path:
     """A model directory as one that can be read by slices: itself, or a local copy of one in an object store or on the
     Hugging Face hub (`owner/name`, where there is no such directory here; in the hub's own cache).
 
+    What is fetched is judged first by its `config.json`, before gigabytes of weights follow.
+
     The copy from an object store is made once, under `~/.cache/actfer_jax/models`, and again when a file there has
     another size or time. It is there whole or not at all, and stays until somebody deletes it.
 
     Raises:
       FileNotFoundError: what is there is not, or not yet, a model directory.
+      ValueError: this package does not run the model (`Qwen3VLConfig.from_json`).
       OSError: it changed while it was copied, or the disk is full.
     """
     if _is_hub_name(path):
-        return _from_hub(os.fspath(path), ["*.json", "*.safetensors", "*.jinja", "*.txt"])
+        name = os.fspath(path)
+        known = _from_hub(name, [_CONFIG, _ADAPTER])
+        _read_config(known)
+        return _from_hub(name, ["*.json", "*.safetensors", "*.jinja", "*.txt"], revision=known.name)
     if said := incomplete(path, POLICY):
         raise FileNotFoundError(said)
     if not is_remote(path):
@@ -225,6 +274,7 @@ def local_directory(path: epath.PathLike) -> Path:
     files = _listing(remote)
     if _CONFIG not in files:
         raise FileNotFoundError(f"{remote}: there is no {_CONFIG}; a whole Hugging Face model directory is needed")
+    _read_config(remote)
     key = hashlib.sha256(json.dumps([str(remote), files]).encode()).hexdigest()[:24]
     copy = Path("~/.cache/actfer_jax/models").expanduser() / key
     if copy.is_dir():
@@ -240,6 +290,21 @@ def local_directory(path: epath.PathLike) -> Path:
             os.rename(scratch, copy)
     log.info("copied %s", remote)
     return copy
+
+
+def _read_config(directory: epath.PathLike) -> Qwen3VLConfig:
+    """What a directory says of its model.
+
+    Raises:
+      FileNotFoundError: it says nothing.
+      ValueError: this package does not run it.
+    """
+    directory = epath.Path(directory)
+    if (directory / _ADAPTER).exists():
+        raise ValueError(
+            f"{directory / _ADAPTER}: adapters are not supported; merge them into their base model, and give the whole"
+        )
+    return Qwen3VLConfig.from_json(directory / _CONFIG)
 
 
 def _listing(directory: epath.Path) -> dict[str, tuple[int, int]]:
@@ -263,11 +328,12 @@ def load_pretrained(
     Raises:
       FileNotFoundError: the directory or one of its files is not there.
       ValueError: another architecture, a missing key, or a missing, unknown, misshapen or damaged tensor.
+      NotFiniteError: a tensor holds numbers that are not finite in the parameters' type.
     """
     directory = local_directory(path)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such directory; a Hugging Face model directory is needed")
-    config = Qwen3VLConfig.from_json(directory / _CONFIG)
+    config = _read_config(directory)
     options = {"dtype": dtype, "param_dtype": dtype, "mesh": mesh} | options
     graph, state = nnx.split(nnx.eval_shape(lambda: Qwen3VL(config, rngs=nnx.Rngs(0), **options)))
     variables = dict(nnx.to_flat_state(state))
@@ -276,6 +342,9 @@ def load_pretrained(
         files.check(list(tensors.values()), config.tie_word_embeddings)
         for key, variable in variables.items():
             variables[key] = variable.replace(_place(tensors[key], files, variable, mesh))
+        # On the devices, where it takes no time; they say which parameters, and the files which tensors.
+        finite = jax.device_get(finite_arrays([variable[...] for variable in variables.values()], mesh))
+        files.check_finite(list(tensors.values()), finite, options["param_dtype"])
     model = nnx.merge(graph, nnx.from_flat_state(variables))
     model.source = str(directory)
     return model
@@ -305,6 +374,7 @@ def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
     last. With several processes all must call this, and the first one writes.
 
     Raises:
+      NotFiniteError: parameters are not finite; nothing is written.
       OutputError: the directory holds something else, or cannot be written.
       OSError: it could not be written.
     """
@@ -313,6 +383,8 @@ def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
 
 def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[str, str] | None = None) -> None:
     """`save_pretrained`, with more files (their text by name) that are there when the rest is."""
+    if named := not_finite(nnx.state(model, nnx.Param), model.execution.mesh):
+        raise NotFiniteError(f"{path}: not written: {len(named)} parameters are NaN or infinite ({listed(named)})")
     try:
         with staged(path, POLICY) if jax.process_index() == 0 else nullcontext() as staging:
             if staging is not None:

@@ -7,12 +7,13 @@ metrics of microbatches and hosts add up to those of the batch, whatever the spl
 Shapes: B rows, L tokens. `log_prob_BxL[b, t]` is the log-probability of token t given those before it.
 """
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from actfer_jax.config import above, at_least, below, check_fields, one_of
 
 AGGREGATIONS: tuple[str, ...] = ("token", "sequence", "sequence_norm")
 RATIOS: tuple[str, ...] = ("token", "sequence", "sequence_token")
@@ -27,49 +28,40 @@ class LossConfig:
     """Constants of the policy loss.
 
     Attributes:
-      clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]. GSPO uses 3e-4 and 4e-4.
-      dual_clip: with a negative advantage A, the objective is at least dual_clip * A; None is off; usually 3.
+      clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]; above 0, clip_low below 1. GSPO uses
+        3e-4 and 4e-4.
+      dual_clip: with a negative advantage A, the objective is at least dual_clip * A; above 1, usually 3; None is off.
       aggregation: "token" (mean over policy tokens), "sequence" (mean over rows of the mean over tokens) or
         "sequence_norm" (sum over tokens divided by rows * norm_length, as in Dr. GRPO).
-      norm_length: tokens by which "sequence_norm" divides each row: the most that a rollout may write.
+      norm_length: tokens by which "sequence_norm" divides each row, at least 1: the most that a rollout may write.
       ratio: "token"; "sequence" (GSPO: the geometric mean over the row's policy tokens); or "sequence_token" (that
         value, with the gradient of each token's own log-probability: for advantages that differ between tokens).
-      kl: weight of the divergence from the reference model; 0 needs no reference.
+      kl: weight of the divergence from the reference model, at least 0; 0 needs no reference.
       reference_offload: the reference lies in the memory of the hosts, and on the devices only while it is used.
       kl_estimator: "k3", exp(x) - x - 1, or "k2", x^2 / 2, of x = log reference - log policy.
-      entropy_bonus: weight of the policy's entropy.
-      importance_cap: truncated importance correction: tokens are weighted by min(trainer / sampler, cap); None is off.
+      entropy_bonus: weight of the policy's entropy, at least 0.
+      importance_cap: truncated importance correction: tokens are weighted by min(trainer / sampler, cap), above 0; None
+        is off.
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float | None = None
-    aggregation: str = "token"
-    norm_length: int = 0
-    ratio: str = "token"
-    kl: float = 0.0
+    clip_low: Annotated[float, above(0), below(1)] = 0.2
+    clip_high: Annotated[float, above(0)] = 0.28
+    dual_clip: Annotated[float, above(1)] | None = None
+    aggregation: Annotated[str, one_of(*AGGREGATIONS)] = "token"
+    norm_length: Annotated[int, at_least(0)] = 0
+    ratio: Annotated[str, one_of(*RATIOS)] = "token"
+    kl: Annotated[float, at_least(0)] = 0.0
     reference_offload: bool = False
-    kl_estimator: str = "k3"
-    entropy_bonus: float = 0.0
-    importance_cap: float | None = None
+    kl_estimator: Annotated[str, one_of(*KL_ESTIMATORS)] = "k3"
+    entropy_bonus: Annotated[float, at_least(0)] = 0.0
+    importance_cap: Annotated[float, above(0)] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_low < 1:
-            raise ValueError(f"clip_low must be between 0 and 1, got {self.clip_low}")
-        if not (math.isfinite(self.clip_high) and self.clip_high > 0):
-            raise ValueError(f"clip_high must be above 0, got {self.clip_high}")
-        if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"dual_clip must be above 1, or None, got {self.dual_clip}")
-        for field, choices in (("aggregation", AGGREGATIONS), ("ratio", RATIOS), ("kl_estimator", KL_ESTIMATORS)):
-            if getattr(self, field) not in choices:
-                raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}")
+        check_fields(self)
         if self.aggregation == "sequence_norm" and self.norm_length < 1:
-            raise ValueError(f"norm_length must be at least 1 with aggregation 'sequence_norm', got {self.norm_length}")
-        for field in ("kl", "entropy_bonus"):
-            if not (math.isfinite(getattr(self, field)) and getattr(self, field) >= 0):
-                raise ValueError(f"{field} must be a number of at least 0, got {getattr(self, field)}")
-        if self.importance_cap is not None and not self.importance_cap > 0:
-            raise ValueError(f"importance_cap must be above 0, or None, got {self.importance_cap}")
+            raise ValueError(
+                f"norm_length is {self.norm_length}; it must be at least 1 with aggregation 'sequence_norm'"
+            )
 
 
 class Totals(NamedTuple):

@@ -4,13 +4,14 @@
 rewards can be compared, and differs in how it makes `task` and `total` of them.
 """
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Episode, Reference
+from actfer_jax.config import at_least, check_fields, one_of
 
 LEVELS: tuple[str, ...] = ("format", "tool", "au", "region", "emotion")
 
@@ -23,25 +24,20 @@ class RewardConfig:
 
     Attributes:
       name: "actfer" (three levels, two gates), "facial_r1" or "unifer" (those systems' published sums).
-      w_format, w_tool, w_au, w_region, w_emotion: weights of the levels.
-      zoom_price: what one executed zoom costs.
+      w_format, w_tool, w_au, w_region, w_emotion: weights of the levels, at least 0.
+      zoom_price: what one executed zoom costs, at least 0.
     """
 
-    name: str = "actfer"
-    w_format: float = 0.1
-    w_tool: float = 0.05
-    w_au: float = 0.3
-    w_region: float = 0.15
-    w_emotion: float = 0.4
-    zoom_price: float = 0.03
+    name: Annotated[str, one_of("actfer", "facial_r1", "unifer")] = "actfer"
+    w_format: Annotated[float, at_least(0)] = 0.1
+    w_tool: Annotated[float, at_least(0)] = 0.05
+    w_au: Annotated[float, at_least(0)] = 0.3
+    w_region: Annotated[float, at_least(0)] = 0.15
+    w_emotion: Annotated[float, at_least(0)] = 0.4
+    zoom_price: Annotated[float, at_least(0)] = 0.03
 
     def __post_init__(self) -> None:
-        if self.name not in _REWARD_SETS:
-            raise ValueError(f"name must be one of {', '.join(_REWARD_SETS)}, got {self.name!r}")
-        for field in ("w_format", "w_tool", "w_au", "w_region", "w_emotion", "zoom_price"):
-            value = getattr(self, field)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field} must be a number of at least 0, got {value}")
+        check_fields(self)
 
 
 def score(episode: Episode | None, reference: Reference, config: RewardConfig) -> dict[str, float]:

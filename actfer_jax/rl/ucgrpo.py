@@ -11,14 +11,15 @@ it is GRPO. `docs/algorithm.md` has the formulas and the names; this is one read
 Shapes: B queries, G rollouts of each, E emotion classes, N = B * G rows, L tokens.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from actfer_jax.config import Share, above, at_least, check_fields, one_of
 
 STD_MODES: tuple[str, ...] = ("group", "batch", "none")
 CREDIT_MODES: tuple[str, ...] = ("trajectory", "decision")
@@ -31,7 +32,8 @@ _SMALLEST = 1e-18
 
 @dataclass(frozen=True)
 class UCGRPOConfig:
-    """Constants of UC-GRPO. Plain GRPO is `beta=0, gain=1`.
+    """Constants of UC-GRPO. Plain GRPO is `beta=0, gain=1`. Rates and shares are from 0 to 1, `eps` is above 0, and the
+    other numbers are at least 0.
 
     Attributes:
       kappa: how many balanced pairs of rollouts a group needs to be trusted as much as its class.
@@ -50,35 +52,23 @@ class UCGRPOConfig:
       forced_arm_rate: share of the groups in which some rollouts are told to zoom and some to answer.
     """
 
-    kappa: float = 2.0
-    kappa_g: float = 20.0
-    ema_rate: float = 0.05
-    beta: float = 0.5
-    gain: float = 2.0
-    decision_start: int = 1
-    u_max: float = 0.5
-    cost: float = 0.03
-    n_min: float = 20.0
-    ramp: int = 50
-    std: str = "group"
-    eps: float = 1e-4
-    credit: str = "trajectory"
-    forced_arm_rate: float = 0.0
+    kappa: Annotated[float, at_least(0)] = 2.0
+    kappa_g: Annotated[float, at_least(0)] = 20.0
+    ema_rate: Share = 0.05
+    beta: Share = 0.5
+    gain: Annotated[float, at_least(0)] = 2.0
+    decision_start: Annotated[int, at_least(0)] = 1
+    u_max: Annotated[float, at_least(0)] = 0.5
+    cost: Annotated[float, at_least(0)] = 0.03
+    n_min: Annotated[float, at_least(0)] = 20.0
+    ramp: Annotated[int, at_least(0)] = 50
+    std: Annotated[str, one_of(*STD_MODES)] = "group"
+    eps: Annotated[float, above(0)] = 1e-4
+    credit: Annotated[str, one_of(*CREDIT_MODES)] = "trajectory"
+    forced_arm_rate: Share = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("kappa", "kappa_g", "gain", "u_max", "cost", "n_min", "ramp", "decision_start"):
-            value = getattr(self, field)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field} must be a number of at least 0, got {value}")
-        for field in ("ema_rate", "beta", "forced_arm_rate"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field} must be from 0 to 1, got {getattr(self, field)}")
-        if not (math.isfinite(self.eps) and self.eps > 0):
-            raise ValueError(f"eps must be above 0, got {self.eps}")
-        if self.std not in STD_MODES:
-            raise ValueError(f"std must be one of {', '.join(STD_MODES)}, got {self.std!r}")
-        if self.credit not in CREDIT_MODES:
-            raise ValueError(f"credit must be one of {', '.join(CREDIT_MODES)}, got {self.credit!r}")
+        check_fields(self)
 
 
 class Calibration(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Sequence as AnySequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
-from actfer_jax.config import ConfigError
+from actfer_jax.config import ConfigError, Count, at_least, check_fields, one_of
 from actfer_jax.faces.images import check_image
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import View, ViewConfig
@@ -43,39 +44,37 @@ class RolloutConfig:
 
     Attributes:
       prompt_style: "full" or "brief" (agent.prompts).
-      max_turns: assistant turns an episode may take.
+      max_turns: assistant turns an episode may take. This number and those that follow are at least 1.
       prompt_tokens: room for the prompt with the scene.
       turn_tokens: most tokens of a turn; a longer one is cut.
       reply_tokens: room for a tool reply with its picture. Words that do not fit are cut off.
-      max_length: positions of a row. Where it is too short for every turn, the policy is told earlier to answer.
+      max_length: positions of a row, at least for a prompt, a call, its reply and an answer. Where it is too short for
+        every turn, the policy is told earlier to answer.
       chunk: decoding steps between two looks at which rows have stopped.
       fill_rows: rows that one slot fill serves.
       tool_threads: threads that run the face tools.
-      temperature: of sampling while training; evaluation is greedy.
+      temperature: of sampling while training, above 0; evaluation is greedy.
     """
 
-    prompt_style: str = "full"
-    max_turns: int = 4
-    prompt_tokens: int = 1280
-    turn_tokens: int = 192
-    reply_tokens: int = 320
-    max_length: int = 2048
-    chunk: int = 64
-    fill_rows: int = 32
-    tool_threads: int = 4
-    temperature: float = 1.0
+    prompt_style: Annotated[str, one_of(*prompts.STYLES)] = "full"
+    max_turns: Count = 4
+    prompt_tokens: Count = 1280
+    turn_tokens: Count = 192
+    reply_tokens: Count = 320
+    max_length: Count = 2048
+    chunk: Count = 64
+    fill_rows: Count = 32
+    tool_threads: Count = 4
+    temperature: Annotated[float, at_least(0)] = 1.0
 
     def __post_init__(self) -> None:
-        if self.prompt_style not in prompts.STYLES:
-            raise ValueError(f"prompt_style is {self.prompt_style!r}; choose {' or '.join(prompts.STYLES)}")
-        for name in ("max_turns", "prompt_tokens", "turn_tokens", "reply_tokens", "chunk", "fill_rows", "tool_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}; it must not be negative")
+        check_fields(self)
         least = self.prompt_tokens + 2 * self.turn_tokens + self.reply_tokens
         if self.max_length < least:
-            raise ValueError(f"max_length is {self.max_length}; a prompt, a call, its reply and an answer need {least}")
+            raise ValueError(
+                f"max_length is {self.max_length}; it must be at least {least}, for a prompt, a call, its reply and an "
+                "answer"
+            )
 
 
 @dataclass(frozen=True)
