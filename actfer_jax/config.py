@@ -8,16 +8,29 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, Union
 
 import ml_collections
 
+from actfer_jax.errors import UserError
+
 Section = TypeVar("Section")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """Something in the config is wrong; the message names the key."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of some dotted names that was probably meant by another: it looks alike, or at least its end does."""
+    names = list(names)
+    whole = {known: known for known in names}
+    ends = {known.rpartition(".")[2]: known for known in reversed(names)}
+    for asked, known in ((name, whole), (name.rpartition(".")[2], ends)):
+        if found := difflib.get_close_matches(asked, known, n=1, cutoff=0.75):
+            return known[found[0]]
+    return None
 
 
 def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[Section], prefix: str) -> Section:
@@ -39,8 +52,8 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in node:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {prefix}.{near[0]}?" if near else f"{prefix} has {', '.join(fields) or 'no keys'}"
+            near = nearest(str(key), fields)
+            hint = f"did you mean {prefix}.{near}?" if near else f"{prefix} has {', '.join(fields) or 'no keys'}"
             raise ConfigError(f"{prefix}.{key} is not a setting; {hint}")
     hints = typing.get_type_hints(cls)
     values = {}

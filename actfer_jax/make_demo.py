@@ -12,11 +12,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from actfer_jax import facs
+from actfer_jax import cli, facs
 from actfer_jax.agent import prompts
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.data.traces import call_text
@@ -195,11 +195,10 @@ def write_demo(out: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    del argv
     write_demo(Path(flags.FLAGS.out))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
-    app.run(main)
+    flags.DEFINE(cli.PathFlag(), "out", None, "Directory to write; it may exist.", required=True)
+    cli.run(main)

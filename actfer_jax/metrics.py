@@ -27,6 +27,7 @@ from clu import metric_writers
 from etils import epath
 
 import actfer_jax
+from actfer_jax.errors import UserError
 from actfer_jax.evaluation.progress import duration
 from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 
@@ -46,7 +47,7 @@ _PACKAGES = (
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError, ValueError):
     """A workdir that this run cannot use."""
 
 

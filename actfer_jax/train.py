@@ -32,7 +32,7 @@ from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
-from actfer_jax.config import ConfigError, read_config
+from actfer_jax.config import ConfigError
 from actfer_jax.data.sources import emotion_labels, open_face_store, open_source
 from actfer_jax.episode_picture import episode_picture
 from actfer_jax.episode_records import to_record
@@ -61,7 +61,7 @@ from actfer_jax.profiling import Profiler
 from actfer_jax.records import EpisodeWriter
 from actfer_jax.reinforcement_steps import rl_steps
 from actfer_jax.run_state import abstract_state, initial_state
-from actfer_jax.settings import TrainConfig
+from actfer_jax.settings import TrainConfig, read_train_config
 from actfer_jax.sharding import make_meshes
 from actfer_jax.supervised_steps import sft_steps, whitened
 
@@ -247,7 +247,7 @@ def _evaluate(
     if evaluation is None:
         return
     path = workdir / EVALUATION
-    runs = hosts.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
+    runs = hosts.from_first(lambda: _read_evaluations(path) if path.exists() else {})
     # A run that had ended may have been given more steps since.
     if when not in runs or runs[when]["step"] != step:
         samples = hosts.first_before_others(lambda: open_source(evaluation.data))
@@ -272,6 +272,18 @@ def _evaluate(
             write_evaluation(workdir, step, summaries)
     if when == "after" and hosts.is_first():
         print(controls_table({when: run["results"] for when, run in runs.items()}), flush=True)
+
+
+def _read_evaluations(path: epath.Path) -> dict[str, Any]:
+    """The evaluations that a run has made: `{"before": {"step": n, "results": summaries by control}, "after": ...}`."""
+    try:
+        runs = json.loads(path.read_text())
+        controls_table({when: run["results"] for when, run in runs.items() if int(run["step"]) >= 0})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WorkdirError(
+            f"{path} cannot be read ({error!r}): move it away, and the same command evaluates anew"
+        ) from error
+    return runs
 
 
 def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: nnx.State, directory: epath.Path) -> None:
@@ -303,11 +315,11 @@ def main(argv: list[str]) -> None:
         # What all have to say is said once; warnings and errors come from every host.
         for name in (__name__, "actfer_jax"):
             logging.getLogger(name).setLevel(logging.WARNING)
-    config = read_config(given.config, TrainConfig, "config")
+    config = read_train_config(given.config)
     with termination() as stop:
         hosts.watch_machine(stop)
         try:
-            train(config, epath.Path(given.workdir), given.config, stop)
+            train(config, given.workdir, given.config, stop)
         except Interrupted:
             # In order; but who starts it again by itself must tell it from a run that is done.
             sys.exit(int(os.environ.get("ACTFER_STOPPED_STATUS", "0")))
@@ -315,7 +327,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
-    flags.DEFINE_string("workdir", None, "Directory of the run; a run that is there is continued.", required=True)
+    flags.DEFINE(
+        cli.PathFlag(), "workdir", None, "Directory of the run; a run that is there is continued.", required=True
+    )
     flags.DEFINE_string("coordinator", None, "Address and port of process 0; on a TPU it is found.")
     flags.DEFINE_integer("processes", None, "How many processes train together; on a TPU they are counted.")
     flags.DEFINE_integer("process", None, "Which of them this is, from 0; on a TPU it is found.")

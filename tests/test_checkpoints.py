@@ -449,7 +449,7 @@ def assert_full_disk_is_clear(directory, limit) -> None:
     process.join()
     assert process.exitcode == 0
     assert "step 2" in message and str(directory) in message
-    assert "the disk is full: free some space" in message and "resumes from step 1" in message
+    assert "the disk is full; free some space" in message and "resumes from step 1" in message
     assert assert_restores(directory, keep=1) == 1
     assert not (directory / "damaged").exists()
     assert not list(directory.glob("2*"))

@@ -56,7 +56,21 @@ class Chat:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Chat":
-        return cls(AutoTokenizer.from_pretrained(path), str(path))
+        """The tokenizer and template of a Hugging Face directory.
+
+        Raises:
+          ChatError: there is none that can be used.
+        """
+        remedy = "copy the tokenizer's files (tokenizer*.json, chat_template.jinja) from the Qwen3-VL it is made of"
+        # Without these transformers makes an empty one.
+        if not any((Path(path) / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise ChatError(f"{path}: there is no tokenizer; {remedy}")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        # A damaged file makes the library raise nearly anything.
+        except Exception as error:
+            raise ChatError(f"{path}: the tokenizer cannot be loaded ({error}); {remedy}") from error
+        return cls(tokenizer, str(path))
 
     def banned(self, vocabulary_size: int) -> np.ndarray:
         """Which ids may never be sampled, bool [V]: ids without a token, and every special token but the end of a turn.

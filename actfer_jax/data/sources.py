@@ -10,11 +10,12 @@ import numpy as np
 
 from actfer_jax.agent.episode import Reference
 from actfer_jax.data import synth_faces
+from actfer_jax.errors import UserError
 from actfer_jax.faces.store import FaceStore
-from actfer_jax.files import is_remote
+from actfer_jax.files import as_path, is_remote
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set, or one sample of it, that cannot be used; the message names it."""
 
 
@@ -81,13 +82,17 @@ class DataConfig:
             raise ValueError(f"split is {self.split!r}; choose train, validation or test")
         if self.size < 1:
             raise ValueError(f"size is {self.size}; it must be at least 1")
-        if is_remote(self.directory):
+        try:
+            remote = is_remote(as_path(self.directory))
+        except ValueError as error:
+            raise ValueError(f"directory {error}") from error
+        if remote:
             raise ValueError(f"directory is {self.directory!r}; data is prepared on a disk of each host: give a path")
 
 
 def open_face_store(config: DataConfig) -> FaceStore:
     """Where the faces found in the pictures of a data set are kept, beside the data."""
-    return FaceStore(Path(config.directory).expanduser() / "faces.sqlite")
+    return FaceStore(as_path(config.directory) / "faces.sqlite")
 
 
 def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
@@ -138,7 +143,7 @@ class SynthFacesSource:
 
     def __init__(self, config: DataConfig):
         self.split, self.labels = config.split, emotion_labels(config)
-        self.faces = synth_faces.load(config.split, config.size, Path(config.directory).expanduser())
+        self.faces = synth_faces.load(config.split, config.size, Path(as_path(config.directory)))
 
     def __len__(self) -> int:
         return len(self.faces)

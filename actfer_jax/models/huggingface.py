@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
 _SHARD_BYTES = 4 * 2**30
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 
 Index = tuple[slice, ...]
@@ -178,12 +178,13 @@ def _from_hub(name: str, patterns: list[str]) -> Path:
 
 def config_file(path: epath.PathLike) -> epath.Path:
     """The `config.json` of a model directory, of which nothing else is fetched; see `local_directory`."""
-    if _is_hub_name(path):
+    if is_hub_name(path):
         return epath.Path(_from_hub(os.fspath(path), [_CONFIG])) / _CONFIG
     return epath.Path(path) / _CONFIG
 
 
-def _is_hub_name(path: epath.PathLike) -> bool:
+def is_hub_name(path: epath.PathLike) -> bool:
+    """Whether a path is the name of a model on the Hugging Face hub, `owner/name`, and nothing here is called that."""
     name = os.fspath(path)
     return not is_remote(path) and _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
@@ -199,7 +200,7 @@ def local_directory(path: epath.PathLike) -> Path:
       FileNotFoundError: what is there is not, or not yet, a model directory.
       OSError: it changed while it was copied, or the disk is full.
     """
-    if _is_hub_name(path):
+    if is_hub_name(path):
         return _from_hub(os.fspath(path), ["*.json", "*.safetensors", "*.jinja", "*.txt"])
     if not is_remote(path):
         return Path(path)

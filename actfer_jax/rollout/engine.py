@@ -18,6 +18,7 @@ from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.config import ConfigError
+from actfer_jax.errors import ToolTimeout
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.models.config import Qwen3VLConfig
@@ -30,10 +31,6 @@ from actfer_jax.rollout.replies import Answered, exchange
 
 TOOL_SECONDS = 60.0
 """How long no face tool may return before the run stops: a backstop against a hang, which never changes an episode."""
-
-
-class ToolTimeout(Exception):
-    """A face tool does not return. Nothing can stop its thread: only the end of the process does."""
 
 
 @dataclass(frozen=True)
