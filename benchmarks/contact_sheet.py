@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
+from actfer_jax import cli
 from actfer_jax.data.synth_faces import FaceSpec, Rendered, render, sample_face
 from actfer_jax.facs import AU_NAMES, EMOTIONS, REGION_LANDMARKS
 
-_OUT = flags.DEFINE_string("out", "docs/images/contact_sheet.png", "The PNG file to write.")
+_OUT = flags.DEFINE(cli.PathFlag(), "out", "docs/images/contact_sheet.png", "The PNG file to write.")
 
 THUMB = 92
 BLOCKS = 3
@@ -97,4 +98,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)
