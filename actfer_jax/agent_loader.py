@@ -20,7 +20,8 @@ from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
-from actfer_jax.models import config_file, demo_checkpoint, load_pretrained, local_directory, on_mesh
+from actfer_jax.files import absolute, as_path, is_remote
+from actfer_jax.models import config_file, demo_checkpoint, is_hub_name, load_pretrained, local_directory, on_mesh
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.layers import REMAT_POLICIES
 from actfer_jax.models.qwen3_vl import Qwen3VL
@@ -55,10 +56,21 @@ class ModelConfig:
         check_fields(self)
         if not self.path:
             raise ValueError("path is ''; it must be a Hugging Face directory of a Qwen3-VL, or 'demo'")
+        for name in ("path", "landmarks"):
+            try:
+                as_path(getattr(self, name) or ".")
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from error
 
     @cached_property
     def directory(self) -> Path:
-        """Where its files can be read; they are fetched from an object store at first use."""
+        """Where its files can be read; they are fetched from an object store at first use.
+
+        Raises:
+          FileNotFoundError: there is no model; the message says where one is, if it is a run that was given.
+        """
+        if not is_hub_name(self._path) and (advice := _advice(as_path(self._path))):
+            raise FileNotFoundError(advice)
         return local_directory(self._path)
 
     @property
@@ -68,7 +80,10 @@ class ModelConfig:
 
     @property
     def _path(self) -> str:
-        return demo_checkpoint() if self.path == "demo" else self.path
+        if self.path == "demo":
+            return demo_checkpoint()
+        # A path from the root is never taken for a name on the hub.
+        return self.path if is_hub_name(self.path) else str(absolute(as_path(self.path)))
 
     @cached_property
     def trained_on(self) -> tuple[str, ...]:
@@ -77,7 +92,8 @@ class ModelConfig:
             return ()
         if self.has_card:
             return PolicyCard.load(self.directory).trained_on
-        return (self.directory.resolve().name if Path(self.path).is_dir() else self.path.rstrip("/"),)
+        elsewhere = is_hub_name(self.path) or is_remote(self._path)
+        return (self.path.rstrip("/") if elsewhere else self.directory.resolve().name,)
 
     @property
     def has_card(self) -> bool:
@@ -88,6 +104,25 @@ class ModelConfig:
         """What `Qwen3VL` takes beside its sizes."""
         dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
         return {"dtype": dtype, "param_dtype": param_dtype, "remat": self.remat, "mesh": mesh}
+
+
+def _advice(directory: epath.Path) -> str:
+    """What to give instead of a training run, or of one of its checkpoints; "" if a directory is neither."""
+    if (directory / "config.json").exists():
+        return ""
+    if directory.name.isdecimal() and directory.parent.name == "checkpoints":
+        run, step = directory.parent.parent, f" --step={directory.name}"
+    else:
+        run, step = directory.parent if directory.name == "checkpoints" else directory, ""
+    if not (run / "manifest.json").exists():
+        return ""
+    policy = run / "policy"
+    if not step and (policy / "config.json").exists():
+        return f"{directory} is a training run; its policy is {policy}: give that"
+    return (
+        f"{directory} is {'a checkpoint of ' if step else ''}a training run, no model; make one of it with "
+        f"`python -m actfer_jax.export --workdir={run}{step} --out=DIR`, and give that"
+    )
 
 
 @dataclass(frozen=True)
@@ -152,7 +187,7 @@ def load_agent(
     """
     try:
         # First, because it costs a second, and the weights may cost an hour.
-        detector = FaceDetector(model.landmarks or None)
+        detector = FaceDetector(str(as_path(model.landmarks)) if model.landmarks else None)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     try:
@@ -170,9 +205,11 @@ def _load_agent(
     meshes: Meshes,
 ) -> Agent:
     directory = model.directory
+    # What is soon read is read first: of a large model the weights take minutes.
+    config = Qwen3VLConfig.from_json(directory / "config.json")
+    chat, encoder = Chat.from_pretrained(directory), PictureEncoder(directory, views)
     options = model.options(meshes.update)
     if model.initialise == "random":
-        config = Qwen3VLConfig.from_json(directory / "config.json")
         network = Qwen3VL(config, **options, rngs=nnx.Rngs(seed))
         network.source = str(directory)
     else:
@@ -189,8 +226,8 @@ def _load_agent(
         network.config,
         graphdef,
         place_parameters(params, meshes.update),
-        Chat.from_pretrained(directory),
-        PictureEncoder(directory, views),
+        chat,
+        encoder,
         toolbox,
         rollout,
         meshes,

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 
 from actfer_jax import analysis_page, cli, facs
@@ -21,9 +21,10 @@ from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.analysis_page import call_text, why_no_answer
 from actfer_jax.cli import printable
 from actfer_jax.episode_records import to_record
+from actfer_jax.errors import UserError
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.faces.images import ImageError, load_image
-from actfer_jax.files import write_atomically
+from actfer_jax.files import as_path, write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
 from actfer_jax.records import EpisodeWriter, shards
 from actfer_jax.rollout.engine import Query
@@ -141,9 +142,13 @@ def _indented(start: str, text: str) -> list[str]:
 
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
-        raise app.UsageError("give at least one picture")
+        raise UserError("give at least one picture: python -m actfer_jax.analyze photo.jpg --checkpoint=DIR --out=DIR")
     given = flags.FLAGS
-    unread = analyze(argv[1:], given.checkpoint, epath.Path(given.out), given.dtype, given.landmarks)
+    try:
+        pictures = [str(as_path(picture)) for picture in argv[1:]]
+    except ValueError as error:
+        raise UserError(f"the name of a picture {error}") from error
+    unread = analyze(pictures, given.checkpoint, given.out, given.dtype, str(given.landmarks or ""))
     if unread:
         sys.exit(f"error: {unread} of {len(argv) - 1} pictures could not be read")
 
@@ -152,7 +157,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.", required=True
     )
-    flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
+    flags.DEFINE(cli.PathFlag(), "out", None, "Directory to write; it may exist.", required=True)
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the model's weights and activations.")
-    flags.DEFINE_string("landmarks", "", "A landmark model for dlib, instead of the one that is installed.")
+    flags.DEFINE(cli.PathFlag(), "landmarks", None, "A landmark model for dlib, instead of the one that is installed.")
     cli.run(main, arguments=True)

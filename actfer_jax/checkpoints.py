@@ -28,6 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from actfer_jax import hosts
+from actfer_jax.errors import UserError
 from actfer_jax.files import absolute, disk_is_full, is_remote, reason, unused, write_atomically
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ _METADATA = "_CHECKPOINT_METADATA"
 _LATE = (_METADATA, _MARKER)
 _UNREAD = type(ocp.PLACEHOLDER).__name__
 _BLOCK = 2**24
+_PADDED = re.compile(r"0\d+")  # What a copy by hand may be called: no step, which have no zeros before them.
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written, or does not fit the run that would read it."""
 
 
@@ -242,6 +244,12 @@ class Checkpoints:
     def _tidy(self) -> int:
         """Removes what a kill had left; returns `cut_off`."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        for path in self.directory.iterdir():
+            if _PADDED.fullmatch(path.name):  # Which Orbax takes for a step.
+                raise CheckpointError(
+                    f"{path} has no name of a checkpoint, which would be {int(path.name)}: move it elsewhere, or "
+                    "rename it if there is no other of that name"
+                )
         unfinished = self._unfinished()
         for path in unfinished:
             path.rmtree()
@@ -284,8 +292,10 @@ class Checkpoints:
                         path.rmtree()
             steps = _committed_steps(self.directory)
             resume = f"the same command resumes from step {steps[-1]}" if steps else "the same command starts again"
-            remedy = "the disk is full: free some space, then " if disk_is_full(error) else ""
-            cause = (str(error) or repr(error)).splitlines()[0][:300]
+            if disk_is_full(error):  # Which Orbax says in five hundred characters.
+                cause, remedy = "the disk is full", "free some space, then "
+            else:
+                cause, remedy = (str(error) or repr(error)).splitlines()[0][:300], ""
             message = f"step {step} could not be saved under {self.directory}: {cause}; {remedy}{resume}"
             raise CheckpointError(message) from error
 
@@ -366,7 +376,8 @@ def _committed_steps(directory: epath.Path) -> list[int]:
 
 
 def _is_committed(path: epath.Path) -> bool:
-    return re.fullmatch(r"\d+", path.name) is not None and (not is_remote(path) or (path / _MARKER).exists())
+    named = path.name.isdecimal() and not _PADDED.fullmatch(path.name)
+    return named and (not is_remote(path) or (path / _MARKER).exists())
 
 
 def _leaves(state: Any) -> dict[str, str]:

@@ -36,7 +36,7 @@ from ml_collections import config_flags
 import actfer_jax.models
 from actfer_jax import cli, flops, sharding
 from actfer_jax.collectives import collectives
-from actfer_jax.config import ConfigError, read_config
+from actfer_jax.config import ConfigError
 from actfer_jax.models import KVCache, Qwen3VLConfig, on_mesh
 from actfer_jax.optimizer import make_optimizer
 from actfer_jax.outputs import check_file, write_file
@@ -44,7 +44,7 @@ from actfer_jax.rollout.batch import ImageSlots, abstract_batch
 from actfer_jax.rollout.engine import image_slots
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
 from actfer_jax.run_state import abstract_state
-from actfer_jax.settings import TrainConfig
+from actfer_jax.settings import TrainConfig, read_train_config
 from actfer_jax.sharding import Meshes, make_meshes
 from actfer_jax.train_step import (
     PolicyBatch,
@@ -455,10 +455,11 @@ def compile_check(
 
 def load_config(raw: ml_collections.ConfigDict) -> tuple[TrainConfig, Qwen3VLConfig]:
     """The config of a run and the sizes of its model."""
-    published = not raw.model.path
-    with raw.unlocked():
-        raw.model.path = raw.model.path or str(PUBLISHED)
-    config = read_config(raw, TrainConfig, "config")
+    published = "model" in raw and not raw.model.path
+    if published:
+        with raw.unlocked():
+            raw.model.path = str(PUBLISHED)
+    config = read_train_config(raw)
     try:
         return config, Qwen3VLConfig.from_json(PUBLISHED if published else config.model.config_file)
     except (OSError, ValueError) as error:
@@ -491,6 +492,6 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
     flags.DEFINE_string("topology", None, "TPU generation and shape, such as v5e:4x4 or 2xv5e:4x4.", required=True)
     flags.DEFINE_list("programs", [], "Compile only these, by their names in the table.")
-    flags.DEFINE_string("json", None, "File for the results.")
+    flags.DEFINE(cli.PathFlag(), "json", None, "File for the results.")
     flags.mark_flag_as_required("config")
     cli.run(main)

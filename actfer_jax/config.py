@@ -12,11 +12,13 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar, Union
 
 import ml_collections
 import numpy as np
+
+from actfer_jax.errors import UserError
 
 Section = TypeVar("Section")
 
@@ -24,7 +26,7 @@ _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _KINDS = {int: numbers.Integral, float: numbers.Real}  # numpy's numbers are among these
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """Something in the config is wrong; the message names the key."""
 
 
@@ -73,6 +75,17 @@ def check_fields(section: Any) -> None:
         _read(getattr(section, name), hint, name)
 
 
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of some dotted names that was probably meant by another: it looks alike, or at least its end does."""
+    names = list(names)
+    whole = {known: known for known in names}
+    ends = {known.rpartition(".")[2]: known for known in reversed(names)}
+    for asked, known in ((name, whole), (name.rpartition(".")[2], ends)):
+        if found := difflib.get_close_matches(asked, known, n=1, cutoff=0.75):
+            return known[found[0]]
+    return None
+
+
 def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[Section], prefix: str) -> Section:
     """An instance of a dataclass from a section of a config.
 
@@ -95,8 +108,8 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
     begin = f"{prefix}." if prefix else ""
     for key in node:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {begin}{near[0]}?" if near else f"{prefix} has {', '.join(fields) or 'no keys'}"
+            near = nearest(str(key), fields)
+            hint = f"did you mean {begin}{near}?" if near else f"{prefix} has {', '.join(fields) or 'no keys'}"
             raise ConfigError(f"{begin}{key} is not a setting; {hint}")
     hints = _hints(cls)
     values = {}

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from actfer_jax import cli
 from actfer_jax.agent_loader import Agent
-from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of, read_config
+from actfer_jax.config import ConfigError, Count, FloatType, Seed, check_fields, one_of, read_config
 from actfer_jax.data.sources import DataConfig, Source, open_source
 from actfer_jax.episode_records import to_record
 from actfer_jax.evaluation import plots
@@ -148,8 +148,12 @@ def _write_results(directory: Path, results: Mapping[str, Any], summaries: dict[
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
+    if "algorithm" in given.config:
+        raise ConfigError(
+            "this is a config for `python -m actfer_jax.train`; evaluate takes one such as configs/eval/synth_faces.py"
+        )
     config = read_config(given.config, EvaluateConfig, "config")
-    results = evaluate(config, given.checkpoint, epath.Path(given.out), given.landmarks)
+    results = evaluate(config, given.checkpoint, given.out, str(given.landmarks or ""))
     summaries = results["results"]
     print(heading(results["provenance"]))
     print(controls_table({"": summaries}))
@@ -162,7 +166,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.", required=True
     )
-    flags.DEFINE_string("out", "evaluation", "Directory to write; it may exist.")
-    flags.DEFINE_string("landmarks", "", "A landmark model for dlib, instead of the one that is installed.")
+    flags.DEFINE(cli.PathFlag(), "out", "evaluation", "Directory to write; it may exist.")
+    flags.DEFINE(cli.PathFlag(), "landmarks", None, "A landmark model for dlib, instead of the one that is installed.")
     flags.mark_flag_as_required("config")
     cli.run(main)

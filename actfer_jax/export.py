@@ -13,12 +13,12 @@ from etils import epath
 
 from actfer_jax import cli
 from actfer_jax.checkpoints import read_checkpoint
-from actfer_jax.config import ConfigError, read_config
+from actfer_jax.config import ConfigError
 from actfer_jax.files import FILE_ERRORS
 from actfer_jax.metrics import manifest_config
 from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.run_state import abstract_state
-from actfer_jax.settings import TrainConfig
+from actfer_jax.settings import read_train_config
 from actfer_jax.train import check_policy_directory, save_policy
 
 
@@ -36,7 +36,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int
         raw_config = manifest_config(workdir)
     except (*FILE_ERRORS, ValueError, KeyError) as error:
         raise ConfigError(f"{workdir} is not the workdir of a training run ({error})") from error
-    config = read_config(raw_config, TrainConfig, "config")
+    config = read_train_config(raw_config)
     check_policy_directory(config, workdir, out)
     try:
         model_config = Qwen3VLConfig.from_json(config.model.directory / "config.json")
@@ -55,12 +55,12 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     # The memory of the host holds what one accelerator may not, and these are perhaps in use.
     jax.config.update("jax_platforms", "cpu")
-    step = export(epath.Path(given.workdir), epath.Path(given.out), given.step)
+    step = export(given.workdir, given.out, given.step)
     print(f"the policy after step {step} is in {given.out}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-    flags.DEFINE_string("out", None, "Directory to write.", required=True)
+    flags.DEFINE(cli.PathFlag(), "workdir", None, "Directory of the run.", required=True)
+    flags.DEFINE(cli.PathFlag(), "out", None, "Directory to write.", required=True)
     flags.DEFINE_integer("step", None, "Which checkpoint; the newest that is not damaged by default.")
     cli.run(main)

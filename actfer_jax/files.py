@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import tensorflow as tf
 from etils import epath
@@ -11,6 +12,33 @@ from etils import epath
 # What reading or writing a file may raise: object stores are reached through TensorFlow, which has errors of its own.
 FILE_ERRORS: tuple[type[OSError], type[Exception]] = (OSError, tf.errors.OpError)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def as_path(text: epath.PathLike) -> epath.Path:
+    """The path that a person means: every flag, argument and config key that is a path is read by this.
+
+    `~` and `~user` are home directories, whether or not a shell has seen them; `file:///x` is `/x`; `gs://bucket/name`
+    stays what it is.
+
+    Raises:
+      ValueError: it is empty, or means no place; whoever calls this puts the name of the flag or key before it.
+    """
+    text = os.fspath(text)
+    if not text.strip():
+        raise ValueError("is empty; give a path")
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme == "file":
+        host, name = urlsplit(text)[1:3]
+        if host not in ("", "localhost") or not name:
+            raise ValueError(f"is {text!r}; a file on this machine has three slashes, as in file:///home/me/run")
+        text = unquote(name)
+    elif separator and scheme != "gs":
+        raise ValueError(f"is {text!r}; give a path on this machine, or in a bucket of Google Cloud (gs://bucket/name)")
+    home = os.path.expanduser(text)
+    if home.startswith("~"):
+        user = text.partition("/")[0]
+        raise ValueError(f"is {text!r}, but there is no home directory {user}; write ./{user} for a file of that name")
+    return epath.Path(home)
 
 
 def is_remote(path: epath.PathLike) -> bool:

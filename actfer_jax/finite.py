@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from actfer_jax import sharding
+from actfer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ STATE_FINITE = "state_finite"
 """Among the metrics of an update: whether all of the state is finite. `Watch` takes it out."""
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(UserError, ValueError):
     """Numbers that are not finite where a run, a model or an export needs finite ones; the message says which."""
 
 

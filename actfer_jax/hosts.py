@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from actfer_jax.config import ConfigError
+from actfer_jax.files import reason
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +59,15 @@ def connect(coordinator: str | None = None, processes: int | None = None, index:
       index: which one this is.
 
     Raises:
-      ConfigError: some of the arguments are missing, or the processes do not find each other.
+      ConfigError: some of the arguments are missing or mean nothing, the processes do not find each other, or there is
+        no device.
     """
-    given = (coordinator, processes, index)
-    if given == (None, None, None) and not _on_tpu():
-        return
-    if None in given and given != (None, None, None):
+    if coordinator is not None and processes is not None and index is not None:
+        _check_address(coordinator, processes, index)
+    elif (coordinator, processes, index) != (None, None, None):
         raise ConfigError("--coordinator, --processes and --process go together: give all three, or none on a TPU")
+    elif not _on_tpu():
+        return start_devices()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -80,6 +84,40 @@ def connect(coordinator: str | None = None, processes: int | None = None, index:
         raise ConfigError(
             f"process {index if index is not None else ''} cannot join the others at {where}: {error}; start the same "
             "command on every host at the same time"
+        ) from error
+    start_devices()
+
+
+def _check_address(coordinator: str, processes: int, index: int) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"--coordinator={coordinator} is no address; give HOST:PORT, such as {host or port}:12345")
+    if not 0 <= index < processes:
+        raise ConfigError(f"--process={index} is none of --processes={processes}; they are counted from 0")
+    if index == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise ConfigError(
+                f"--coordinator={coordinator}: process 0 cannot listen on port {port} ({reason(error)}); give another "
+                "port, the same on every host"
+            ) from error
+
+
+def start_devices() -> None:
+    """Makes jax look for its devices.
+
+    Raises:
+      ConfigError: there are none of the kind that it was told to use.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # The latter of a platform that could be there, and is not.
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        said = str(error).partition(" (set JAX_PLATFORMS")[0] or "there is none"
+        raise ConfigError(
+            f"jax cannot use the devices of JAX_PLATFORMS={asked}: {said}; unset JAX_PLATFORMS to take what is "
+            "there, or install the package's extra cuda or tpu (README.md)"
         ) from error
 
 

@@ -211,5 +211,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "Directory to write; it may exist.", required=True)
+    flags.DEFINE(cli.PathFlag(), "out", None, "Directory to write; it may exist.", required=True)
     cli.run(main)

@@ -25,6 +25,7 @@ from clu import metric_writers
 from etils import epath
 
 import actfer_jax
+from actfer_jax.errors import UserError
 from actfer_jax.evaluation.progress import duration
 from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 from actfer_jax.provenance import git_state
@@ -45,7 +46,7 @@ _PACKAGES = (
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError, ValueError):
     """A workdir that this run cannot use."""
 
 
@@ -89,9 +90,11 @@ def read_evaluations(workdir: epath.PathLike) -> dict[str, Any]:
     path = epath.Path(workdir) / EVALUATION
     try:
         found = json.loads(path.read_text()) if path.exists() else {}
-        return {when: run for when, run in found.items() if run["step"] >= 0}
+        return {when: run for when, run in found.items() if run["step"] >= 0 and run["results"]["normal"]["accuracy"]}
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise WorkdirError(f"{path} is damaged: remove it, and the same command evaluates again") from error
+        raise WorkdirError(
+            f"{path} cannot be read ({error!r}): move it away, and the same command evaluates anew"
+        ) from error
 
 
 def write_evaluation(workdir: epath.PathLike, step: int, summaries: Mapping[str, Mapping[str, Any]]) -> None:

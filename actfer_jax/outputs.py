@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from etils import epath
 
+from actfer_jax.errors import UserError
 from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 
 MARKER = ".actfer_output.json"
@@ -34,7 +35,7 @@ _MANIFEST = "manifest.json"
 _THREADS = 16  # With an object store they mostly wait.
 
 
-class OutputError(ValueError):
+class OutputError(UserError, ValueError):
     """A place that results cannot be written to, or not without a loss; the message names it."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from actfer_jax.errors import UserError
 from actfer_jax.files import is_remote, write_atomically
 
 # What every record holds; a value that does not apply is None. The writer adds `images`.
@@ -41,7 +42,7 @@ _THREADS = 16  # Compressing keeps a few of them busy; with an object store they
 _SHARD = re.compile(r"step-(\d+)-host(\d+)\.jsonl")
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A record that cannot be written or read."""
 
 

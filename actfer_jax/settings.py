@@ -1,11 +1,14 @@
 """The whole configuration of a training run, as dataclasses that check themselves."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
+
+import ml_collections
 
 from actfer_jax.agent_loader import ModelConfig
-from actfer_jax.config import Count, Seed, at_least, check_fields, one_of
+from actfer_jax.config import ConfigError, Count, Seed, at_least, check_fields, one_of, read_config
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.data.traces import TraceConfig
 from actfer_jax.evaluation.controls import CONTROLS
@@ -206,3 +209,16 @@ class TrainConfig:
             check_multiple("config.rollout.fill_rows", self.rollout.fill_rows, playing, why)
         if self.evaluation is not None:
             check_multiple("config.evaluation.queries", self.evaluation.queries, playing, why)
+
+
+def read_train_config(raw_config: ml_collections.ConfigDict | Mapping[str, Any]) -> TrainConfig:
+    """The config of a training run.
+
+    Raises:
+      ConfigError: as `read_config`; or it is for another command.
+    """
+    if "algorithm" not in raw_config and "controls" in raw_config:
+        raise ConfigError(
+            "this is a config for `python -m actfer_jax.evaluate`; training takes one such as configs/ucgrpo.py"
+        )
+    return read_config(raw_config, TrainConfig, "config")

@@ -34,7 +34,7 @@ from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.agent_loader import Agent, load_agent
 from actfer_jax.checkpoints import Checkpoints
-from actfer_jax.config import ConfigError, read_config
+from actfer_jax.config import ConfigError
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.sources import emotion_labels, open_face_store, open_source
 from actfer_jax.episode_picture import episode_picture
@@ -71,7 +71,7 @@ from actfer_jax.records import EpisodeWriter
 from actfer_jax.reinforcement_steps import rl_steps
 from actfer_jax.rewind import POLICY_NAME, rewind
 from actfer_jax.run_state import abstract_state, initial_state
-from actfer_jax.settings import TrainConfig
+from actfer_jax.settings import TrainConfig, read_train_config
 from actfer_jax.sharding import make_meshes
 from actfer_jax.supervised_steps import sft_steps, whitened
 
@@ -380,11 +380,11 @@ def main(argv: list[str]) -> None:
         # What all have to say is said once; warnings and errors come from every host.
         for name in (__name__, "actfer_jax"):
             logging.getLogger(name).setLevel(logging.WARNING)
-    config = read_config(given.config, TrainConfig, "config")
+    config = read_train_config(given.config)
     with termination() as stop:
         hosts.watch_machine(stop)
         try:
-            train(config, epath.Path(given.workdir), given.config, stop)
+            train(config, given.workdir, given.config, stop)
         except Interrupted as stopped:
             told_by = stopped.signal
         else:
@@ -406,7 +406,9 @@ def _exit_as_told(number: signal.Signals) -> NoReturn:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
-    flags.DEFINE_string("workdir", None, "Directory of the run; a run that is there is continued.", required=True)
+    flags.DEFINE(
+        cli.PathFlag(), "workdir", None, "Directory of the run; a run that is there is continued.", required=True
+    )
     flags.DEFINE_string("coordinator", None, "Address and port of process 0; on a TPU it is found.")
     flags.DEFINE_integer("processes", None, "How many processes train together; on a TPU they are counted.")
     flags.DEFINE_integer("process", None, "Which of them this is, from 0; on a TPU it is found.")

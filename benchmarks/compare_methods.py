@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from places import check_places
 
+from actfer_jax import cli
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.plots import COLOURS
@@ -36,14 +37,14 @@ from actfer_jax.models import demo_checkpoint
 from actfer_jax.outputs import write_file
 from actfer_jax.provenance import heading
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/methods", "Where the runs are kept.")
+_WORKDIR = flags.DEFINE(cli.PathFlag(), "workdir", "runs/methods", "Where the runs are kept.")
 _SEEDS = flags.DEFINE_list("seeds", ["10", "11", "12"], "Seeds of the training; none of them was used for tuning.")
 _METHODS = flags.DEFINE_list("methods", None, "Which methods; all of them by default.")
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out faces: test, or validation while anything is still tuned.")
 _EPISODES = flags.DEFINE_integer("episodes", 700, "How many held-out faces.")
 _SFT_STEPS = flags.DEFINE_integer("sft_steps", 600, "Steps of continued supervised training.")
-_JSON = flags.DEFINE_string("json", "runs/methods/methods.json", "File for the figures of all runs.")
-_PNG = flags.DEFINE_string("png", None, "File for the figure.")
+_JSON = flags.DEFINE(cli.PathFlag(), "json", "runs/methods/methods.json", "File for the figures of all runs.")
+_PNG = flags.DEFINE(cli.PathFlag(), "png", None, "File for the figure.")
 _EXTRA = flags.DEFINE_multi_string("extra", [], "A config override for the runs of reinforcement learning: key=value.")
 
 START = "start"
@@ -230,4 +231,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 from places import check_places
 
+from actfer_jax import cli
 from actfer_jax.data.synth_faces import FaceSpec, Rendered, render, sample_face
 from actfer_jax.facs import AU_NAMES, EMOTIONS, REGION_LANDMARKS
 from actfer_jax.outputs import write_file
 
-_OUT = flags.DEFINE_string("out", "docs/images/contact_sheet.png", "The PNG file to write.")
+_OUT = flags.DEFINE(cli.PathFlag(), "out", "docs/images/contact_sheet.png", "The PNG file to write.")
 
 THUMB = 92
 BLOCKS = 3
@@ -103,4 +104,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

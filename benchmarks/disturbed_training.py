@@ -29,7 +29,7 @@ from equal_training import ends, episodes, log_of, metrics, start
 from places import check_places
 
 from actfer_jax.evaluation.tables import align
-from actfer_jax.files import write_atomically
+from actfer_jax.files import absolute, as_path, write_atomically
 from actfer_jax.metrics import MANIFEST, read_metrics
 
 KILLS = 12
@@ -162,10 +162,10 @@ def table(kills: Sequence[dict[str, Any]], damages: Sequence[dict[str, Any]]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/disturbed"), help="where the runs are kept")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--workdir", type=as_path, default=Path("runs/disturbed"), help="where the runs are kept")
+    parser.add_argument("--json", type=as_path, help="file for the figures")
     given = parser.parse_args()
-    root = given.workdir.absolute()
+    root = Path(absolute(given.workdir))
     check_places(json=given.json, workdir=root)
     root.mkdir(parents=True, exist_ok=True)
 

@@ -30,7 +30,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from actfer_jax.evaluation.tables import align
-from actfer_jax.files import write_atomically
+from actfer_jax.files import absolute, as_path, write_atomically
 from actfer_jax.metrics import MANIFEST, is_timing, read_metrics
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.outputs import check_file
@@ -324,10 +324,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/equal_training"), help="where the runs are kept")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--workdir", type=as_path, default=Path("runs/equal_training"), help="where the runs are kept")
+    parser.add_argument("--json", type=as_path, help="file for the figures")
     given = parser.parse_args()
-    root = given.workdir.absolute()
+    root = Path(absolute(given.workdir))
     if given.json:
         check_file(given.json, "JSON")
     root.mkdir(parents=True, exist_ok=True)

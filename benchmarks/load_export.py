@@ -24,24 +24,25 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
 from places import check_places
 from safetensors.numpy import save_file
 
 import actfer_jax.models
+from actfer_jax import cli
 from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, load_pretrained, save_pretrained
 from actfer_jax.models.huggingface import tensor_shapes
 from actfer_jax.models.qwen3_vl import init_cache
 from actfer_jax.sharding import MeshConfig, make_meshes
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/load_export", "Where the checkpoint and its copy are made, and deleted in the end."
+_WORKDIR = flags.DEFINE(
+    cli.PathFlag(), "workdir", "runs/load_export", "Where the checkpoint and its copy are made, and deleted in the end."
 )
-_CONFIG = flags.DEFINE_string("model_config", None, "A config.json; that of Qwen3-VL-4B by default.")
+_CONFIG = flags.DEFINE(cli.PathFlag(), "model_config", None, "A config.json; that of Qwen3-VL-4B by default.")
 _SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Largest shard.")
-_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+_JSON = flags.DEFINE(cli.PathFlag(), "json", None, "File for the figures.")
 _MEASURE = flags.DEFINE_boolean("measure", False, "Used by the script itself, for the process with eight devices.")
 
 LIMIT = 1.35
@@ -206,4 +207,4 @@ def shortcomings(figures: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

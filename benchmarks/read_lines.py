@@ -13,10 +13,10 @@ from collections.abc import Sequence as Arguments
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
-from actfer_jax import facs
+from actfer_jax import cli, facs
 from actfer_jax.data.sources import DataConfig, SubtleSamples, open_source
 from actfer_jax.data.synth_faces import AMBIGUOUS_PAIRS
 from actfer_jax.data.traces import Plan, TraceConfig, TraceMaker
@@ -87,4 +87,4 @@ def main(argv: Arguments[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

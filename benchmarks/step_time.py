@@ -34,7 +34,6 @@ from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Reference
 from actfer_jax.agent_loader import load_agent
 from actfer_jax.compile_check import PUBLISHED
-from actfer_jax.config import read_config
 from actfer_jax.data import synth_faces
 from actfer_jax.data.sources import Sample
 from actfer_jax.evaluation.tables import align
@@ -45,7 +44,7 @@ from actfer_jax.reinforcement_steps import rl_steps
 from actfer_jax.rollout.batch import abstract_batch
 from actfer_jax.rollout.engine import image_slots
 from actfer_jax.run_state import initial_state
-from actfer_jax.settings import TrainConfig
+from actfer_jax.settings import TrainConfig, read_train_config
 from actfer_jax.sharding import make_meshes
 
 ALIGN = '<think></think>\n<tool_call>\n{"name": "align_face", "arguments": {}}\n</tool_call>'
@@ -197,7 +196,7 @@ def main(argv: Sequence[str]) -> None:
             raw.model.path, raw.model.initialise = directory, "random"
             raw.rollout.prompt_style = "brief"  # the full prompt is long in the small policy's words
         raw.steps, raw.evaluation = flags.FLAGS.steps + 1, None
-        figures = measure(read_config(raw, TrainConfig, "config"))
+        figures = measure(read_train_config(raw))
     print(table(figures))
     names = ("turns", "perf/tokens_per_s", "mismatch/logp_abs_diff", "mismatch/logp_abs_diff_max", "policy/grad_norm")
     print("; ".join(f"{name} {np.median([step[name] for step in figures['steps'][1:]]):.4g}" for name in names))
@@ -211,6 +210,6 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file.")
     flags.DEFINE_integer("steps", 3, "Steps that are timed, after one that compiles.")
-    flags.DEFINE_string("json", None, "File for the figures.")
+    flags.DEFINE(cli.PathFlag(), "json", None, "File for the figures.")
     flags.mark_flag_as_required("config")
     cli.run(main)

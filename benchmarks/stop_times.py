@@ -20,7 +20,7 @@ from typing import Any
 from equal_training import SIZES, log_of, start
 from places import check_places
 
-from actfer_jax.files import write_atomically
+from actfer_jax.files import absolute, as_path, write_atomically
 
 DEMO = ("--config=configs/ucgrpo.py:demo", "--config.evaluation.data.size=7", "--config.evaluation.controls=()")
 DEMO_DELAYS = (0.5, 2.0, 4.0)
@@ -48,10 +48,10 @@ def end(processes: list[subprocess.Popen], victim: int, number: signal.Signals) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/stop_times"), help="where the runs are kept")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--workdir", type=as_path, default=Path("runs/stop_times"), help="where the runs are kept")
+    parser.add_argument("--json", type=as_path, help="file for the figures")
     given = parser.parse_args()
-    root = given.workdir.absolute()
+    root = Path(absolute(given.workdir))
     check_places(json=given.json)
     root.mkdir(parents=True)
     figures: dict[str, list[dict[str, Any]]] = {"told_to_stop": [], "peer_killed": []}

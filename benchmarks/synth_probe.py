@@ -26,11 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 from flax import nnx
 from PIL import Image
 from places import check_places
 
+from actfer_jax import cli
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.data.synth_faces import AMBIGUOUS_PAIRS, DEMO_EMOTIONS, emotion_from_aus, render, sample_face
 from actfer_jax.faces.detector import FaceDetector
@@ -42,7 +43,7 @@ from actfer_jax.provenance import heading, provenance
 _FACES = flags.DEFINE_integer("faces", 1600, "Faces for each question; a fifth of them is held out.")
 _EPOCHS = flags.DEFINE_integer("epochs", 14, "Passes over the training faces.")
 _SEED = flags.DEFINE_integer("seed", 50, "First number of the faces' seeds.")
-_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+_JSON = flags.DEFINE(cli.PathFlag(), "json", None, "File for the figures.")
 
 VIEWS = ViewConfig(
     multiple=32,
@@ -210,4 +211,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -471,7 +471,7 @@ def assert_full_disk_is_clear(directory, limit) -> None:
     process.join()
     assert process.exitcode == 0
     assert "step 2" in message and str(directory) in message
-    assert "the disk is full: free some space" in message and "resumes from step 1" in message
+    assert "the disk is full; free some space" in message and "resumes from step 1" in message
     assert assert_restores(directory, keep=1) == 1
     assert not (directory / "damaged").exists()
     assert not list(directory.glob("2*"))
@@ -491,3 +491,45 @@ def test_disk_full(tmp_path):
         assert_full_disk_is_clear(disk, limit=None)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+FULL = """
+import resource, sys
+import jax
+from actfer_jax import cli
+from actfer_jax.checkpoints import Checkpoints
+def main(argv):
+    state = {f"array {i}": jax.random.normal(jax.random.key(i), (500, 400)) for i in range(20)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+    with Checkpoints(argv[1], keep=2) as checkpoints:
+        checkpoints.save(1, state, {})
+cli.run(main, arguments=True)
+"""
+
+
+def test_a_command_says_of_a_full_disk_one_line(tmp_path):
+    """And nothing of what Orbax, asyncio and TensorStore have to say about it."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: step 1 could not be saved under {tmp_path}: the disk is full; free some space, then the same command "
+        "starts again\n"
+    )
+
+
+@pytest.mark.parametrize("other", ["20", "(none)"])
+def test_a_copy_with_zeros_before_its_name_is_named(tmp_path, other):
+    """Orbax takes it for the step."""
+    save_steps(tmp_path, (10, 20))
+    shutil.copytree(tmp_path / "20", tmp_path / "0020")
+    shutil.copytree(tmp_path / "20", tmp_path / "20 (copy)")
+    if other == "(none)":
+        shutil.rmtree(tmp_path / "20")
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError, match="0020 has no name of a checkpoint, which would be 20: move it"):
+        Checkpoints(tmp_path, keep=2)
+    newest = 10 if other == "(none)" else 20
+    assert read_checkpoint(tmp_path, make_state(0))[0] == newest
+    assert contents(tmp_path) == before
+    shutil.rmtree(tmp_path / "0020")
+    assert assert_restores(tmp_path) == newest

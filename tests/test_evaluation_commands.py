@@ -123,6 +123,10 @@ def test_analyze_exits_with_an_error_where_a_picture_cannot_be_read(checkpoint, 
     assert "data:image/png" in (tmp_path / "out" / "index.html").read_text()
 
 
+def card(**changes: object) -> str:
+    return json.dumps({"labels": ["joy"], "trained_on": [], "views": {}, "rollout": {}} | changes)
+
+
 def damage(checkpoint: Path, tmp_path: Path, name: str, content: str | None) -> Path:
     """A copy of a checkpoint in which one file is other, or not there."""
     copy = tmp_path / "copy"
@@ -139,12 +143,24 @@ def damage(checkpoint: Path, tmp_path: Path, name: str, content: str | None) -> 
     ("name", "content", "message"),
     [
         ("actfer.json", "{", r"actfer\.json cannot be read"),
-        (
-            "actfer.json",
-            '{"labels": [], "trained_on": [], "views": {"size": 1}, "rollout": {}}',
-            r"actfer\.json: .*size",
-        ),
-        ("actfer.json", '{"labels": [], "trained_on": [], "views": {}, "rollout": {"chunk": 0}}', "chunk is 0"),
+        ("actfer.json", "", r"actfer\.json cannot be read"),
+        ("actfer.json", "[]", r"actfer\.json cannot be read .*a section"),
+        ("actfer.json", "{}", r"actfer\.json cannot be read .*labels is missing"),
+        ("actfer.json", card(labels=[]), r"actfer\.json cannot be read .*labels is empty"),
+        ("actfer.json", card(labels="joy"), r"actfer\.json cannot be read .*labels must be a tuple"),
+        ("actfer.json", card(views=None), r"actfer\.json cannot be read .*views must be a section"),
+        ("actfer.json", card(views={"size": 1}), r"actfer\.json: .*size"),
+        ("actfer.json", card(rollout={"chunk": 0}), "chunk is 0"),
+        ("actfer.json", card(rollout={"chunk": "8"}), "rollout.chunk must be int"),
+        ("tokenizer.json", None, "there is no tokenizer; copy"),
+        ("tokenizer.json", "", "the tokenizer cannot be loaded .*copy"),
+        ("tokenizer.json", "[]", "the tokenizer cannot be loaded .*copy"),
+        ("chat_template.jinja", None, "no chat template; add chat_template.jinja"),
+        ("chat_template.jinja", "{{ messages[0].content }}", "chat template"),
+        ("chat_template.jinja", "{% if %}", "chat template"),
+        ("preprocessor_config.json", None, "the image processor is not there; copy preprocessor_config.json"),
+        ("preprocessor_config.json", "[]", "the image processor cannot be loaded; copy preprocessor_config.json"),
+        ("config.json", None, "config.json: no such file"),
         ("config.json", '{"model_type": "llama"}', "model_type is 'llama'"),
         ("model.safetensors", None, "model.safetensors"),
         ("model.safetensors", "x", "not a sound safetensors file"),
@@ -222,6 +238,30 @@ def test_a_run_whose_cache_was_called_data_directory_is_exported(training, tmp_p
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "checkpoints").symlink_to(training / "checkpoints")
     assert export(epath.Path(tmp_path), epath.Path(tmp_path.with_name("policy")), 1) == 1
+
+
+def test_a_run_or_its_checkpoint_given_as_a_policy_is_sent_on(training, checkpoint, tmp_path):
+    for given, step in [(training, ""), (training / "checkpoints", ""), (training / "checkpoints" / "2", " --step=2")]:
+        with pytest.raises(ConfigError, match="training run, no model") as raised:
+            load_policy(str(given), "float32")
+        assert f"`python -m actfer_jax.export --workdir={training}{step} --out=DIR`" in str(raised.value)
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "policy").symlink_to(checkpoint)
+    with pytest.raises(ConfigError, match=f"its policy is {tmp_path}/policy: give that"):
+        load_policy(str(tmp_path), "float32")
+
+
+def test_a_path_that_looks_like_a_name_on_the_hub_is_a_path(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for given in ("../nowhere", "./runs/nowhere", "~/nowhere"):
+        monkeypatch.setenv("HOME", str(tmp_path / "runs"))
+        with pytest.raises(ConfigError, match=f"{tmp_path}/.*nowhere") as raised:
+            load_policy(given, "float32")
+        assert "hub" not in str(raised.value)
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    assert load_policy("~/policy", "float32")[1].trained_on == ("synth_faces",)
+    assert load_policy(f"file://{checkpoint}", "float32")[1].trained_on == ("synth_faces",)
 
 
 def test_what_is_no_run_cannot_be_exported(training, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,6 +73,30 @@ def test_one_process_needs_no_others():
     assert gather({"a": (1, 2)}) == [{"a": (1, 2)}]
     with pytest.raises(ConfigError, match="--coordinator, --processes and --process"):
         connect("127.0.0.1:1", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "processes", "index", "words"),
+    [
+        ("localhost", 2, 0, "give HOST:PORT, such as localhost:12345"),
+        (":1234", 2, 0, "give HOST:PORT"),
+        ("localhost:port", 2, 0, "give HOST:PORT"),
+        ("localhost:99999", 2, 0, "give HOST:PORT"),
+        ("localhost:1234", 2, 2, "--process=2 is none of --processes=2"),
+        ("localhost:1234", 0, 0, "--process=0 is none of --processes=0"),
+        ("localhost:1234", 2, -1, "--process=-1 is none"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(coordinator, processes, index, words):
+    with pytest.raises(ConfigError, match=words):
+        connect(coordinator, processes, index)
+
+
+def test_a_port_that_is_in_use_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen on port {port} .*in use.*another port"):
+            connect(f"127.0.0.1:{port}", 2, 0)
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

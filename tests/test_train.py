@@ -30,7 +30,7 @@ from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import read_config
 from actfer_jax.hosts import Interrupted, Termination
 from actfer_jax.lease import Holder
-from actfer_jax.metrics import WorkdirError, is_timing, read_metrics
+from actfer_jax.metrics import WorkdirError, is_timing, read_evaluations, read_metrics
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.outputs import OutputError
 from actfer_jax.records import read_episodes
@@ -385,6 +385,16 @@ def test_a_workdir_of_another_config_is_refused(undisturbed, shared):
     assert "config.seed" in run.stderr or "seed" in run.stderr
     assert "Traceback" not in run.stderr
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"before": 3}', '{"before": {"step": 0}}', '{"before": {"step": 0, "results": {"a": {}}}}'],
+)
+def test_a_damaged_evaluation_is_named(tmp_path, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(WorkdirError, match=r"evaluation\.json cannot be read .*move it away"):
+        read_evaluations(tmp_path)
 
 
 @pytest.fixture

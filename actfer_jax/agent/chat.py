@@ -49,14 +49,35 @@ class Chat:
         self.turn_end_id: int = vocabulary[TURN_END]
         self.image_pad_id: int = vocabulary[IMAGE_PAD]
         text = {"type": "text", "text": _SENTINEL}
-        self._text_reply = self._after_turn([text])
-        self._image_reply = self._after_turn([text, {"type": "image"}])
+        try:
+            self._text_reply = self._after_turn([text])
+            self._image_reply = self._after_turn([text, {"type": "image"}])
+        # A template is a program, which may fail in any way.
+        except Exception as error:
+            raise ChatError(f"{name}: the chat template fails ({error}); use that of a Qwen3-VL checkpoint") from error
         if self._image_reply.count(_SENTINEL) != 1 or self._image_reply.count(IMAGE_PAD) != 1:
-            raise ChatError(f"{name}: the chat template does not render a tool reply made of a text and an image")
+            raise ChatError(
+                f"{name}: the chat template does not render a tool reply made of a text and an image; use that of a "
+                "Qwen3-VL checkpoint"
+            )
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Chat":
-        return cls(AutoTokenizer.from_pretrained(path), str(path))
+        """The tokenizer and template of a Hugging Face directory.
+
+        Raises:
+          ChatError: there is none that can be used.
+        """
+        remedy = "copy the tokenizer's files (tokenizer*.json, chat_template.jinja) from the Qwen3-VL it is made of"
+        # Without these transformers makes an empty one.
+        if not any((Path(path) / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise ChatError(f"{path}: there is no tokenizer; {remedy}")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        # A damaged file makes the library raise nearly anything.
+        except Exception as error:
+            raise ChatError(f"{path}: the tokenizer cannot be loaded ({error}); {remedy}") from error
+        return cls(tokenizer, str(path))
 
     def banned(self, vocabulary_size: int) -> np.ndarray:
         """Which ids may never be sampled, bool [V]: ids without a token, and every special token but the end of a turn.
@@ -101,7 +122,7 @@ class Chat:
             {"role": "assistant", "content": turn},
             {"role": "tool", "content": content},
         ]
-        return self._render(messages, None).split(turn + TURN_END, 1)[1]
+        return self._render(messages, None).partition(turn + TURN_END)[2]
 
     def _render(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:
         text = self.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from actfer_jax.config import read_config
 from actfer_jax.files import write_atomically
 
 FILE_NAME = "actfer.json"
@@ -27,6 +28,10 @@ class PolicyCard:
     views: dict[str, Any]
     rollout: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("labels is empty")
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
@@ -43,10 +48,8 @@ class PolicyCard:
         """
         path = Path(directory) / FILE_NAME
         try:
-            content = json.loads(path.read_text())
-            card = cls(**content)
+            return read_config(json.loads(path.read_text()), cls, FILE_NAME)
         except FileNotFoundError:
             raise FileNotFoundError(f"{path} is missing: {directory} is not a checkpoint of actfer_jax") from None
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); export the checkpoint again") from None
-        return cls(tuple(card.labels), tuple(card.trained_on), card.views, card.rollout)

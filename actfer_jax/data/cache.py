@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from actfer_jax.data.errors import DataError
-from actfer_jax.files import reason, write_atomically
+from actfer_jax.files import as_path, reason, write_atomically
 
 TAG = "CACHEDIR.TAG"
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
@@ -31,7 +31,7 @@ def open_cache(directory: str) -> Path:
     Raises:
       DataError: it is not a directory, cannot be made, or holds files that are not ours.
     """
-    path = Path(directory).expanduser()
+    path = Path(as_path(directory))
     try:
         path.mkdir(parents=True, exist_ok=True)
         names = sorted(child.name for child in path.iterdir())

@@ -14,7 +14,7 @@ from actfer_jax.data.cache import open_cache
 from actfer_jax.data.errors import DataError
 from actfer_jax.faces.images import check_image
 from actfer_jax.faces.store import FaceStore
-from actfer_jax.files import is_remote
+from actfer_jax.files import as_path, is_remote
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,11 @@ class DataConfig:
                 f'directory is {self.directory!r}, but "synth_faces" renders its faces and reads none: leave it empty; '
                 "where rendered faces are kept is data.cache_directory"
             )
-        if is_remote(self.cache_directory):
+        try:
+            remote = is_remote(as_path(self.cache_directory))
+        except ValueError as error:
+            raise ValueError(f"cache_directory {error}") from error
+        if remote:
             raise ValueError(
                 f"cache_directory is {self.cache_directory!r}; data is prepared on a disk of each host: give a path"
             )

@@ -2,10 +2,10 @@
 
 import logging
 
-from actfer_jax import facs
+from actfer_jax import facs, hosts
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
-from actfer_jax.config import ConfigError
+from actfer_jax.config import ConfigError, read_config
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.rollout.engine import RolloutConfig
 
@@ -24,8 +24,9 @@ def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent
       landmarks: a file with a landmark model, instead of the one that is installed.
 
     Raises:
-      ConfigError: something is missing or does not fit; the message says what.
+      ConfigError: something is missing or does not fit, or there is no device; the message says what.
     """
+    hosts.start_devices()
     model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none", landmarks=landmarks)
     try:
         if not model.has_card and (model.directory / "config.json").exists():
@@ -33,9 +34,8 @@ def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent
             card = PolicyCard(facs.EMOTIONS, (), {}, {})
         else:
             card = PolicyCard.load(model.directory)
-        views, rollout = ViewConfig(**card.views), RolloutConfig(**card.rollout)
-    except TypeError as error:
-        raise ConfigError(f"{model.directory / FILE_NAME}: {error}; export the checkpoint again") from error
+        views = read_config(card.views, ViewConfig, f"{FILE_NAME}: views")
+        rollout = read_config(card.rollout, RolloutConfig, f"{FILE_NAME}: rollout")
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"checkpoint {checkpoint!r} cannot be used: {error}") from error
     return load_agent(model, views, rollout), card

@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
-from actfer_jax.models.huggingface import config_file, load_pretrained, local_directory, save_pretrained
+from actfer_jax.models.huggingface import (
+    config_file,
+    is_hub_name,
+    load_pretrained,
+    local_directory,
+    save_pretrained,
+)
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.inference import logits
 from actfer_jax.models.log_probs import token_log_probs
@@ -21,6 +27,7 @@ __all__ = [
     "demo_checkpoint",
     "image_inputs",
     "init_cache",
+    "is_hub_name",
     "load_pretrained",
     "local_directory",
     "logits",

@@ -47,7 +47,7 @@ _ADAPTER = "adapter_config.json"
 _SHARD_BYTES = 4 * 2**30
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 _HEAD_ROWS = 16_384
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _COMPANION = re.compile(
@@ -237,12 +237,13 @@ def _from_hub(name: str, patterns: list[str], revision: str | None = None) -> Pa
 
 def config_file(path: epath.PathLike) -> epath.Path:
     """The `config.json` of a model directory, of which nothing else is fetched; see `local_directory`."""
-    if _is_hub_name(path):
+    if is_hub_name(path):
         return epath.Path(_from_hub(os.fspath(path), [_CONFIG])) / _CONFIG
     return epath.Path(path) / _CONFIG
 
 
-def _is_hub_name(path: epath.PathLike) -> bool:
+def is_hub_name(path: epath.PathLike) -> bool:
+    """Whether a path is the name of a model on the Hugging Face hub, `owner/name`, and nothing here is called that."""
     name = os.fspath(path)
     return not is_remote(path) and _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
@@ -261,7 +262,7 @@ def local_directory(path: epath.PathLike) -> Path:
       ValueError: this package does not run the model (`Qwen3VLConfig.from_json`).
       OSError: it changed while it was copied, or the disk is full.
     """
-    if _is_hub_name(path):
+    if is_hub_name(path):
         name = os.fspath(path)
         known = _from_hub(name, [_CONFIG, _ADAPTER])
         _read_config(known)

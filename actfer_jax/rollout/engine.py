@@ -19,6 +19,7 @@ from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.config import ConfigError, Count, at_least, check_fields, one_of
+from actfer_jax.errors import ToolTimeout
 from actfer_jax.faces.images import check_image
 from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import View, ViewConfig
@@ -32,10 +33,6 @@ from actfer_jax.rollout.replies import Answered, exchange
 
 TOOL_SECONDS = 60.0
 """How long no face tool may return before the run stops: a backstop against a hang, which never changes an episode."""
-
-
-class ToolTimeout(Exception):
-    """A face tool does not return. Nothing can stop its thread: only the end of the process does."""
 
 
 @dataclass(frozen=True)

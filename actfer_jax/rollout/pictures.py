@@ -15,12 +15,20 @@ class PictureEncoder:
 
     Raises:
       ValueError: a view could be smaller or larger than the processor's limits, or not a multiple of its patches: the
-        processor would resize it, and the saved picture would no longer give the same patches.
+        processor would resize it, and the saved picture would no longer give the same patches. Or there is none.
     """
 
     def __init__(self, path: str | Path, views: ViewConfig):
-        self.processor = Qwen2VLImageProcessorPil.from_pretrained(path)
-        smallest, largest = self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
+        try:
+            self.processor = Qwen2VLImageProcessorPil.from_pretrained(path)
+            size = self.processor.size
+            smallest, largest = int(size["shortest_edge"]), int(size["longest_edge"])
+        # A damaged file makes the library raise nearly anything.
+        except Exception as error:
+            found = "cannot be loaded" if (Path(path) / "preprocessor_config.json").is_file() else "is not there"
+            raise ValueError(
+                f"{path}: the image processor {found}; copy preprocessor_config.json from the Qwen3-VL it is made of"
+            ) from error
         multiple = self.processor.patch_size * self.processor.merge_size
         if views.multiple != multiple:
             raise ValueError(f"views.multiple is {views.multiple}; the image processor in {path} wants {multiple}")

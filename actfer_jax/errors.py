@@ -1,0 +1,9 @@
+"""What ends a command with a message instead of a traceback."""
+
+
+class UserError(Exception):
+    """Something that the person who started the command can put right; the message says what, where and how."""
+
+
+class ToolTimeout(UserError):
+    """A face tool does not return. Nothing can stop its thread: only the end of the process does."""

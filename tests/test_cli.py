@@ -1,0 +1,215 @@
+"""What a person sees who mistypes a flag, a key, a path or a setting: one line that says what is meant."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from actfer_jax import cli, evaluate
+from actfer_jax.config import ConfigError
+from actfer_jax.errors import UserError
+from actfer_jax.files import as_path
+from actfer_jax.settings import read_train_config
+from configs import ucgrpo
+from configs.eval import synth_faces
+
+ROOT = Path(__file__).parents[1]
+DEMO = "--config=configs/ucgrpo.py:demo"
+BROKEN = {
+    "syntax.py": "def get_config(:",
+    "fails.py": "def get_config():\n    return 1 / 0",
+    "other.py": "def get_config():\n    return {}",
+    "empty.py": "",
+    "variant.py": "def get_config(variant): ...",
+}
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    """Parses a command line as `train` does, in the root of the checkout; returns the flags."""
+    for name, source in BROKEN.items():
+        (tmp_path / name).write_text(source)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+
+    def parsed(*arguments: str) -> flags.FlagValues:
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", None, flag_values=values)
+        flags.DEFINE(cli.PathFlag(), "workdir", None, "", flag_values=values, required=True)
+        flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "", flag_values=values)
+        flags.mark_flag_as_required("config", values)
+        argv = ["train", *arguments]
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", argv)
+        cli._parse_flags(argv)
+        return values
+
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([DEMO, "--wrokdir=runs/x"], "no flag --wrokdir; did you mean --workdir?"),
+        ([DEMO, "--config.optimiser.learning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
+        ([DEMO, "--config.learning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
+        ([DEMO, "--config.optimizer.lerning_rate", "1"], "did you mean --config.optimizer.learning_rate?"),
+        ([DEMO, "--config.zzz=1"], "it has algorithm, batch, checkpoint, data"),
+        ([DEMO, "--config.optimizer.learning_rate=fast"], "--config.optimizer.learning_rate=fast: could not convert"),
+        ([DEMO, "--config.optimizer=3"], "--config.optimizer=3"),
+        ([DEMO, "--dtype=float16"], "--dtype=float16: value should be one of <float32|bfloat16>"),
+        ([DEMO, "--workdir="], "--workdir=: is empty"),
+        ([DEMO], "--workdir is missing"),
+        (["--workdir=x", "--config.steps=3"], "--config is missing"),
+        (["--config=configs/ucgrpo.py:foo"], "configs/ucgrpo.py has no variant 'foo'; it has: demo"),
+        (["--config", "configs/eval/synth_faces.py:demo"], "has no variants; leave out :demo"),
+        (["--config=configs/ucgrp.py"], "no file configs/ucgrp.py; did you mean configs/ucgrpo.py?"),
+        (["--config=~/nowhere.py"], "{home}/nowhere.py"),
+        (["--config="], "--config is empty"),
+        (["--config=README.md"], "README.md fails: SyntaxError"),
+        (["--config=~/syntax.py"], "syntax.py fails: SyntaxError"),
+        (["--config=~/fails.py"], "ZeroDivisionError: division by zero ({home}/fails.py, line 2)"),
+        (["--config=~/other.py"], "returns dict; it must return a ConfigDict"),
+        (["--config=~/empty.py"], "has no 'get_config'"),
+        (["--config=~/variant.py"], "wants a variant: {home}/variant.py:NAME"),
+        ([DEMO, "--config.evaluation=None", "--config.evaluation.queries=3"], "leaves no --config.evaluation.queries"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(parse, tmp_path, arguments, words):
+    with pytest.raises(SystemExit) as ended:
+        parse(*arguments)
+    message = str(ended.value)
+    assert message.startswith("error: ") and "\n" not in message
+    assert words.format(home=tmp_path) in message
+
+
+def test_none_can_be_given_where_a_field_may_be_none(parse):
+    config = parse(
+        DEMO,
+        "--workdir=x",
+        "--config.evaluation.queries=3",
+        "--config.evaluation=None",
+        "--config.loss.importance_cap",
+        "None",
+        "--config.loss.dual_clip=None",
+        "--config.loss.dual_clip=3",
+        "--config.steps=7",
+    ).config
+    read = read_train_config(config)
+    assert read.evaluation is None and read.loss.importance_cap is None
+    assert read.loss.dual_clip == 3.0 and read.steps == 7
+    with pytest.raises(ConfigError, match=r"config\.steps must be int, got None"):
+        read_train_config(parse(DEMO, "--workdir=x", "--config.steps=None").config)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("~/runs/x", "{home}/runs/x"),
+        ("~", "{home}"),
+        ("~root/x", os.path.expanduser("~root") + "/x"),
+        ("./~/x", "~/x"),
+        ("file:///runs/a%20b", "/runs/a b"),
+        ("file://localhost/runs", "/runs"),
+        ("gs://bucket/run", "gs://bucket/run"),
+        ("runs/x", "runs/x"),
+        ("", None),
+        (" ", None),
+        ("~nobody-of-that-name/x", None),
+        ("file://runs/x", None),
+        ("http://host/x", None),
+    ],
+)
+def test_a_path_is_what_a_person_means(monkeypatch, tmp_path, text, path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if path is None:
+        with pytest.raises(ValueError, match="give|write|has three slashes"):
+            as_path(text)
+    else:
+        assert as_path(text) == epath.Path(path.format(home=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_numpy_rank_promotion", "raise"),
+        ("jax_numpy_dtype_promotion", "strict"),
+        ("jax_transfer_guard", "disallow"),
+        ("jax_transfer_guard_host_to_device", "disallow_explicit"),
+    ],
+)
+def test_settings_of_jax_that_would_fail_later_are_refused_by_name(setting, value):
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, value)
+    try:
+        with pytest.raises(SystemExit, match=f"{setting.upper()} is set to {value}.*unset it"):
+            cli._guarded(lambda argv: None, ["train"], False)
+    finally:
+        jax.config.update(setting, before)
+    cli._guarded(lambda argv: None, ["train"], False)
+
+
+def test_a_config_of_another_command_is_sent_there(monkeypatch):
+    with pytest.raises(ConfigError, match=r"config for `python -m actfer_jax\.evaluate`"):
+        read_train_config(synth_faces.get_config())
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(config=ucgrpo.get_config("demo")))
+    with pytest.raises(ConfigError, match=r"config for `python -m actfer_jax\.train`"):
+        evaluate.main([])
+
+
+def test_an_argument_beside_the_flags_is_named():
+    with pytest.raises(SystemExit, match="unexpected argument 'demo'"):
+        cli._guarded(lambda argv: None, ["train", "demo"], False)
+
+
+def test_what_a_person_can_put_right_is_said_in_one_line():
+    def fail(argv: list[str]) -> None:
+        raise UserError("the \x1b[31mfile")
+
+    with pytest.raises(SystemExit) as ended:
+        cli._guarded(fail, ["train"], False)
+    assert ended.value.code == "error: the \ufffd[31mfile"
+
+
+def test_an_old_python_is_told_so_before_anything_is_imported():
+    source = ROOT / "actfer_jax" / "__init__.py"
+    ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 7))
+    old = "import sys; sys.version_info, sys.version = (3, 10, 13), '3.10.13 (main)'; import actfer_jax"
+    done = subprocess.run([sys.executable, "-S", "-c", old], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: actfer_jax needs Python 3.11 to 3.13, but this is 3.10.13")
+    assert done.stderr.count("\n") == 1
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {"JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+def test_a_real_command_says_one_line_and_no_library_another(tmp_path):
+    """Paths in the home directory, a platform that is not there, and all that is imported."""
+    (tmp_path / "file").write_text("")
+    command = ["-m", "actfer_jax.analyze", "~/a.jpg", "--checkpoint=demo"]
+    done = run(*command, "--out=~/file", HOME=str(tmp_path))
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {tmp_path}/file cannot be written") and done.stderr.count("\n") == 1
+    done = run(*command, "--out=~/out", HOME=str(tmp_path), JAX_PLATFORMS="foo")
+    assert done.returncode == 1 and done.stdout == ""
+    assert "JAX_PLATFORMS=foo" in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "out").is_dir()
+
+
+def test_a_terminal_that_knows_ascii_only_gets_the_table(tmp_path):
+    done = run("-c", "from actfer_jax import cli; cli.run(lambda argv: print('0.9 ±0.1'))", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "0.9 ?0.1\n"), done.stderr
