@@ -63,7 +63,8 @@ def everything(workdir: epath.Path) -> dict[str, list]:
 @pytest.mark.parametrize("explained", [5, 4])
 def test_what_goes_further_than_the_checkpoint(workdir, explained, tmp_path):
     write_steps(workdir, range(1, 6))
-    evaluations = {"before": {"step": 0, "results": {}}, "after": {"step": 5, "results": {"normal": 1}}}
+    results = {"normal": {"accuracy": {"value": 1.0}}}
+    evaluations = {"before": {"step": 0, "results": results}, "after": {"step": 5, "results": results}}
     (workdir / "evaluation.json").write_text(json.dumps(evaluations))
     (workdir / "policy").mkdir()
     (workdir / "policy" / "model.safetensors").write_bytes(b"weights")
