@@ -15,7 +15,7 @@ from etils import epath
 from actfer_jax import cli
 from actfer_jax.checkpoints import read_checkpoint
 from actfer_jax.config import ConfigError
-from actfer_jax.files import FILE_ERRORS
+from actfer_jax.files import FILE_ERRORS, reason
 from actfer_jax.metrics import MANIFEST
 from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.run_state import abstract_state
@@ -35,7 +35,9 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int
     try:
         raw_config = json.loads((workdir / MANIFEST).read_text())["config"]
     except (*FILE_ERRORS, ValueError, KeyError) as error:
-        raise ConfigError(f"{workdir} is not the workdir of a training run ({error})") from error
+        raise ConfigError(
+            f"{workdir} is not the workdir of a training run ({MANIFEST}: {reason(error)}); give the --workdir of one"
+        ) from error
     config = read_train_config(raw_config)
     try:
         model_config = Qwen3VLConfig.from_json(config.model.directory / "config.json")
