@@ -71,7 +71,11 @@ class ModelConfig:
         """
         if not is_hub_name(self._path) and (advice := _advice(as_path(self._path))):
             raise FileNotFoundError(advice)
-        return local_directory(self._path)
+        directory = local_directory(self._path)
+        if not (directory / "config.json").is_file():
+            what = "has no config.json" if directory.is_dir() else "is no directory"
+            raise FileNotFoundError(f"{directory} {what}; give a Hugging Face directory of a Qwen3-VL")
+        return directory
 
     @property
     def config_file(self) -> epath.Path:
@@ -207,6 +211,7 @@ def _load_agent(
     directory = model.directory
     # What is soon read is read first: of a large model the weights take minutes.
     config = Qwen3VLConfig.from_json(directory / "config.json")
+    model.trained_on  # noqa: B018 (a damaged card is better found now than when the first episodes are written)
     chat, encoder = Chat.from_pretrained(directory), PictureEncoder(directory, views)
     options = model.options(meshes.update)
     if model.initialise == "random":

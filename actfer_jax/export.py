@@ -14,8 +14,8 @@ from etils import epath
 from actfer_jax import cli
 from actfer_jax.checkpoints import read_checkpoint
 from actfer_jax.config import ConfigError
-from actfer_jax.files import FILE_ERRORS
-from actfer_jax.metrics import manifest_config
+from actfer_jax.files import FILE_ERRORS, reason
+from actfer_jax.metrics import MANIFEST, manifest_config
 from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.run_state import abstract_state
 from actfer_jax.settings import read_train_config
@@ -35,7 +35,9 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int
     try:
         raw_config = manifest_config(workdir)
     except (*FILE_ERRORS, ValueError, KeyError) as error:
-        raise ConfigError(f"{workdir} is not the workdir of a training run ({error})") from error
+        raise ConfigError(
+            f"{workdir} is not the workdir of a training run ({MANIFEST}: {reason(error)}); give the --workdir of one"
+        ) from error
     config = read_train_config(raw_config)
     check_policy_directory(config, workdir, out)
     try:

@@ -21,7 +21,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from actfer_jax.config import ConfigError
-from actfer_jax.files import reason
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +97,10 @@ def _check_address(coordinator: str, processes: int, index: int) -> None:
         try:
             socket.create_server(("", int(port))).close()
         except OSError as error:
+            why = os.strerror(error.errno or 0)
             raise ConfigError(
-                f"--coordinator={coordinator}: process 0 cannot listen on port {port} ({reason(error)}); give another "
-                "port, the same on every host"
+                f"--coordinator={coordinator}: process 0 cannot listen on port {port} ({why}); give another port, the "
+                "same on every host"
             ) from error
 
 
@@ -114,7 +114,7 @@ def start_devices() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # The latter of a platform that could be there, and is not.
         asked = os.environ.get("JAX_PLATFORMS", "")
-        said = str(error).partition(" (set JAX_PLATFORMS")[0] or "there is none"
+        said = str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".") or "there is none"
         raise ConfigError(
             f"jax cannot use the devices of JAX_PLATFORMS={asked}: {said}; unset JAX_PLATFORMS to take what is "
             "there, or install the package's extra cuda or tpu (README.md)"

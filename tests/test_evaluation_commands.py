@@ -160,7 +160,7 @@ def damage(checkpoint: Path, tmp_path: Path, name: str, content: str | None) -> 
         ("chat_template.jinja", "{% if %}", "chat template"),
         ("preprocessor_config.json", None, "the image processor is not there; copy preprocessor_config.json"),
         ("preprocessor_config.json", "[]", "the image processor cannot be loaded; copy preprocessor_config.json"),
-        ("config.json", None, "config.json: no such file"),
+        ("config.json", None, "copy has no config.json; give"),
         ("config.json", '{"model_type": "llama"}', "model_type is 'llama'"),
         ("model.safetensors", None, "model.safetensors"),
         ("model.safetensors", "x", "not a sound safetensors file"),
@@ -254,6 +254,8 @@ def test_a_run_or_its_checkpoint_given_as_a_policy_is_sent_on(training, checkpoi
 def test_a_path_that_looks_like_a_name_on_the_hub_is_a_path(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ConfigError, match="checkpoint '' cannot be used: path is empty"):
+        load_policy("", "float32")
     for given in ("../nowhere", "./runs/nowhere", "~/nowhere"):
         monkeypatch.setenv("HOME", str(tmp_path / "runs"))
         with pytest.raises(ConfigError, match=f"{tmp_path}/.*nowhere") as raised:

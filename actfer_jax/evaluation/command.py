@@ -27,13 +27,13 @@ def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent
       ConfigError: something is missing or does not fit, or there is no device; the message says what.
     """
     hosts.start_devices()
-    model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none", landmarks=landmarks)
     try:
-        if not model.has_card and (model.directory / "config.json").exists():
+        model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none", landmarks=landmarks)
+        if model.has_card:
+            card = PolicyCard.load(model.directory)
+        else:
             log.info("%s has no %s: it acts with the default views and capacities", checkpoint, FILE_NAME)
             card = PolicyCard(facs.EMOTIONS, (), {}, {})
-        else:
-            card = PolicyCard.load(model.directory)
         views = read_config(card.views, ViewConfig, f"{FILE_NAME}: views")
         rollout = read_config(card.rollout, RolloutConfig, f"{FILE_NAME}: rollout")
     except (ValueError, FileNotFoundError) as error:
