@@ -24,20 +24,25 @@ class NotFiniteError(UserError, ValueError):
 
 
 @partial(jax.jit, static_argnames="mesh")
-def finite_arrays(tree: Any, mesh: Mesh | None = None) -> Any:
-    """Whether each array of a pytree is finite, bool [] each, known to every process."""
-    return jax.tree.map(lambda x: sharding.constrain(jnp.isfinite(x).all(), mesh), tree)
+def finite_arrays(arrays: Sequence[jax.Array], mesh: Mesh | None = None) -> list[jax.Array]:
+    """Whether each array is finite, bool [] each, known to every process."""
+    return [sharding.constrain(jnp.isfinite(x).all(), mesh) for x in arrays]
 
 
 def all_finite(tree: Any, mesh: Mesh | None = None) -> jax.Array:
     """Whether all arrays of a pytree are finite, bool []; to be called where a program is traced."""
-    return jnp.stack(jax.tree.leaves(finite_arrays(tree, mesh))).all()
+    return jnp.stack(finite_arrays(jax.tree.leaves(tree), mesh)).all()
 
 
 def not_finite(tree: Any, mesh: Mesh | None = None) -> list[str]:
     """The paths of the arrays of a pytree that are not finite; all processes must call this at the same point."""
-    found, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(finite_arrays(tree, mesh)))
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, finite in found if not finite]
+    paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
+    finite = jax.device_get(finite_arrays(list(arrays), mesh))
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, fine in zip(paths, finite, strict=True)
+        if not fine
+    ]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from actfer_jax import reinforcement_steps, train
 from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import read_config
+from actfer_jax.finite import NotFiniteError
 from actfer_jax.hosts import Interrupted, Termination
 from actfer_jax.lease import Holder
 from actfer_jax.metrics import WorkdirError, is_timing, read_evaluations, read_metrics
@@ -375,6 +376,37 @@ def test_bad_input_is_named_and_fails(shared, tmp_path, arguments, words):
     run = start(shared, "rl", tmp_path / "run", *arguments)
     assert run.returncode == 1
     assert words in run.stderr and "Traceback" not in run.stderr
+
+
+def test_an_update_that_overflows_stops_the_run_before_anything_is_written(undisturbed, shared):
+    algorithm = undisturbed[0]
+    workdir = shared / f"{algorithm}-overflow"
+    changes = ["learning_rate=3.4e38", "weight_decay=1", "warmup_steps=0", "schedule=constant"]
+    run = start(shared, algorithm, workdir, *(f"--config.optimizer.{change}" for change in changes))
+    assert run.returncode == 1
+    assert re.search(r"error: step 1: the update left \d+ of \d+ arrays .*\(params/.*_norm is \d", run.stderr)
+    assert "Traceback" not in run.stderr
+    assert read_metrics(workdir) == [] and not list((workdir / "checkpoints").iterdir())
+    assert not (workdir / "policy").exists() and list(read_episodes(workdir)) == []
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_trained_on(tmp_path, monkeypatch):
+    raw_config = ucgrpo.get_config("demo")
+    del raw_config.evaluation
+    raw_config.data.directory, raw_config.checkpoint.every, raw_config.steps = str(tmp_path / "data"), 1, 1
+    config = read_config(raw_config, TrainConfig, "config")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
+    monkeypatch.setattr(train, "open_source", lambda config: [])
+
+    def spoil(state, step):
+        moments = jax.tree.map(lambda x: x * np.nan if x.ndim > 2 else x, state.train.opt_state)
+        return StepOutput(state._replace(train=state.train._replace(opt_state=moments)), {}, [], [], None)
+
+    monkeypatch.setattr(train, "rl_steps", lambda *_: spoil)
+    workdir = epath.Path(tmp_path / "run")
+    train.train(config, workdir, raw_config, Termination())
+    with pytest.raises(NotFiniteError, match=r"run/checkpoints/1: \d+ arrays are not finite \(train/opt_state/.*move"):
+        train.train(config, workdir, raw_config, Termination())
 
 
 def test_a_workdir_of_another_config_is_refused(undisturbed, shared):

@@ -16,9 +16,20 @@ import pytest
 from flax import nnx
 from jax.typing import DTypeLike
 
+from actfer_jax import train_step
+from actfer_jax.finite import STATE_FINITE
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig
+from actfer_jax.optimizer import OptimizerConfig, make_optimizer
+from actfer_jax.rl.loss import LossConfig
 from actfer_jax.rollout.batch import EpisodeBatch, ImageSlots, abstract_batch, episode_log_probs
-from actfer_jax.train_step import accumulate, split_batch
+from actfer_jax.train_step import (
+    PolicyBatch,
+    accumulate,
+    init_train_state,
+    make_policy_update,
+    make_sft_update,
+    split_batch,
+)
 
 ROWS, GROUP, LENGTH = 4, 2, 24
 SLOTS = ImageSlots(scene=8, crop=4, crops=2)
@@ -84,12 +95,58 @@ def test_pixels_sent_in_the_dtype_of_the_model_are_the_same_pixels(config: Qwen3
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("algorithm", ["sft", "rl"])
+def test_an_update_tells_whether_the_state_that_it_leaves_is_finite(
+    config: Qwen3VLConfig, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters and both moments, in the one program of the update, whose state is donated."""
+
+    def quick(model: Qwen3VL, piece: EpisodeBatch, **_: Any) -> tuple[jax.Array, jax.Array]:
+        total = sum(jnp.sum(x * x) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        return jnp.full(piece.tokens.shape, 1e-6 * total), jnp.zeros(piece.tokens.shape)
+
+    monkeypatch.setattr(train_step, "episode_log_probs", quick)  # the model's own takes a minute to compile
+    graph, params = split(config, "full")
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3), 1)
+    episodes = random_batch(config)
+    if algorithm == "sft":
+        update, batch = make_sft_update(graph, optimizer, chunk=16), episodes
+    else:
+        options = {"temperature": 1.0, "banned_V": None, "chunk": 16}
+        update = make_policy_update(graph, optimizer, LossConfig(), **options)
+        old = np.full((ROWS, LENGTH), -3.0, np.float32)
+        batch = PolicyBatch(episodes, old, old, np.ones_like(old), None)
+    pieces = split_batch(batch, 2)
+
+    leaves, tree = jax.tree.flatten_with_path(jax.device_get(init_train_state(params, optimizer)))
+
+    def after(where: str, value: float) -> tuple[bool, int]:
+        """An update of the state with one number changed: whether it says "finite", and how many updates it skipped."""
+        arrays = []
+        for path, x in leaves:
+            array = np.array(x)
+            if jax.tree_util.keystr(path, simple=True, separator="/") == where:
+                array[1, 2, 3] = value
+            arrays.append(jnp.asarray(array))
+        state, metrics = update(jax.tree.unflatten(tree, arrays), pieces)
+        assert bool(metrics[STATE_FINITE]) == all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state)))
+        return bool(metrics[STATE_FINITE]), int(state.skipped)
+
+    weights = "language_model/layers/mlp/up_proj/kernel/value"
+    assert after("", np.nan) == (True, 0)
+    assert after(f"opt_state/1/0/mu/{weights}", np.inf) == (False, 0)
+    assert after(f"opt_state/1/0/nu/{weights}", np.inf) == (False, 0)
+    assert after(f"params/{weights}", np.nan) == (False, 1)
+    assert update._cache_size() == 1
+
+
 ON_A_MESH = """
 import sys
 from functools import partial
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
+from actfer_jax.finite import not_finite
 from actfer_jax.models import Qwen3VLConfig, on_mesh
 from actfer_jax.rollout.batch import episode_log_probs
 from actfer_jax.sharding import MeshConfig, make_meshes, place_parameters
@@ -110,6 +167,13 @@ def gradient(dtype, mesh):
     grads, _ = jax.jit(partial(accumulate, loss, mesh=mesh))(params, split_batch(batch, 2, mesh))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, grads)))
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(grads))])
+
+mesh = make_meshes(MeshConfig(update=(1, 2, 2))).update
+params = place_parameters(split(config, "full", jnp.float32)[1], mesh)
+assert not_finite(params, mesh) == []
+table = params["language_model"]["embed_tokens"]
+table[...] = jax.jit(lambda x: x.at[-1, -1].set(jnp.nan), out_shardings=table[...].sharding)(table[...])
+assert not_finite(params, mesh) == ["language_model/embed_tokens/value"], not_finite(params, mesh)
 
 exact = gradient(jnp.float32, None)
 for mesh in (None, make_meshes(MeshConfig(update=(1, 2, 2))).update):

@@ -97,7 +97,7 @@ class TextConfig:
             )
         if 2 * sum(self.mrope_section) != self.head_dim:
             raise ValueError(
-                f"mrope_section is {list(self.mrope_section)}; it must sum to half of head_dim, {self.head_dim / 2}"
+                f"mrope_section is {list(self.mrope_section)}; it must sum to half of head_dim, {self.head_dim / 2:g}"
             )
 
 
