@@ -210,9 +210,9 @@ class _Reader:
             self.expect(data, key, "", None)
         return self.read(data | {"text": self.text(text), "vision": self.vision(vision)}, Qwen3VLConfig, "")
 
-    def part(self, data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    def part(self, data: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:
         if not isinstance(data.get(name), dict):
-            raise ValueError(f"{self.path}: {name} is {data.get(name)!r}; it must be a section with keys")
+            raise ValueError(f"{self.path}: {where}{name} is {data.get(name)!r}; it must be a section with keys")
         return data[name]
 
     def text(self, data: Mapping[str, Any]) -> TextConfig:
@@ -233,7 +233,8 @@ class _Reader:
     def rope(self, data: Mapping[str, Any], where: str, *types: str) -> dict[str, Any]:
         """The settings of rotary positions: transformers 4 writes rope_scaling with rope_theta beside it, 5 one
         dictionary of both; where both are, the older one counts."""
-        rope = dict(data.get("rope_scaling") or data.get("rope_parameters") or {})
+        key = "rope_scaling" if data.get("rope_scaling") else "rope_parameters"
+        rope = dict(self.part(data, key, where)) if data.get(key) else {}
         rope.setdefault("rope_type", rope.get("type", types[0]))
         self.expect(rope, "rope_type", f"{where}rope_parameters.", *types)
         return rope
