@@ -25,7 +25,7 @@ from actfer_jax.errors import UserError
 from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 
 MARKER = ".actfer_output.json"
-RUN_DIRECTORIES = ("checkpoints", "compilation_cache", "episodes", "images", "profile")
+RUN_DIRECTORIES = ("checkpoints", "compilation_cache", "episodes", "images", "profile", "superseded")
 """Directories in the workdir of a training run that hold something else than results."""
 _PARTIAL, _PROBE = ".actfer_partial", ".actfer_writable"
 # The names above, also while they are written, and what systems put into directories by themselves.
