@@ -174,17 +174,6 @@ def test_results_take_nothing_from_a_run(tmp_path):
             check_apart(refused, "gs://bucket/runs/one")
 
 
-def test_every_promise_has_its_test():
-    tests = Path(__file__).parent
-    table = (tests.parent / "docs" / "files.md").read_text().split("\n## ")[0]
-    promises = [line for line in table.splitlines() if line.startswith("| ")]
-    for promise in promises[1:]:
-        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", promise)
-        assert named, promise
-        for file, name in named:
-            assert f"def {name}(" in (tests / file).read_text(), f"{file}::{name}"
-
-
 def test_a_file_for_figures_is_a_file_of_figures(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     (tmp_path / "figures.json").write_text("{}")
