@@ -106,7 +106,7 @@ def test_none_can_be_given_where_a_field_may_be_none(parse):
     read = read_train_config(config)
     assert read.evaluation is None and read.loss.importance_cap is None
     assert read.loss.dual_clip == 3.0 and read.steps == 7
-    with pytest.raises(ConfigError, match=r"config\.steps must be int, got None"):
+    with pytest.raises(ConfigError, match=r"config\.steps is None .*it must be int"):
         read_train_config(parse(DEMO, "--workdir=x", "--config.steps=None").config)
 
 
@@ -203,11 +203,11 @@ def test_a_real_command_says_one_line_and_no_library_another(tmp_path):
     command = ["-m", "actfer_jax.analyze", "~/a.jpg", "--checkpoint=demo"]
     done = run(*command, "--out=~/file", HOME=str(tmp_path))
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith(f"error: {tmp_path}/file cannot be written") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/file is a file, not a directory") and done.stderr.count("\n") == 1
     done = run(*command, "--out=~/out", HOME=str(tmp_path), JAX_PLATFORMS="foo")
     assert done.returncode == 1 and done.stdout == ""
     assert "JAX_PLATFORMS=foo" in done.stderr and done.stderr.count("\n") == 1
-    assert (tmp_path / "out").is_dir()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_terminal_that_knows_ascii_only_gets_the_table(tmp_path):
