@@ -32,7 +32,7 @@ setup(
     description="Training, evaluation and use of agents that read facial expressions, in JAX",
     license="Apache-2.0",
     packages=find_packages(include=["actfer_jax", "actfer_jax.*"]),
-    package_data={"actfer_jax": ["models/demo/*", "models/*.json"]},
+    package_data={"actfer_jax": ["py.typed", "models/demo/*", "models/*.json"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2",
