@@ -57,7 +57,7 @@ class Watch:
     of them stops the run.
     """
 
-    _MOST_SKIPPED = 10
+    _MOST_SKIPPED = 20
 
     def __init__(self, mesh: Mesh | None):
         self._mesh = mesh

@@ -34,14 +34,14 @@ def test_a_state_that_is_not_finite_stops_the_run_with_step_arrays_and_metrics()
 
 def test_skipped_updates_are_said_and_stop_the_run_when_nothing_else_comes(caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch(None)
-    for step in range(1, 10):
+    for step in range(1, 20):
         watch.check(step, STATE, metrics(math.inf))
-    assert "step 9: an update was skipped: sft/grad_norm is inf" in caplog.text
-    watch.check(10, STATE, metrics())
-    for step in range(11, 20):
+    assert "step 19: an update was skipped: sft/grad_norm is inf" in caplog.text
+    watch.check(20, STATE, metrics())
+    for step in range(21, 40):
         watch.check(step, STATE, metrics(math.nan))
-    with pytest.raises(NotFiniteError, match=r"^step 20: each of the last 10 steps skipped .*sft/grad_norm is nan"):
-        watch.check(20, STATE, metrics(math.nan))
+    with pytest.raises(NotFiniteError, match=r"^step 40: each of the last 20 steps skipped .*sft/grad_norm is nan"):
+        watch.check(40, STATE, metrics(math.nan))
 
 
 def test_rollouts_without_probabilities_stop_the_run() -> None:
