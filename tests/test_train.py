@@ -30,7 +30,7 @@ from actfer_jax.checkpoints import CheckpointError
 from actfer_jax.config import read_config
 from actfer_jax.finite import NotFiniteError
 from actfer_jax.hosts import Interrupted, Termination
-from actfer_jax.lease import Holder
+from actfer_jax.lease import Holder, Lease
 from actfer_jax.metrics import WorkdirError, is_timing, read_evaluations, read_metrics
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.outputs import OutputError
@@ -261,7 +261,8 @@ def test_an_evaluation_of_an_older_version_still_stands_in_the_table(undisturbed
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluations))
     config = read_config(ucgrpo.get_config("demo"), TrainConfig, "config")
     config = dataclasses.replace(config, steps=STEPS)
-    train._evaluate("after", config, None, None, epath.Path(tmp_path), Termination())
+    workdir = epath.Path(tmp_path)
+    train._evaluate("after", config, None, None, workdir, Termination(), Lease(workdir))
     before, after, *table = capsys.readouterr().out.splitlines()
     assert before == "before: made by an older version, which did not keep where it comes from"
     assert after.startswith("after: synth_faces test, 7 samples | ") and len(table) == 4
