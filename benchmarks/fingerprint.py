@@ -5,9 +5,9 @@
     diff before.json after.json
 
 Runs three steps of the demo, supervised and by reinforcement with forced arms, an evaluation and an `analyze`, and
-writes the SHA-256 of every file that they leave: metrics, episode records, pictures, evaluations, results, plots,
-weights and pages. What measures the machine, dates the run or names its directory is left out. Takes three minutes on
-two cores.
+writes the SHA-256 of every file that they leave: metrics, episode records, pictures, evaluations, results, weights and
+pages. What measures the machine, dates the run or names its directory is left out, and so are plots, which show the
+date over what `results.json` has.
 """
 
 import argparse
@@ -36,11 +36,9 @@ COMMANDS = {
     ),
     "analysis": ("analyze", "{root}/0.png", "{root}/1.png", "--checkpoint={root}/rl/policy", "--out={out}"),
 }
-LEFT_OUT = re.compile(r"checkpoints/|compilation_cache/|events\.out\.tfevents|manifest\.json|^\.")
-UNSTEADY = re.compile(r"perf/|.*latency_p|seconds$|date$|git_commit$|commit$|version$|checkpoint$|policy$")
+LEFT_OUT = re.compile(r"checkpoints/|compilation_cache/|events\.out\.tfevents|manifest\.json|^[a-z]+\.png$|(^|/)\.")
+UNSTEADY = re.compile(r"perf/|.*latency_p|seconds$|date$|git_commit$|git_modified$|version$|checkpoint$|policy$")
 """Keys of JSON whose values measure the machine, date the run or name a directory."""
-HEADING = 60
-"""Pixels at the top of a plot, which may have the date."""
 
 
 def steady(value: Any) -> Any:
@@ -59,9 +57,6 @@ def contents(path: Path, root: Path) -> bytes:
     if path.suffix == ".html":
         text = path.read_text().replace(str(root), "ROOT")
         return re.sub(r"\d\d\d\d-\d\d-\d\dT[\d:]+Z?|\d+\.\d+ s\b", "", text).encode()
-    if path.parent.name == "evaluation" and path.suffix == ".png":
-        picture = Image.open(path).convert("RGB")
-        return picture.crop((0, HEADING, *picture.size)).tobytes()
     return path.read_bytes()
 
 
