@@ -395,7 +395,7 @@ def test_an_update_that_overflows_stops_the_run_before_anything_is_written(undis
 def test_a_checkpoint_that_is_not_finite_is_not_trained_on(tmp_path, monkeypatch):
     raw_config = ucgrpo.get_config("demo")
     del raw_config.evaluation
-    raw_config.data.directory, raw_config.checkpoint.every, raw_config.steps = str(tmp_path / "data"), 1, 1
+    raw_config.data.cache_directory, raw_config.checkpoint.every, raw_config.steps = str(tmp_path / "data"), 1, 1
     config = read_config(raw_config, TrainConfig, "config")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
     monkeypatch.setattr(train, "open_source", lambda config: [])
