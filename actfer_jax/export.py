@@ -7,49 +7,10 @@ is new, empty, or one of a policy that this package wrote (docs/files.md).
 """
 
 import jax
-import orbax.checkpoint as ocp
 from absl import flags
-from etils import epath
 
 from actfer_jax import cli
-from actfer_jax.checkpoints import read_checkpoint
-from actfer_jax.config import ConfigError
-from actfer_jax.files import FILE_ERRORS, reason
-from actfer_jax.metrics import MANIFEST, manifest_config
-from actfer_jax.models import Qwen3VLConfig
-from actfer_jax.run_state import abstract_state
-from actfer_jax.settings import read_train_config
-from actfer_jax.train import check_policy_directory, save_policy
-
-
-def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int:
-    """Writes the policy of a checkpoint of `workdir` to `out`; returns its step.
-
-    Args:
-      step: which one; None for the newest that is not damaged.
-
-    Raises:
-      ConfigError, CheckpointError: there is no run, or no such checkpoint.
-      OutputError: `out` holds something else than a policy, is one that the run needs, or cannot be written.
-    """
-    try:
-        raw_config = manifest_config(workdir)
-    except (*FILE_ERRORS, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{workdir} is not the workdir of a training run ({MANIFEST}: {reason(error)}); give the --workdir of one"
-        ) from error
-    config = read_train_config(raw_config)
-    check_policy_directory(config, workdir, out)
-    try:
-        model_config = Qwen3VLConfig.from_json(config.model.directory / "config.json")
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(f"model {config.model.path!r}, which the run began with, cannot be used: {error}") from error
-    graphdef, state = abstract_state(config, model_config, mesh=None)
-    unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, state)
-    wanted = unread._replace(train=unread.train._replace(params=state.train.params))
-    step, restored, _ = read_checkpoint(workdir / "checkpoints", wanted, step)
-    save_policy(config, graphdef, restored.train.params, out)
-    return step
+from actfer_jax.training.export import export
 
 
 def main(argv: list[str]) -> None:

@@ -32,10 +32,10 @@ from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.plots import COLOURS
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
-from actfer_jax.metrics import read_metrics
 from actfer_jax.models import demo_checkpoint
 from actfer_jax.outputs import write_file
-from actfer_jax.provenance import heading
+from actfer_jax.runs.metrics import read_metrics
+from actfer_jax.runs.provenance import heading
 
 _WORKDIR = flags.DEFINE(cli.PathFlag(), "workdir", "runs/methods", "Where the runs are kept.")
 _SEEDS = flags.DEFINE_list("seeds", ["10", "11", "12"], "Seeds of the training; none of them was used for tuning.")

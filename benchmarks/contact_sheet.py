@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from places import check_places
 
 from actfer_jax import cli
-from actfer_jax.data.synth_faces import FaceSpec, Rendered, render, sample_face
+from actfer_jax.data.datasets.synth_faces import FaceSpec, Rendered, render, sample_face
 from actfer_jax.facs import AU_NAMES, EMOTIONS, REGION_LANDMARKS
 from actfer_jax.outputs import write_file
 

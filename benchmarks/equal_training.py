@@ -29,13 +29,13 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
+from actfer_jax.episodes.store import read_episodes
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import absolute, as_path, write_atomically
-from actfer_jax.metrics import MANIFEST, is_timing, read_metrics
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.outputs import check_file
-from actfer_jax.records import read_episodes
 from actfer_jax.rollout.programs import row_keys
+from actfer_jax.runs.metrics import MANIFEST, is_timing, read_metrics
 
 ROOT = Path(__file__).parents[1]
 

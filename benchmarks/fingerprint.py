@@ -24,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from actfer_jax.data import synth_faces
+from actfer_jax.data.datasets import synth_faces
 
 RUN = ("--config.steps=3", "--config.data.size=64", "--config.evaluation.data.size=14", "--config.checkpoint.every=2")
 COMMANDS = {

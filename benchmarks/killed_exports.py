@@ -30,16 +30,16 @@ import jax
 from flax import nnx
 from places import check_places
 
-from actfer_jax.checkpoints import Checkpoints
 from actfer_jax.config import read_config
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import write_atomically
-from actfer_jax.metrics import write_manifest
 from actfer_jax.models import demo_checkpoint, load_pretrained
-from actfer_jax.optimizer import make_optimizer
 from actfer_jax.outputs import MARKER
-from actfer_jax.run_state import initial_state
-from actfer_jax.settings import TrainConfig
+from actfer_jax.runs.checkpoints import Checkpoints
+from actfer_jax.runs.metrics import write_manifest
+from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.optimizer import make_optimizer
+from actfer_jax.training.state import initial_state
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

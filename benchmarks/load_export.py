@@ -35,7 +35,7 @@ from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, load_pretrained, save_pretrained
 from actfer_jax.models.huggingface import tensor_shapes
 from actfer_jax.models.qwen3_vl import init_cache
-from actfer_jax.sharding import MeshConfig, make_meshes
+from actfer_jax.parallel.sharding import MeshConfig, make_meshes
 
 _WORKDIR = flags.DEFINE(
     cli.PathFlag(), "workdir", "runs/load_export", "Where the checkpoint and its copy are made, and deleted in the end."

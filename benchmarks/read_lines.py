@@ -17,16 +17,16 @@ from absl import flags
 from flax import nnx
 
 from actfer_jax import cli, facs
+from actfer_jax.data.datasets.synth_faces import AMBIGUOUS_PAIRS
 from actfer_jax.data.sources import DataConfig, SubtleSamples, open_source
-from actfer_jax.data.synth_faces import AMBIGUOUS_PAIRS
-from actfer_jax.data.traces import Plan, TraceConfig, TraceMaker
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.progress import ProgressLine
 from actfer_jax.evaluation.tables import align
 from actfer_jax.faces.views import ViewConfig
-from actfer_jax.provenance import heading, provenance
 from actfer_jax.rollout.batch import EpisodeBatch, Sequence, encode_pictures, make_batch
 from actfer_jax.rollout.engine import image_slots
+from actfer_jax.runs.progress import ProgressLine
+from actfer_jax.runs.provenance import heading, provenance
+from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "demo", "Hugging Face directory of a policy, or: demo.")
 _FACES = flags.DEFINE_integer("faces", 350, "How many faces are looked through for subtle ones.")

@@ -29,23 +29,25 @@ from absl import flags
 from ml_collections import config_flags
 from places import check_places
 
-from actfer_jax import cli, flops, hosts
+from actfer_jax import cli
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Reference
-from actfer_jax.agent_loader import load_agent
-from actfer_jax.compile_check import PUBLISHED
-from actfer_jax.data import synth_faces
+from actfer_jax.compile_check import flops
+from actfer_jax.compile_check.check import PUBLISHED
+from actfer_jax.data.datasets import synth_faces
 from actfer_jax.data.sources import Sample
 from actfer_jax.evaluation.tables import align
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
-from actfer_jax.optimizer import make_optimizer
 from actfer_jax.outputs import write_file
-from actfer_jax.reinforcement_steps import rl_steps
+from actfer_jax.parallel import hosts
+from actfer_jax.parallel.sharding import make_meshes
+from actfer_jax.rollout.agent import load_agent
 from actfer_jax.rollout.batch import abstract_batch
 from actfer_jax.rollout.engine import image_slots
-from actfer_jax.run_state import initial_state
-from actfer_jax.settings import TrainConfig, read_train_config
-from actfer_jax.sharding import make_meshes
+from actfer_jax.training.config import TrainConfig, read_train_config
+from actfer_jax.training.optimizer import make_optimizer
+from actfer_jax.training.rl_steps import rl_steps
+from actfer_jax.training.state import initial_state
 
 ALIGN = '<think></think>\n<tool_call>\n{"name": "align_face", "arguments": {}}\n</tool_call>'
 ANSWER = "<think></think>\n<aus>none</aus>\n<answer>{}</answer>"

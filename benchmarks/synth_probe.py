@@ -33,12 +33,12 @@ from places import check_places
 
 from actfer_jax import cli
 from actfer_jax.agent.parser import ToolCall
-from actfer_jax.data.synth_faces import AMBIGUOUS_PAIRS, DEMO_EMOTIONS, emotion_from_aus, render, sample_face
+from actfer_jax.agent.tools import Toolbox
+from actfer_jax.data.datasets.synth_faces import AMBIGUOUS_PAIRS, DEMO_EMOTIONS, emotion_from_aus, render, sample_face
 from actfer_jax.faces.detector import FaceDetector
-from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.files import write_atomically
-from actfer_jax.provenance import heading, provenance
+from actfer_jax.runs.provenance import heading, provenance
 
 _FACES = flags.DEFINE_integer("faces", 1600, "Faces for each question; a fifth of them is held out.")
 _EPOCHS = flags.DEFINE_integer("epochs", 14, "Passes over the training faces.")

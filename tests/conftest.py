@@ -14,10 +14,10 @@ import pytest
 
 from actfer_jax.agent.episode import Reference
 from actfer_jax.agent.policy_card import PolicyCard
-from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
-from actfer_jax.data import synth_faces
+from actfer_jax.data.datasets import synth_faces
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.models import demo_checkpoint
+from actfer_jax.rollout.agent import Agent, ModelConfig, load_agent
 from actfer_jax.rollout.engine import Query, RolloutConfig
 
 pytest.register_assert_rewrite("stand_in_cloud")

@@ -8,8 +8,8 @@ import numpy as np
 from actfer_jax.agent import prompts
 from actfer_jax.agent.episode import Episode, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
+from actfer_jax.agent.tools import Toolbox
 from actfer_jax.faces.detector import FaceDetector
-from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.rollout.batch import Sequence as TokenSequence
 from actfer_jax.rollout.engine import Query, Rollout, RolloutConfig, RolloutResult

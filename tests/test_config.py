@@ -17,10 +17,10 @@ from ml_collections import config_dict
 
 from actfer_jax import cli
 from actfer_jax.config import ConfigError, Domain, read_config
-from actfer_jax.evaluate import EvaluateConfig
-from actfer_jax.optimizer import OptimizerConfig
+from actfer_jax.evaluation.run import EvaluateConfig
 from actfer_jax.rl.loss import LossConfig
-from actfer_jax.settings import TrainConfig
+from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.optimizer import OptimizerConfig
 from configs import grpo, sft, ucgrpo
 from configs.eval import synth_faces
 

@@ -9,7 +9,7 @@ import pytest
 
 from actfer_jax import outputs
 from actfer_jax.outputs import MARKER, Output, OutputError, check_apart, check_directory, check_file, publish, staged
-from tests.test_checkpoints import contents
+from tests.runs.test_checkpoints import contents
 
 REPORT = Output(
     "a report",

@@ -20,24 +20,24 @@ from safetensors.numpy import load, load_file
 from scripted_episodes import ScriptedAgent, answer, small_toolbox
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from actfer_jax import analyze
 from actfer_jax.agent.policy_card import PolicyCard
-from actfer_jax.checkpoints import CheckpointError, Checkpoints
 from actfer_jax.data.sources import DataConfig
-from actfer_jax.evaluate import EVALUATION
+from actfer_jax.episodes.store import EpisodeWriter, picture_name, read_episodes
+from actfer_jax.evaluation import analysis as analyze
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.export import export
-from actfer_jax.metrics import MetricWriter, WorkdirError, check_workdir, is_timing, read_metrics
+from actfer_jax.evaluation.run import EVALUATION
 from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, logits, save_pretrained
 from actfer_jax.outputs import MARKER, OutputError, check_directory
-from actfer_jax.profiling import Profiler
-from actfer_jax.records import EpisodeWriter, picture_name, read_episodes
-from actfer_jax.rewind import rewind
-from actfer_jax.settings import LoggingConfig
+from actfer_jax.runs.checkpoints import CheckpointError, Checkpoints
+from actfer_jax.runs.metrics import MetricWriter, WorkdirError, check_workdir, is_timing, read_metrics
+from actfer_jax.training.config import LoggingConfig
+from actfer_jax.training.export import export
+from actfer_jax.training.profiling import Profiler
+from actfer_jax.training.rewind import rewind
 from tests import bucket as stand_in
-from tests.test_checkpoints import assert_restores, save_steps
-from tests.test_records import make_record, picture
-from tests.test_train import KILLER
+from tests.episodes.test_records import make_record, picture
+from tests.runs.test_checkpoints import assert_restores, save_steps
+from tests.training.test_train import KILLER
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from actfer_jax.faces.tools import TOOL_SCHEMAS
+from actfer_jax.agent.tools import TOOL_SCHEMAS
 
 ANSWER_NOW = "Answer now."
 ZOOM_FIRST = "Zoom in on one region before you answer."

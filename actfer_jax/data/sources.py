@@ -9,8 +9,8 @@ import numpy as np
 
 from actfer_jax.agent.episode import Reference
 from actfer_jax.config import Count, check_fields, one_of
-from actfer_jax.data import synth_faces
 from actfer_jax.data.cache import open_cache
+from actfer_jax.data.datasets import synth_faces
 from actfer_jax.data.errors import DataError
 from actfer_jax.faces.images import check_image
 from actfer_jax.faces.store import FaceStore

@@ -2,11 +2,12 @@
 
 import logging
 
-from actfer_jax import facs, hosts
+from actfer_jax import facs
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
-from actfer_jax.agent_loader import Agent, ModelConfig, load_agent
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.faces.views import ViewConfig
+from actfer_jax.parallel import hosts
+from actfer_jax.rollout.agent import Agent, ModelConfig, load_agent
 from actfer_jax.rollout.engine import RolloutConfig
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import Mesh
 
 from actfer_jax.models.precision import exact_products
-from actfer_jax.sharding import locally, platform
+from actfer_jax.parallel.sharding import locally, platform
 
 BACKENDS = ("auto", "xla", "tiled", "cudnn", "splash", "splash_interpret")
 _MASKED = -1e30  # finite, so that a row that may attend to nothing stays finite

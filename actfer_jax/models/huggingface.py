@@ -32,12 +32,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
-from actfer_jax import sharding
 from actfer_jax.files import FILE_ERRORS, is_remote, reason
-from actfer_jax.finite import NotFiniteError, finite_arrays, listed, not_finite
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.outputs import Output, incomplete, publish, staged
+from actfer_jax.parallel import sharding
+from actfer_jax.parallel.finite import NotFiniteError, finite_arrays, listed, not_finite
 
 log = logging.getLogger(__name__)
 

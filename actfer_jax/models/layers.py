@@ -15,8 +15,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from actfer_jax import sharding
 from actfer_jax.models.attention import BACKENDS, attention
+from actfer_jax.parallel import sharding
 
 _INITIAL = jax.nn.initializers.normal(0.02)  # initializer_range of every published size
 
@@ -75,7 +75,7 @@ class Execution:
         graph, weights = nnx.split(stacked)
         count = jax.tree.leaves(weights)[0].shape[0]
         if (begin, end or count) != (0, count):
-            # Not `weight[begin:end]`, whose gradient jax 0.10 cannot add to a ref (`train_step.accumulate`).
+            # Not `weight[begin:end]`, whose gradient jax 0.10 cannot add to a ref (`training.update.accumulate`).
             weights = jax.tree.map(lambda weight: jax.lax.slice_in_dim(weight, begin, end), weights)
             count = (end or count) - begin
         unroll = unroll if self.unroll is None else self.unroll

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from actfer_jax.models.qwen3_vl import Qwen3VL
-from actfer_jax.sharding import map_pieces
+from actfer_jax.parallel.sharding import map_pieces
 
 _BANNED = -1e30  # finite: a banned target has probability 0, not a NaN in the gradient of what is masked out
 

@@ -32,7 +32,7 @@ from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import Execution, LayerNorm, RMSNorm, inverse_frequencies, linear, rotate, stack, table
 from actfer_jax.models.precision import exact_products
-from actfer_jax.sharding import locally
+from actfer_jax.parallel.sharding import locally
 
 
 class ImageFeatures(NamedTuple):

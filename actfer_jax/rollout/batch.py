@@ -15,7 +15,7 @@ from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.log_probs import token_log_probs
 from actfer_jax.models.qwen3_vl import ImageFeatures, Qwen3VL
-from actfer_jax.sharding import map_pieces
+from actfer_jax.parallel.sharding import map_pieces
 
 Patches = tuple[np.ndarray, tuple[int, int, int]]
 """One picture as the image processor leaves it: patches [p, C] float32 and the grid (1, rows, columns).

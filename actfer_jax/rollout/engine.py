@@ -13,23 +13,23 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from actfer_jax import sharding
 from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
 from actfer_jax.agent.parser import parse_turn
+from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, Count, at_least, check_fields, one_of
 from actfer_jax.errors import ToolTimeout
 from actfer_jax.faces.images import check_image
-from actfer_jax.faces.tools import Toolbox
 from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import mrope_positions
 from actfer_jax.models.qwen3_vl import Qwen3VL
+from actfer_jax.parallel import sharding
 from actfer_jax.rollout.batch import ImageSlots, Patches, Sequence, placed_inputs
-from actfer_jax.rollout.pictures import PictureEncoder
+from actfer_jax.rollout.encoder import PictureEncoder
+from actfer_jax.rollout.exchange import Answered, exchange
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
-from actfer_jax.rollout.replies import Answered, exchange
 
 TOOL_SECONDS = 60.0
 """How long no face tool may return before the run stops: a backstop against a hang, which never changes an episode."""

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from actfer_jax import sharding
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.log_probs import pick
 from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, write_cache
-from actfer_jax.resharding import reshard
-from actfer_jax.sharding import ONE_DEVICE, Meshes
+from actfer_jax.parallel import sharding
+from actfer_jax.parallel.resharding import reshard
+from actfer_jax.parallel.sharding import ONE_DEVICE, Meshes
 
 
 class RowState(NamedTuple):

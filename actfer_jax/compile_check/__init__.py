@@ -1,0 +1,1 @@
+"""Whether a run fits on TPUs, by their own compiler."""

@@ -1,0 +1,54 @@
+"""Compiles every program of a training run for a TPU pod, on a machine without one, and says whether they fit.
+
+    pip install libtpu
+    python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=v5e:4x4 [--json=FILE]
+    python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=2xv5e:8x8 \\
+        --config.mesh.slices=2 "--config.mesh.update=(2,-1,1)"
+
+From shapes alone: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
+these. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs a config.json only. Ends
+with status 1 where a program does not fit, and says which and what to change. docs/compile_check.md explains the table.
+"""
+
+import json
+import os
+import sys
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from actfer_jax import cli
+from actfer_jax.compile_check.check import GIB, NO_TPU, Result, compile_check, load_config
+from actfer_jax.outputs import check_file, write_file
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    given = flags.FLAGS
+    jax.config.update("jax_platforms", "cpu")
+    os.environ |= NO_TPU
+    config, model_config = load_config(given.config)
+    if given.json:
+        check_file(given.json, "JSON")
+    report, lines = compile_check(config, model_config, given.topology, given.programs)
+    print(lines)
+    print("The vision tower runs inside of prefill, slot fill, log-probs and update.")
+    print("; ".join(f"{name} {size / GIB:.2f} GiB" for name, size in report["kept_bytes"].items()))
+    if given.json:
+        write_file(given.json, json.dumps(report, indent=1) + "\n")
+    large = [result for program in report["programs"] if not (result := Result(**program)).fits]
+    for result in large:
+        detail = result.error or f"{result.total / GIB:.2f} GiB"
+        print(f"error: {result.name} does not fit on {given.topology} ({detail}); try {result.advice}", file=sys.stderr)
+    if large:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
+    flags.DEFINE_string("topology", None, "TPU generation and shape, such as v5e:4x4 or 2xv5e:4x4.", required=True)
+    flags.DEFINE_list("programs", [], "Compile only these, by their names in the table.")
+    flags.DEFINE(cli.PathFlag(), "json", None, "File for the results.")
+    flags.mark_flag_as_required("config")
+    cli.run(main)

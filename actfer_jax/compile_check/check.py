@@ -1,0 +1,445 @@
+"""Compiles every program of a run for TPUs and says what it takes there."""
+
+import dataclasses
+import importlib.util
+import math
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import topologies
+
+import actfer_jax.models
+from actfer_jax.compile_check import flops
+from actfer_jax.compile_check.collectives import collectives
+from actfer_jax.config import ConfigError
+from actfer_jax.models import KVCache, Qwen3VLConfig, on_mesh
+from actfer_jax.parallel import sharding
+from actfer_jax.parallel.sharding import Meshes, make_meshes
+from actfer_jax.rollout.batch import ImageSlots, abstract_batch
+from actfer_jax.rollout.engine import image_slots
+from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
+from actfer_jax.training.config import TrainConfig, read_train_config
+from actfer_jax.training.optimizer import make_optimizer
+from actfer_jax.training.state import abstract_state
+from actfer_jax.training.update import PolicyBatch, make_log_probs, make_policy_update, make_sft_update, split_batch
+
+GIB = 2**30
+EVALUATION = "evaluation: "
+PUBLISHED = Path(actfer_jax.models.__file__).parent / "qwen3_vl_4b.json"
+"""Sizes of Qwen3-VL-4B-Instruct, as published in its config.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip of a TPU generation.
+
+    Attributes:
+      hbm: memory in GiB that programs and arrays can have, by the compiler's own messages.
+      teraflops: matrix products in bfloat16, at most.
+      topologies: some that exist, for messages.
+    """
+
+    hbm: float
+    teraflops: int
+    topologies: tuple[str, ...]
+
+
+# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
+CHIPS = {
+    "v5e": Chip(15.75, 197, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
+    "v5p": Chip(95.74, 459, ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")),
+    "v6e": Chip(31.25, 918, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
+}
+TOPOLOGY = re.compile(r"(?:([1-9]\d*)x)?((\w+):\S*)")
+"""Slices (one if not given), the topology of each, and its generation."""
+
+NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""Keeps the TPU's compiler from looking for a TPU, which takes minutes, and from keeping it to itself."""
+
+
+@dataclasses.dataclass
+class Program:
+    """One program to compile.
+
+    Attributes:
+      name: for the table.
+      jitted, arguments: what is compiled, and its arguments as abstract arrays with shardings.
+      others: what else is in memory while it runs, by name.
+      flops: of the model, for all chips, by formula.
+      advice: what makes it smaller.
+    """
+
+    name: str
+    jitted: Any
+    arguments: tuple[Any, ...]
+    others: dict[str, Any]
+    flops: float
+    advice: str
+
+
+@dataclasses.dataclass
+class Result:
+    """What compiling a program showed; sizes in bytes on one chip.
+
+    Attributes:
+      total: the program's peak and all other arrays that are alive then.
+      collectives: bytes sent by kind (`Collectives`); loops of unknown length are counted once.
+      per_iteration: of those loops.
+      error: why it was not compiled, or "".
+    """
+
+    name: str
+    arguments: int = 0
+    temporaries: int = 0
+    outputs: int = 0
+    peak: int = 0
+    others: dict[str, int] = dataclasses.field(default_factory=dict)
+    total: int = 0
+    teraflops: float = 0.0
+    collectives: dict[str, int] = dataclasses.field(default_factory=dict)
+    per_iteration: list[int] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    fits: bool = False
+    advice: str = ""
+    error: str = ""
+
+
+def topology_devices(name: str) -> tuple[Chip, list[Any]]:
+    """The chips of a TPU topology, `v5e:4x4`, or of several slices of it, `2xv5e:4x4`.
+
+    Raises:
+      ConfigError: libtpu is not installed, or knows no such topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError("libtpu is not installed; `pip install libtpu` brings the TPU's compiler (no TPU is needed)")
+    known = ", ".join(f"{family}:{size}" for family, chip in CHIPS.items() for size in chip.topologies)
+    parts = TOPOLOGY.fullmatch(name)
+    chip = CHIPS.get(parts[3]) if parts else None
+    if parts is None or chip is None:
+        raise ConfigError(f"topology {name!r} is not known; there are {known}")
+    slices = {"num_slices": int(parts[1])} if parts[1] else {}
+    try:
+        return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=parts[2], **slices).devices)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"topology {name!r} is not known ({reason}); there are {known}") from error
+
+
+def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -> Iterator[Program]:
+    """Every program of a run, with what is in memory beside its arguments."""
+    graphdef, (state, _) = abstract_state(config, model_config, meshes.update)
+    params = state.params
+    dtype = jnp.dtype(config.model.dtype)
+    optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
+    slots = image_slots(config.rollout, config.views, model_config, dtype)
+    kept = {"params": params, "optimizer": (state.opt_state, state.skipped)}
+    reference = jax.eval_shape(partial(sharding.cast, dtype=dtype), params)
+    reference = sharding.place_parameters(reference, meshes.update)
+    if config.loss.kl and not config.loss.reference_offload:
+        kept["reference"] = reference
+    rollout_programs = partial(_rollout_programs, config, model_config, meshes, graphdef, kept, slots)
+    if config.algorithm == "sft":
+        yield from _sft_programs(config, model_config, meshes, graphdef, optimizer, state, slots)
+    else:
+        size = config.batch
+        advice = "fewer config.batch.queries or config.batch.rollouts"
+        yield from rollout_programs("", size.queries, size.rollouts, config.rollout.temperature, advice)
+        yield from _update_programs(config, model_config, meshes, graphdef, optimizer, state, reference, slots)
+    if config.evaluation is not None:
+        yield from rollout_programs(EVALUATION, config.evaluation.queries, 1, 0.0, "fewer config.evaluation.queries")
+
+
+def _sft_programs(
+    config: TrainConfig,
+    model_config: Qwen3VLConfig,
+    meshes: Meshes,
+    graphdef: Any,
+    optimizer: Any,
+    state: Any,
+    slots: ImageSlots,
+) -> Iterator[Program]:
+    size, mesh = config.batch, meshes.update
+    update = make_sft_update(graphdef, optimizer, chunk=size.chunk, mesh=mesh)
+    batches = {"update": (size.queries, size.length, slots)}
+    if config.traces.readings_steps:
+        one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
+        rows = size.queries * len(config.traces.readings_views)
+        batches["readings: update"] = (rows, config.traces.readings_length, one_view)
+    for name, (rows, length, pictures) in batches.items():
+        batch = abstract_batch(rows, 1, length, pictures, model_config)
+        work = flops.update(model_config, batch)
+        pieces = _pieces(batch, size.microbatches, mesh)
+        yield Program(name, update, (state, pieces), {"next batch": pieces}, work, _update_advice(config, meshes))
+
+
+def _rollout_programs(
+    config: TrainConfig,
+    model_config: Qwen3VLConfig,
+    meshes: Meshes,
+    graphdef: Any,
+    kept: dict[str, Any],
+    slots: ImageSlots,
+    prefix: str,
+    queries: int,
+    group: int,
+    temperature: float,
+    fewer_rows: str,
+) -> Iterator[Program]:
+    """Weights for the rollout, prefill, a chunk of decoding, and a fill of slots."""
+    rollout, mesh = config.rollout, meshes.rollout
+    rows, vocabulary = queries * group, model_config.text.vocab_size
+    jitted = Programs(
+        on_mesh(graphdef, kept["params"], mesh),
+        group=group,
+        length=rollout.max_length,
+        chunk=rollout.chunk,
+        turn_tokens=rollout.turn_tokens,
+        turn_end_id=0,
+        temperature=temperature,
+        banned_V=np.zeros(vocabulary, bool),
+        meshes=meshes,
+    )
+    others = {name: tree for name, tree in kept.items() if name != "params"}
+    advice = ", or ".join([*_reference_advice(config), 'more of the "tensor" axis in config.mesh.rollout'])
+    if prefix != EVALUATION or config.algorithm == "sft":  # else evaluation casts weights by the program of rollouts
+        yield Program(f"{prefix}rollout weights", jitted.reshard, (kept["params"],), others, 0.0, advice)
+
+    weights = sharding.place_parameters(jax.eval_shape(jitted._reshard, kept["params"]), mesh)
+    prompt = abstract_batch(queries, 1, rollout.prompt_tokens, dataclasses.replace(slots, crops=0), model_config)
+    keys = jax.eval_shape(lambda: row_keys(0, 0, jnp.zeros(queries, jnp.uint32), group))
+    count, valid = (jax.ShapeDtypeStruct((queries,), dtype) for dtype in (jnp.int32, jnp.bool))
+    inputs = (prompt.tokens, count, prompt.positions, prompt.image_index, prompt.scenes, valid, keys)
+    inputs = sharding.place(inputs, mesh, "rows")
+    advice = f"{fewer_rows}, or a smaller config.rollout.max_length, or {advice}"
+    work = flops.prefill(model_config, prompt)
+    yield Program(f"{prefix}prefill", jitted.prefill, (weights, *inputs), kept, work, advice)
+
+    state: RowState = jax.eval_shape(jitted._prefill, weights, *inputs)
+    cache = KVCache(*sharding.place(tuple(state.cache), mesh, "layers", "rows", "kv_heads"))
+    state = RowState(**sharding.place(state._asdict() | {"cache": None}, mesh, "rows"))._replace(cache=cache)
+    work = flops.decode(model_config, rows, rollout.chunk, rollout.max_length)
+    yield Program(f"{prefix}decode chunk", jitted.decode, (weights, state), kept, work, advice)
+
+    filled, length = rollout.fill_rows, rollout.reply_tokens + 2
+    one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
+    replies = abstract_batch(filled, 1, length, one_view, model_config)
+    row = jax.ShapeDtypeStruct((filled,), jnp.int32)
+    fill = Fill(row, replies.tokens, row, replies.positions, row, replies.image_index, replies.scenes)
+    fill = sharding.place(fill, mesh, "rows")
+    work = flops.fill(model_config, replies, rollout.max_length)
+    advice = f"fewer config.rollout.fill_rows, or {advice}"
+    yield Program(f"{prefix}slot fill", jitted.fill, (weights, state, fill), kept, work, advice)
+
+
+def _update_programs(
+    config: TrainConfig,
+    model_config: Qwen3VLConfig,
+    meshes: Meshes,
+    graphdef: Any,
+    optimizer: Any,
+    state: Any,
+    reference: Any,
+    slots: ImageSlots,
+) -> Iterator[Program]:
+    """Log-probabilities, of the reference and for importance correction, and the update."""
+    size, mesh = config.batch, meshes.update
+    rows = size.queries * size.rollouts
+    shared = sharding.shared_rows(size.rollouts, rows // size.microbatches, mesh)
+    options: dict[str, Any] = {
+        "temperature": config.rollout.temperature,
+        "banned_V": np.zeros(model_config.text.vocab_size, bool),
+        "chunk": size.chunk,
+        "mesh": mesh,
+    }
+    advice, less = _update_advice(config, meshes), _update_advice(config, meshes, offload=False)
+    log_probs = make_log_probs(graphdef, **options)
+    optimizer_state = {"optimizer": (state.opt_state, state.skipped)}
+    kept = {"reference": reference} if config.loss.kl and not config.loss.reference_offload else {}
+    update = make_policy_update(graphdef, optimizer, config.loss, **options)
+    for length in (*sorted(size.shorter_lengths), size.length):
+        suffix = "" if length == size.length else f" of {length}"
+        batch = abstract_batch(rows, shared, length, slots, model_config)
+        pieces = _pieces(batch, size.microbatches, mesh)
+        forward = flops.forward(model_config, batch)
+        if config.loss.importance_cap:
+            others = kept | optimizer_state
+            yield Program(f"log-probs{suffix}", log_probs, (state.params, pieces), others, forward, advice)
+        if config.loss.kl:
+            others = {"params": state.params} | optimizer_state
+            yield Program(f"reference log-probs{suffix}", log_probs, (reference, pieces), others, forward, less)
+        values = _pieces(jax.ShapeDtypeStruct((rows, length), jnp.float32), size.microbatches, mesh)
+        policy_batch = PolicyBatch(pieces, values, values, values, values if config.loss.kl else None)
+        work = flops.update(model_config, batch)
+        yield Program(f"update{suffix}", update, (state, policy_batch), kept, work, advice)
+
+
+def _pieces(batch: Any, microbatches: int, mesh: Any) -> Any:
+    return sharding.place(jax.eval_shape(partial(split_batch, pieces=microbatches), batch), mesh, None, "rows")
+
+
+def _update_advice(config: TrainConfig, meshes: Meshes, offload: bool = True) -> str:
+    """What makes an update smaller, the cheapest first."""
+    size = config.batch
+    advice = []
+    with suppress(ConfigError, ValueError):  # where a device has one row of a microbatch, there can be no more of them
+        more = dataclasses.replace(size, microbatches=2 * size.microbatches)
+        dataclasses.replace(config, batch=more).check_meshes(meshes)
+        advice.append(f"config.batch.microbatches={more.microbatches}")
+    if config.model.remat != "full":
+        advice.append("config.model.remat=full")
+    advice += [*_reference_advice(config, offload), "a smaller config.batch.length"]
+    return ", or ".join([*advice, 'more of the "fsdp" axis in config.mesh.update'])
+
+
+def _reference_advice(config: TrainConfig, offload: bool = True) -> list[str]:
+    """What takes the reference from the devices; `offload` does not where it is used."""
+    if not config.loss.kl:
+        return []
+    less = ["config.loss.kl=0, which needs no reference"]
+    return ["config.loss.reference_offload=True", *less] if offload and not config.loss.reference_offload else less
+
+
+def check(program: Program, limit: float) -> Result:
+    """Compiles one program.
+
+    Args:
+      limit: GiB on a chip.
+    """
+    result = Result(program.name, teraflops=program.flops / 1e12, advice=program.advice)
+    result.others = {name: bytes_on_a_chip(tree) for name, tree in program.others.items()}
+    began = time.perf_counter()
+    try:
+        compiled = program.jitted.lower(*program.arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        # The TPU's compiler refuses a program that does not fit by itself.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used [\d.]+\w? of [\d.]+\w? hbm", str(error))
+        result.error = used[0] if used else str(error).splitlines()[0][:200]
+        result.seconds = time.perf_counter() - began
+        return result
+    result.seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    result.arguments = memory.argument_size_in_bytes
+    # Of the results only those count that are not written over donated arguments.
+    result.outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    # The compiler refuses programs by this peak. Its `temp_size_in_bytes` counts memory more than once that several
+    # temporaries have one after the other.
+    result.temporaries = memory.peak_memory_in_bytes - result.arguments - result.outputs
+    result.peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
+    result.total = result.peak + sum(result.others.values())
+    result.fits = result.total <= limit * GIB
+    sent = collectives(compiled.as_text())
+    result.collectives, result.per_iteration = sent.total, sent.unknown_loops
+    return result
+
+
+def bytes_on_a_chip(tree: Any) -> int:
+    """Bytes of abstract arrays on one device, without the padding of their tiles."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def table(results: list[Result], chip: Chip, chips: int) -> str:
+    """The results as lines for a terminal, sizes in GiB on a chip."""
+    head = ["program", "arguments", "temporaries", "results", "peak", "others", "total", f"of {chip.hbm}"]
+    rows = [[*head, "TFLOP", "best ms", "sent", "compiled"]]
+    for result in results:
+        fits = "fits" if result.fits else "NO"
+        if result.error:
+            rows.append([result.name, *[""] * 5, result.error, fits, "", "", "", f"{result.seconds:.0f} s"])
+            continue
+        own = (result.arguments, result.temporaries, result.outputs, result.peak)
+        sizes = (*own, sum(result.others.values()), result.total)
+        each = result.teraflops / chips
+        unknown = "+" if result.per_iteration else ""
+        rows.append(
+            [
+                result.name,
+                *(f"{size / GIB:.2f}" for size in sizes),
+                fits,
+                f"{each:.1f}",
+                f"{each / chip.teraflops * 1e3:.0f}",
+                f"{sum(result.collectives.values()) / GIB:.2f}{unknown}",
+                f"{result.seconds:.0f} s",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
+    )
+
+
+def compile_check(
+    config: TrainConfig, model_config: Qwen3VLConfig, topology: str, only: Sequence[str] = ()
+) -> tuple[dict[str, Any], str]:
+    """Compiles the programs of a config for a topology.
+
+    Args:
+      only: names of those that are compiled; all if empty.
+
+    Returns:
+      What `--json` writes (the topology, meshes, sizes of what stays in memory, and a `Result` of each program), and
+      the `table` of it.
+
+    Raises:
+      ConfigError: the topology is not known, its meshes do not fit the config, or there is no such program.
+    """
+    chip, devices = topology_devices(topology)
+    meshes = make_meshes(config.mesh, devices)
+    config.check_meshes(meshes)
+    assert meshes.update is not None and meshes.rollout is not None
+    shapes = {name: tuple(mesh.shape.values()) for name, mesh in meshes._asdict().items()}
+    print(f"{topology}: {len(devices)} chips; update mesh {shapes['update']}, rollout mesh {shapes['rollout']}")
+    found = {program.name: program for program in programs(config, model_config, meshes)}
+    for name in only:
+        if name not in found:
+            raise ConfigError(f"--programs has {name!r}; the programs of this config are {', '.join(found)}")
+    results: list[Result] = []
+    kept: dict[str, int] = {}
+    for name, program in found.items():
+        kept |= {other: bytes_on_a_chip(tree) for other, tree in program.others.items()}
+        if name.endswith("decode chunk"):
+            kept["rollout weights"] = bytes_on_a_chip(program.arguments[0])
+            kept[name.replace("decode chunk", "cache")] = bytes_on_a_chip(program.arguments[1].cache)
+        if name in only or not only:
+            print(f"  compiling {name} ...", file=sys.stderr, flush=True)
+            results.append(check(program, chip.hbm))
+    report = {
+        "topology": topology,
+        "chips": len(devices),
+        "hbm_gib": chip.hbm,
+        "meshes": shapes,
+        "kept_bytes": kept,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu", "flax")},
+        "programs": [dataclasses.asdict(result) for result in results],
+    }
+    return report, table(results, chip, len(devices))
+
+
+def load_config(raw: ml_collections.ConfigDict) -> tuple[TrainConfig, Qwen3VLConfig]:
+    """The config of a run and the sizes of its model."""
+    published = "model" in raw and not raw.model.path
+    if published:
+        with raw.unlocked():
+            raw.model.path = str(PUBLISHED)
+    config = read_train_config(raw)
+    try:
+        return config, Qwen3VLConfig.from_json(PUBLISHED if published else config.model.config_file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config.model.path: {error}") from error

@@ -1,0 +1,27 @@
+"""The rendered faces, under the name that people import; they are a data set like others (`datasets/synth_faces`)."""
+
+from actfer_jax.data.datasets.synth_faces import (
+    AMBIGUOUS_PAIRS,
+    DEMO_EMOTIONS,
+    FaceSpec,
+    Rendered,
+    emotion_from_aus,
+    face_of,
+    letter,
+    level,
+    render,
+    sample_face,
+)
+
+__all__ = [
+    "AMBIGUOUS_PAIRS",
+    "DEMO_EMOTIONS",
+    "FaceSpec",
+    "Rendered",
+    "emotion_from_aus",
+    "face_of",
+    "letter",
+    "level",
+    "render",
+    "sample_face",
+]

@@ -1,0 +1,1 @@
+"""What an episode is on disk and on screen."""

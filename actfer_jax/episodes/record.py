@@ -1,0 +1,143 @@
+"""Finished episodes as the plain records that `records.EpisodeWriter` saves.
+
+Keys of a record:
+  id, dataset, image: the episode, and the picture that it is about.
+  trained_on: names of the data sets that the policy had been trained on.
+  scene: the whole picture as the policy saw it (a view).
+  turns: of each turn text, truncated, call (name, arguments) or null, error (why the call or the turn could not be
+    read), reply (text, ok, tool, region, inspects) or null, view or null, seconds in the tool.
+  token_ids, loss_mask, logprobs, raw_logprobs: one entry a token; the last two are 0 where the policy did not choose
+    it. `logprobs` are of the distribution that was sampled, `raw_logprobs` of temperature 1 with nothing banned.
+  images: file names of the pictures in the order of their placeholders (put there by the writer).
+  prediction: aus, emotion; both null without an answer.
+  reference: aus, known_aus, emotion, labels, extra.
+  reward: its parts, or null. advantage: a number, or null.
+  forced: the arm that was instructed ("", "zoom" or "answer"). truncated: a turn ran into its length limit.
+A view is name, size (width, height), to_original (the rows of its affine map to pixels of the picture), picture (an
+index into `images`) and file (the name there).
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from actfer_jax import facs
+from actfer_jax.agent.episode import Episode, Reference, Turn
+from actfer_jax.episodes.store import picture_name
+from actfer_jax.faces.views import View
+from actfer_jax.rollout.engine import Rollout
+
+_MAX_DEPTH = 4  # No tool takes arguments that are nested deeper.
+
+
+def to_record(
+    rollout: Rollout,
+    *,
+    id: str,
+    reward: Mapping[str, float] | None,
+    advantage: float | None,
+    trained_on: Collection[str],
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """One episode as a record, and its pictures uint8 [h, w, 3] in the order of their placeholders.
+
+    Args:
+      rollout: a finished episode.
+      id: names the episode within its run.
+      reward: parts of its reward, or None.
+      advantage: its advantage, or None.
+      trained_on: names of the data sets that the policy had been trained on.
+    """
+    query, episode = rollout.query, rollout.episode
+    turns, shown = [], 0
+    for turn in episode.turns:
+        view = None if turn.reply is None else turn.reply.view
+        if view is not None:
+            shown += 1
+        turns.append(_turn(turn) | {"view": None if view is None else _view(view, shown)})
+    record = {
+        "id": id,
+        "dataset": query.dataset,
+        "image": _clean(query.name),
+        "trained_on": list(trained_on),
+        "scene": _view(rollout.views[0], 0),
+        "turns": turns,
+        "token_ids": list(rollout.sequence.tokens),
+        "loss_mask": [int(chosen) for chosen in rollout.sequence.policy],
+        "logprobs": _numbers(rollout.log_probs),
+        "raw_logprobs": _numbers(rollout.raw_log_probs),
+        "prediction": _prediction(episode),
+        "reference": _reference(query.reference),
+        "reward": None if reward is None else dict(reward),
+        "advantage": advantage,
+        "forced": episode.forced,
+        "truncated": any(turn.truncated for turn in episode.turns),
+    }
+    return record, [view.pixels for view in rollout.views]
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    call, reply = turn.parsed.call, turn.reply
+    parts = ("text", "ok", "tool", "region", "inspects")
+    return {
+        "text": turn.text,
+        "truncated": turn.truncated,
+        "call": None if call is None else {"name": _clean(call.name), "arguments": _plain(call.arguments, _MAX_DEPTH)},
+        "error": turn.parsed.error,
+        "reply": None if reply is None else {part: getattr(reply, part) for part in parts},
+        "seconds": turn.seconds,
+    }
+
+
+def _view(view: View, picture: int) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "size": [view.width, view.height],
+        "to_original": view.to_original.tolist(),
+        "picture": picture,
+        "file": picture_name(view.pixels),
+    }
+
+
+def _prediction(episode: Episode) -> dict[str, Any]:
+    answer = episode.answer
+    if answer is None or answer.answer is None:
+        return {"aus": None, "emotion": None}
+    return {"aus": _sorted(answer.aus), "emotion": facs.normalise_emotion(answer.answer)}
+
+
+def _reference(reference: Reference) -> dict[str, Any]:
+    return {
+        "aus": _sorted(reference.aus),
+        "known_aus": _sorted(reference.known_aus),
+        "emotion": reference.emotion,
+        "labels": list(reference.labels),
+        "extra": reference.extra,
+    }
+
+
+def _sorted(aus: Collection[int] | None) -> list[int] | None:
+    return None if aus is None else sorted(aus)
+
+
+def _numbers(values: np.ndarray) -> list[float]:
+    """The shortest decimals that stand for the same float32 numbers."""
+    return [float(str(value)) for value in np.asarray(values, np.float32)]
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Arguments as the policy wrote them, but for what only Python takes for JSON: NaN and lone surrogates."""
+    if depth == 0:
+        return "..."
+    if isinstance(value, dict):
+        return {_clean(key): _plain(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, depth - 1) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return _clean(value) if isinstance(value, str) else value
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

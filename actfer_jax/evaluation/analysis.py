@@ -1,0 +1,130 @@
+"""Runs the agent on images and writes a page of what it saw."""
+
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from etils import epath
+
+from actfer_jax import facs
+from actfer_jax.agent.episode import Episode, Reference
+from actfer_jax.cli import printable
+from actfer_jax.episodes.page import call_text, page, section, why_no_answer
+from actfer_jax.episodes.record import to_record
+from actfer_jax.episodes.store import EpisodeWriter, shards
+from actfer_jax.evaluation.command import load_policy
+from actfer_jax.faces.images import ImageError, load_image
+from actfer_jax.files import write_atomically
+from actfer_jax.outputs import Output, check_directory, publish, staged
+from actfer_jax.rollout.engine import Query
+
+RENDERED_ONLY = (
+    "This model was trained on rendered faces only. Its readings of photographs show how the agent works; "
+    "they are not to be relied upon."
+)
+
+PAGE, RECORDS = "index.html", "episodes.jsonl"
+ANALYSIS = Output(
+    "an analysis",
+    re.compile(r"index\.html|episodes\.jsonl|images/[0-9a-f]+\.png"),
+    last=PAGE,
+    signs=(PAGE, RECORDS),
+    folders=("images",),
+)
+
+
+def caveat(trained_on: Sequence[str]) -> str:
+    """What must be known before believing a policy that was trained on these data sets, or ""."""
+    return RENDERED_ONLY if set(trained_on) == {"synth_faces"} else ""
+
+
+def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, landmarks: str = "") -> int:
+    """Analyses pictures one after the other; those that cannot be read are reported and passed over.
+
+    Where none could be read, nothing is written. Where the call ends early, what was read by then is written to `out`,
+    or, with an earlier analysis there, to `out/interrupted`.
+
+    Args:
+      paths: the pictures.
+      checkpoint, dtype, landmarks: as `load_policy` takes them.
+      out: the directory to write.
+
+    Returns:
+      How many pictures could not be read.
+
+    Raises:
+      ConfigError, OutputError, OSError: the checkpoint does not load, or the output cannot be written.
+    """
+    check_directory(out, ANALYSIS)
+    # Who interrupts a long list keeps what was read, but loses no earlier analysis by it.
+    kept = out / "interrupted" if (out / PAGE).exists() else out
+    check_directory(kept, ANALYSIS)
+    agent, card = load_policy(checkpoint, dtype, landmarks)
+    # One picture at a time, so that each reading is there as soon as it can be.
+    engine = replace(agent, rollout=replace(agent.rollout, fill_rows=1)).engine(queries=1, group=1, greedy=True)
+    note = caveat(card.trained_on)
+    if note:
+        print(note)
+    sections, unread = list[str](), list[str]()
+    with staged(out, ANALYSIS) as staging:
+        writer = EpisodeWriter(staging)
+
+        def finish(directory: epath.Path) -> None:
+            write_atomically(staging / RECORDS, "".join(shard.read_text() for shard in shards(staging)))
+            shutil.rmtree(staging / "episodes")
+            write_atomically(staging / PAGE, page(sections, checkpoint=checkpoint, note=note, unread=unread))
+            publish(staging, directory, ANALYSIS)
+            print(f"\n{len(sections)} of {len(paths)} pictures analysed: {directory / PAGE}")
+
+        try:
+            for index, path in enumerate(paths):
+                try:
+                    image = load_image(path)
+                except ImageError as error:
+                    unread.append(str(error))
+                    print(f"error: {printable(str(error))}", file=sys.stderr)
+                    continue
+                query = Query(index, "pictures", path, image, Reference(labels=card.labels))
+                rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
+                faces = agent.toolbox.faces(query.key, image)
+                print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)
+                name = f"picture-{index}"
+                record = to_record(rollout, id=name, reward=None, advantage=None, trained_on=card.trained_on)
+                writer.write(index, [record])
+                sections.append(section(path, image, rollout, faces))
+        except BaseException:
+            if sections:
+                finish(kept)
+            raise
+        if sections:
+            finish(out)
+    return len(unread)
+
+
+def transcript(episode: Episode, faces: int) -> str:
+    """An episode as lines for a terminal.
+
+    Args:
+      episode: a finished one.
+      faces: how many faces there are in the picture.
+    """
+    lines = [] if faces else ["  no face was found in this picture"]
+    for number, turn in enumerate(episode.turns, start=1):
+        parsed = turn.parsed
+        lines += _indented(f"  {number}  ", parsed.think if parsed.well_formed else turn.text)
+        if parsed.calls:
+            lines += _indented("     ", call_text(parsed.call) if parsed.call else "unreadable call")
+        if turn.reply is not None:
+            lines += _indented("     -> ", turn.reply.text)
+    answer = episode.answer
+    if answer is None or answer.answer is None:
+        return "\n".join([*lines, f"  no answer: {why_no_answer(episode)}"])
+    aus = ", ".join(f"AU{au} {facs.AU_NAMES[au]}" for au in sorted(answer.aus or ())) or "no action units"
+    return "\n".join([*lines, f"  {printable(answer.answer)}: {aus}"])
+
+
+def _indented(start: str, text: str) -> list[str]:
+    first, *rest = [line for line in printable(text).split("\n") if line.strip()] or [""]
+    return [(start + first).rstrip(), *(" " * len(start) + line for line in rest)]

@@ -1,0 +1,134 @@
+"""Measures a checkpoint on a data set and writes tables, plots and records."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from etils import epath
+
+from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of
+from actfer_jax.data.sources import DataConfig, Source, open_source
+from actfer_jax.episodes.record import to_record
+from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
+from actfer_jax.evaluation import plots
+from actfer_jax.evaluation.command import load_policy
+from actfer_jax.evaluation.controls import CONTROLS, NORMAL, evaluate_policy
+from actfer_jax.evaluation.metrics import Summary, summarise
+from actfer_jax.files import write_atomically
+from actfer_jax.outputs import Output, check_directory, publish, staged
+from actfer_jax.rl.rewards import RewardConfig, score
+from actfer_jax.rollout.agent import Agent
+from actfer_jax.rollout.engine import Rollout
+from actfer_jax.runs.progress import ProgressLine
+from actfer_jax.runs.provenance import heading, provenance
+
+RESULTS, PLOTS = "results.json", ("confusion.png", "aus.png", "zoom.png")
+EVALUATION = Output(
+    "an evaluation",
+    re.compile(rf"results\.json|(confusion|aus|zoom)\.png|{RECORD_FILES}"),
+    last=RESULTS,
+    signs=(RESULTS, "zoom.png"),
+    folders=("episodes", "images"),
+)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """One evaluation.
+
+    Attributes:
+      data: the samples.
+      controls: what is played beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
+      queries: pictures at a time, at least 1.
+      seed: of the bootstrap resamples, and of the sampling; from 0 to 2^32 - 1.
+      greedy: take the likeliest tokens; or sample, as in training, for what the policy does on average.
+      dtype: of the model's weights and activations, "float32" or "bfloat16".
+    """
+
+    data: DataConfig
+    controls: tuple[Annotated[str, one_of(*CONTROLS)], ...]
+    queries: Count
+    seed: Seed
+    greedy: bool
+    dtype: FloatType
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks: str = "") -> dict[str, Any]:
+    """Plays every episode and writes the results.
+
+    Args:
+      config: what to play.
+      checkpoint, landmarks: as `load_policy` takes them.
+      out: the directory to write.
+
+    Returns:
+      What `results.json` holds: where the results come from, and of the normal episodes and of each control the
+      summary. Records have the reward with its default constants, whatever the policy was trained with.
+
+    Raises:
+      ConfigError, OutputError, OSError: the checkpoint does not load, or the output cannot be written.
+    """
+    check_directory(out, EVALUATION)
+    agent, card = load_policy(checkpoint, config.dtype, landmarks)
+    source = open_source(config.data)
+    with staged(out, EVALUATION) as staging:
+        summaries = _play(config, agent, source, EpisodeWriter(staging), card.trained_on)
+        results = {
+            "provenance": provenance(config.data.name, config.data.split, config.data.size, checkpoint),
+            "checkpoint": checkpoint,
+            "trained_on": card.trained_on,
+            "config": asdict(config),
+            "results": summaries,
+        }
+        _write_results(staging, results, summaries)
+        publish(staging, out, EVALUATION)
+    return results
+
+
+def _play(
+    config: EvaluateConfig, agent: Agent, source: Source, writer: EpisodeWriter, trained_on: tuple[str, ...]
+) -> dict[str, Summary]:
+    """Plays every episode, with its record."""
+    shards = itertools.count()
+
+    def record(control: str, rollouts: Iterable[Rollout]) -> None:
+        episodes = (
+            to_record(
+                rollout,
+                id=f"{control}/{rollout.query.dataset}/{rollout.query.name}",
+                reward=score(rollout.episode, rollout.query.reference, RewardConfig()),
+                advantage=None,
+                trained_on=trained_on,
+            )
+            for rollout in rollouts
+        )
+        writer.write(next(shards), episodes)
+
+    outcomes = evaluate_policy(
+        agent.engine(queries=config.queries, group=1, greedy=config.greedy),
+        agent.params,
+        source,
+        controls=config.controls,
+        seed=config.seed,
+        progress=ProgressLine("episodes"),
+        record=record,
+    )
+    return {control: summarise(played, seed=config.seed) for control, played in outcomes.items()}
+
+
+def _write_results(directory: Path, results: Mapping[str, Any], summaries: dict[str, Summary]) -> None:
+    figures = (
+        plots.confusion_figure(summaries[NORMAL]),
+        plots.aus_figure(summaries),
+        plots.zoom_figure(summaries[NORMAL]),
+    )
+    for name, figure in zip(PLOTS, figures, strict=True):
+        write_atomically(directory / name, plots.png(figure, heading(results["provenance"])))
+    write_atomically(directory / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,1 @@
+"""Training: configuration, state, updates, steps."""

@@ -1,0 +1,224 @@
+"""The whole configuration of a training run, as dataclasses that check themselves."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import ml_collections
+
+from actfer_jax.config import ConfigError, Count, Seed, at_least, check_fields, one_of, read_config
+from actfer_jax.data.sources import DataConfig
+from actfer_jax.evaluation.controls import CONTROLS
+from actfer_jax.faces.views import ViewConfig
+from actfer_jax.parallel.resharding import common_mesh
+from actfer_jax.parallel.sharding import MeshConfig, Meshes, check_multiple, row_shards
+from actfer_jax.rl.loss import LossConfig
+from actfer_jax.rl.rewards import RewardConfig
+from actfer_jax.rl.ucgrpo import UCGRPOConfig
+from actfer_jax.rollout.agent import ModelConfig
+from actfer_jax.rollout.engine import RolloutConfig
+from actfer_jax.training.optimizer import OptimizerConfig
+from actfer_jax.training.traces import TraceConfig
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """What one step takes in, and how the update divides it; every number at least 1.
+
+    Attributes:
+      queries: pictures a step, a multiple of microbatches.
+      rollouts: episodes of each: 1 in supervised training, and at least 2 from rollouts, which are compared.
+      length: positions a row is padded to in the update, and most that it may have.
+      shorter_lengths: lengths below `length` that the rows of rollouts are padded to where the longest of a batch fits.
+        Each one that occurs compiles an update of its own.
+      microbatches: slices of whole groups whose gradients are added up.
+      updates: passes over the batch, each one an update.
+      chunk: tokens whose logits exist at one time.
+    """
+
+    queries: Count = 32
+    rollouts: Count = 8
+    length: Count = 2048
+    shorter_lengths: tuple[Count, ...] = ()
+    microbatches: Count = 1
+    updates: Count = 1
+    chunk: Count = 1024
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for index, length in enumerate(self.shorter_lengths):
+            if length >= self.length:
+                raise ValueError(
+                    f"shorter_lengths[{index}] is {length}; it must be below length, which is {self.length}"
+                )
+        if self.queries % self.microbatches:
+            raise ValueError(f"queries is {self.queries}; it must be a multiple of microbatches ({self.microbatches})")
+
+    def padded(self, longest: int) -> int:
+        """The positions that a batch is padded to whose longest row has so many."""
+        return min((length for length in self.shorter_lengths if length >= longest), default=self.length)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written, and which of them stay; every number at least 1.
+
+    Attributes:
+      every: steps between two of them.
+      keep: how many of the newest stay.
+      best: how many of the best stay beside them.
+      best_metric: the metric that is highest in the best, such as "reward/total"; "" keeps the newest only.
+    """
+
+    every: Count = 20
+    keep: Count = 2
+    best: Count = 1
+    best_metric: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is shown while the run goes on.
+
+    Attributes:
+      every: steps between two rows of metrics, at least 1.
+      episodes_every: steps between two episodes in TensorBoard; 0 for none.
+      records_every: steps between two files of episode records; 0 for none.
+      profile_start, profile_steps: the window that the profiler records: the first step, counted from 1 at each start,
+        and how many; 0 for none.
+      memory_profile_step: after which step of this start the contents of device memory are noted; 0 for none.
+    """
+
+    every: Count = 1
+    episodes_every: Annotated[int, at_least(0)] = 10
+    records_every: Annotated[int, at_least(0)] = 1
+    profile_start: Count = 10
+    profile_steps: Annotated[int, at_least(0)] = 0
+    memory_profile_step: Annotated[int, at_least(0)] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy evaluation before and after training.
+
+    Attributes:
+      data: the held-out samples.
+      controls: what is evaluated beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
+      queries: pictures at a time, at least 1.
+    """
+
+    data: DataConfig = field(default_factory=lambda: DataConfig(split="test", size=700))
+    controls: tuple[Annotated[str, one_of(*CONTROLS)], ...] = ("no_tools", "blank_crop", "low_res_crop")
+    queries: Count = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+      algorithm: "sft" learns from traces, "rl" from rollouts.
+      seed: of everything that is random; from 0 to 2^32 - 1.
+      steps: how many, at least 1.
+      mesh: over which devices are arranged.
+      evaluation: None for no evaluation.
+    """
+
+    algorithm: Annotated[str, one_of("sft", "rl")]
+    seed: Seed
+    steps: Count
+    model: ModelConfig
+    data: DataConfig
+    views: ViewConfig
+    rollout: RolloutConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    traces: TraceConfig = field(default_factory=TraceConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ucgrpo: UCGRPOConfig = field(default_factory=UCGRPOConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    evaluation: EvaluationConfig | None = None
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.algorithm == "sft" and self.batch.rollouts != 1:
+            raise ValueError(f"batch.rollouts is {self.batch.rollouts}; it must be 1 in supervised training")
+        if self.algorithm == "rl" and self.batch.rollouts < 2:
+            raise ValueError(
+                f"batch.rollouts is {self.batch.rollouts}; it must be at least 2: a rollout is compared with others of "
+                "its picture, and alone it teaches nothing"
+            )
+        if self.algorithm == "rl" and self.ucgrpo.forced_arm_rate and self.batch.rollouts < 4:
+            raise ValueError(
+                f"batch.rollouts is {self.batch.rollouts}; it must be at least 4 where arms are forced "
+                "(ucgrpo.forced_arm_rate above 0): two are told to zoom and two to answer"
+            )
+        if self.algorithm == "rl" and not self.rollout.temperature:
+            raise ValueError(
+                "rollout.temperature is 0; it must be above 0, 1 for example: a policy that does not sample has "
+                "nothing to compare"
+            )
+        if self.ucgrpo.credit == "decision" and self.loss.ratio == "sequence":
+            raise ValueError(
+                "loss.ratio is 'sequence'; it must be sequence_token or token where ucgrpo.credit is 'decision', which "
+                "gives the tokens of a row different credit"
+            )
+        if self.algorithm == "sft" and (needed := self.traces.turns) > self.rollout.max_turns:
+            raise ValueError(
+                f"rollout.max_turns is {self.rollout.max_turns}; it must be at least {needed}, the most turns of a "
+                "trace (fewer with traces.two_zooms=0)"
+            )
+        if self.algorithm == "rl" and self.batch.length < self.rollout.max_length:
+            raise ValueError(
+                f"batch.length is {self.batch.length}; it must be at least rollout.max_length, the most tokens of a "
+                f"rollout, which is {self.rollout.max_length}"
+            )
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Data sets behind the policy: those of the weights that it began with, and the run's own."""
+        return tuple(dict.fromkeys((*self.model.trained_on, self.data.name)))
+
+    def check_meshes(self, meshes: Meshes) -> None:
+        """Raises ConfigError, naming what would do, if a mesh cannot divide a batch evenly or the two do not fit."""
+        if meshes.update is not None and meshes.rollout is not None:
+            common_mesh(meshes.update, meshes.rollout)
+        size, updating, playing = self.batch, row_shards(meshes.update), row_shards(meshes.rollout)
+        why = f"config.mesh.update divides the rows of each of {size.microbatches} microbatches into {updating} parts"
+        unit = updating * size.microbatches
+        unit = math.lcm(unit // math.gcd(unit, size.rollouts), size.microbatches)
+        if self.algorithm == "rl":
+            why += f", and config.mesh.rollout divides queries into {playing}"
+            unit = math.lcm(unit, playing)
+        check_multiple("config.batch.queries", size.queries, unit, why)
+        why = f"config.mesh.rollout divides rows into {playing} parts"
+        if self.algorithm == "rl" or self.evaluation is not None:
+            check_multiple("config.rollout.fill_rows", self.rollout.fill_rows, playing, why)
+        if self.evaluation is not None:
+            check_multiple("config.evaluation.queries", self.evaluation.queries, playing, why)
+
+
+def read_train_config(raw_config: ml_collections.ConfigDict | Mapping[str, Any]) -> TrainConfig:
+    """The config of a training run.
+
+    Raises:
+      ConfigError: as `read_config`; or it is for another command.
+    """
+    if "algorithm" not in raw_config and "controls" in raw_config:
+        raise ConfigError(
+            "this is a config for `python -m actfer_jax.evaluate`; training takes one such as configs/ucgrpo.py"
+        )
+    return read_config(raw_config, TrainConfig, "config")

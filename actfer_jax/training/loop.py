@@ -1,0 +1,359 @@
+"""The whole of a training run: open the workdir, load, step after step, evaluate, write the policy."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import time
+from contextlib import closing, nullcontext
+from functools import partial
+from typing import Any
+
+import jax
+import ml_collections
+from etils import epath
+from flax import nnx
+
+from actfer_jax import facs
+from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
+from actfer_jax.agent.prompts import prompts_hash
+from actfer_jax.config import ConfigError
+from actfer_jax.data.cache import open_cache
+from actfer_jax.data.sources import emotion_labels, open_face_store, open_source
+from actfer_jax.episodes.picture import episode_picture
+from actfer_jax.episodes.record import to_record
+from actfer_jax.episodes.store import EpisodeWriter
+from actfer_jax.evaluation.controls import evaluate_policy
+from actfer_jax.evaluation.metrics import summarise
+from actfer_jax.evaluation.tables import controls_table
+from actfer_jax.files import write_atomically
+from actfer_jax.models import Qwen3VL
+from actfer_jax.models.huggingface import POLICY, write_model_directory
+from actfer_jax.outputs import OutputError, check_apart, check_directory, same_place
+from actfer_jax.parallel import hosts
+from actfer_jax.parallel.finite import NotFiniteError, Watch, listed, not_finite
+from actfer_jax.parallel.hosts import Interrupted, Termination
+from actfer_jax.parallel.sharding import make_meshes
+from actfer_jax.rollout.agent import Agent, load_agent
+from actfer_jax.runs.checkpoints import Checkpoints
+from actfer_jax.runs.lease import Lease
+from actfer_jax.runs.metrics import (
+    EVALUATION,
+    MANIFEST,
+    Alarms,
+    Goodput,
+    MetricWriter,
+    Progress,
+    ResourceMeter,
+    WorkdirError,
+    check_workdir,
+    read_evaluations,
+    write_evaluation,
+    write_manifest,
+)
+from actfer_jax.runs.progress import ProgressLine
+from actfer_jax.runs.provenance import heading, provenance
+from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.optimizer import make_optimizer
+from actfer_jax.training.profiling import Profiler
+from actfer_jax.training.rewind import POLICY_NAME, rewind
+from actfer_jax.training.rl_steps import rl_steps
+from actfer_jax.training.sft_steps import sft_steps, whitened
+from actfer_jax.training.state import abstract_state, initial_state
+
+log = logging.getLogger(__name__)
+
+SHOWN = ("sft/loss", "reward/total", "reward/emotion", "zoom_rate/subtle", "zoom_rate/plain", "policy/entropy")
+"""Metrics that stand in the line of progress, as far as the run has them."""
+
+
+def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination) -> None:
+    """Runs the whole training of a config in a workdir.
+
+    Raises:
+      Interrupted: the run was told to stop; it has saved what was done.
+      WorkdirError: another run trains in the workdir, or has taken it over.
+      NotFiniteError: numbers became NaN or infinite; nothing of that step is written.
+    """
+    with Lease(workdir) as lease:
+        _train(config, workdir, raw_config, stop, lease)
+
+
+def _train(
+    config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
+) -> None:
+    _keep_programs(workdir / "compilation_cache")
+    started, every = _open_workdir(workdir, config, raw_config, stop, lease)
+    meshes = make_meshes(config.mesh)
+    config.check_meshes(meshes)
+    store = open_face_store(config.data)
+    if config.evaluation is not None:
+        open_cache(config.evaluation.data.cache_directory)
+    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store, meshes=meshes)
+    source = hosts.first_before_others(lambda: open_source(config.data))
+    _check(stop, "loading")
+    log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
+    optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
+    if config.model.initialise == "random":
+        agent = whitened(config, agent, source)
+    kept = config.checkpoint
+    lease.check()
+    with Checkpoints(
+        workdir / "checkpoints",
+        keep=kept.keep,
+        best=kept.best,
+        best_metric=kept.best_metric,
+        confirm=lease.confirm,
+    ) as checkpoints:
+        restored = checkpoints.restore_latest(abstract_state(config, agent.model_config, meshes.update)[1])
+        if restored:
+            start, state = restored[:2]
+            if start > config.steps:
+                raise ConfigError(
+                    f"config.steps is {config.steps}, but {workdir} has trained {start}; give at least as many, or "
+                    "export an earlier checkpoint"
+                )
+            if named := not_finite(state, meshes.update):
+                raise NotFiniteError(
+                    f"{workdir / 'checkpoints' / str(start)}: {len(named)} arrays are not finite ({listed(named)}); "
+                    "move this directory away, and the run goes on from the checkpoint before it"
+                )
+            log.info("continuing after step %d of %d", start, config.steps)
+        else:
+            start, state = 0, initial_state(agent.params, optimizer, meshes.update)
+        _check(stop, "loading")
+        # Beside what was done since the last checkpoint, what was done while that one was on its way.
+        lost = 2 * every if start < checkpoints.cut_off <= start + every else every
+        lease.check()
+        hosts.from_first(partial(rewind, workdir, start, start + lost))
+        records = EpisodeWriter(workdir, jax.process_index())
+        _evaluate("before", config, agent, agent.params, workdir, stop, lease)
+        make_step = sft_steps if config.algorithm == "sft" else rl_steps
+        step_function = make_step(config, agent, source, optimizer, start, stop)
+        # Lets go of what was loaded, where a checkpoint has taken its place.
+        agent = dataclasses.replace(agent, params=state.train.params)
+        progress, alarms, watch = Progress(config.steps, start), Alarms(), Watch(meshes.update)
+        goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
+        with (
+            MetricWriter(workdir) if hosts.is_first() else nullcontext() as writer,
+            Profiler(config.logging, workdir) as profiler,
+            closing(ResourceMeter()) as meter,
+        ):
+            if writer is not None:
+                writer.write_hparams(raw_config)
+            try:
+                for number, step in enumerate(range(start + 1, config.steps + 1), start=1):
+                    with profiler.step(number):
+                        began = time.perf_counter()
+                        state, metrics, *episodes = step_function(state, step)
+                        took = time.perf_counter() - began
+                    watch.check(step, state.train, metrics)
+                    goodput.add(took)
+                    metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()}
+                    metrics |= meter.metrics()
+                    lease.check()
+                    if writer is not None and (step % config.logging.every == 0 or step == config.steps):
+                        writer.write(step, metrics)
+                        progress.update(step, {name: float(metrics[name]) for name in SHOWN if name in metrics})
+                        for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
+                            log.warning("step %d: %s", step, alarm)
+                    _show_episodes(config, step, episodes, writer, records)
+                    saved = {"seed": config.seed, "productive_s": goodput.productive}
+                    if step % config.checkpoint.every == 0 or step == config.steps:
+                        checkpoints.save(step, state, saved, metrics)
+                    start = step
+                    stop.check()
+            except Interrupted:
+                # A rollout that was under way is dropped; the state is that of the last whole step.
+                lease.check()
+                if start > (restored[0] if restored else 0):
+                    checkpoints.save(start, state, saved, metrics)
+                checkpoints.wait()
+                if start:
+                    log.warning(
+                        "told to stop: saved step %d of %d; the same command goes on from there", start, config.steps
+                    )
+                else:
+                    log.warning("told to stop before the first step was done; the same command starts again")
+                raise
+        params = state.train.params
+    lease.check()
+    save_policy(config, agent.graphdef, params, workdir / POLICY_NAME)
+    _evaluate("after", config, agent, params, workdir, stop, lease)
+    # A process that leaves long before another, which writes the policy, takes it along.
+    hosts.gather(None)
+
+
+def _check(stop: Termination, doing: str) -> None:
+    """Raises Interrupted where the run was told to stop, in a phase that leaves nothing to save."""
+    try:
+        stop.check()
+    except Interrupted:
+        log.warning("told to stop while %s; the same command starts again", doing)
+        raise
+
+
+def _keep_programs(directory: epath.Path) -> None:
+    """Keeps compiled programs for the next start of this run, unless the user keeps them elsewhere; to be called before
+    anything is compiled."""
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        # XLA's programs for CPUs lose the order of their collectives on disk: read back, they may wait for ever.
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def _open_workdir(
+    workdir: epath.Path, config: TrainConfig, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
+) -> tuple[float, int]:
+    """Makes the workdir a workdir of this run alone, and makes sure that every process can use it.
+
+    Returns:
+      When the run first started, seconds since 1970, and the fewest steps between two of its checkpoints.
+
+    Raises:
+      WorkdirError, ConfigError: one of them cannot, or another run trains there.
+      OutputError: the policy could not be written into it at the end.
+    """
+
+    def begin() -> tuple[float, int]:
+        # Again: who had the lease until now may have begun a run of another config.
+        check_workdir(workdir, raw_config)
+        check_policy_directory(config, workdir, workdir / POLICY_NAME)
+        manifest = write_manifest(workdir, raw_config, prompts_hash())
+        return manifest["started"], manifest["checkpoint_every"]
+
+    hosts.from_first(partial(check_workdir, workdir, raw_config))
+    lease.take(partial(_check, stop, "waiting for the workdir"))
+    started, every = hosts.from_first(begin)
+    manifest = workdir / MANIFEST
+    seen = hosts.gather(hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else "")
+    if len(set(seen)) > 1:
+        raise ConfigError(
+            f"the workdir {workdir} of process 0 is not seen by all processes: give a --workdir on a file system "
+            "that every host has mounted, or in a bucket"
+        )
+    problem = ""
+    if not hosts.is_first():
+        # By now the manifest is there, with the config of process 0.
+        try:
+            check_workdir(workdir, raw_config)
+        except WorkdirError as error:
+            problem = str(error)
+    if problems := list(filter(None, hosts.gather(problem))):
+        raise WorkdirError(problems[0])
+    return started, every
+
+
+def _show_episodes(
+    config: TrainConfig, step: int, episodes: list[Any], writer: MetricWriter | None, records: EpisodeWriter
+) -> None:
+    """Writes the records of the episodes that this process owns, and on the first one now and then shows an episode in
+    TensorBoard."""
+    rollouts, scores, advantages = episodes
+    if not rollouts:
+        return
+    if config.logging.records_every and step % config.logging.records_every == 0:
+        records.write(
+            step,
+            (
+                to_record(
+                    rollout,
+                    id=f"{step}-{q}-{g}",
+                    reward=scores[q][g],
+                    advantage=float(advantages[q, g]),
+                    trained_on=config.trained_on,
+                )
+                for q, group in enumerate(rollouts)
+                for g, rollout in enumerate(group)
+                if rollout.owner == jax.process_index()
+            ),
+        )
+    if writer is not None and config.logging.episodes_every and step % config.logging.episodes_every == 0:
+        rollout = next(rollout for group in rollouts for rollout in group if rollout.owner == jax.process_index())
+        writer.write_images(step, {"episode/picture": episode_picture(rollout)})
+        turns = "\n\n".join(
+            f"```\n{turn.text}\n```\n{'' if turn.reply is None else turn.reply.text}" for turn in rollout.episode.turns
+        )
+        truth = rollout.query.reference
+        labels = f"truth: {truth.emotion}, {facs.format_aus(truth.aus or ())}"
+        writer.write_texts(step, {"episode/text": f"{turns}\n\n{labels}"})
+
+
+def _evaluate(
+    when: str,
+    config: TrainConfig,
+    agent: Agent,
+    params: nnx.State,
+    workdir: epath.Path,
+    stop: Termination,
+    lease: Lease,
+) -> None:
+    """Evaluates greedily into `evaluation.json` and TensorBoard, unless an earlier start did; prints the table at the
+    end."""
+    evaluation, step = config.evaluation, 0 if when == "before" else config.steps
+    if evaluation is None:
+        return
+    path = workdir / EVALUATION
+    runs = hosts.from_first(partial(read_evaluations, workdir))
+    # A run that had ended may have been given more steps since.
+    if when not in runs or runs[when]["step"] != step:
+        samples = hosts.first_before_others(lambda: open_source(evaluation.data))
+        engine = agent.engine(queries=evaluation.queries, group=1, greedy=True)
+        try:
+            outcomes = evaluate_policy(
+                engine,
+                params,
+                samples,
+                controls=evaluation.controls,
+                seed=config.seed,
+                progress=ProgressLine(f"episodes evaluated {when} training") if hosts.is_first() else None,
+                between_chunks=stop.check,
+            )
+        except Interrupted:
+            log.warning("told to stop during the evaluation %s training; the same command begins it anew", when)
+            raise
+        summaries = {control: summarise(results) for control, results in outcomes.items()}
+        data = evaluation.data
+        made = provenance(data.name, data.split, data.size, f"{workdir}, step {step}")
+        runs[when] = {"provenance": made, "step": step, "results": summaries}
+        lease.check()
+        if hosts.is_first():
+            write_atomically(path, json.dumps(runs, indent=1) + "\n")
+            write_evaluation(workdir, step, summaries)
+    if when == "after" and hosts.is_first():
+        for name, run in runs.items():
+            print(f"{name}: {heading(run.get('provenance'))}")
+        print(controls_table({name: run["results"] for name, run in runs.items()}), flush=True)
+
+
+def check_policy_directory(config: TrainConfig, workdir: epath.Path, directory: epath.Path) -> None:
+    """Makes sure that a policy of a run can be written to a directory, and takes nothing from the run.
+
+    Raises:
+      OutputError: it cannot, or would; the message says what is in the way.
+    """
+    check_apart(directory, workdir)
+    if config.model.path != "demo" and same_place(directory, config.model.path):
+        raise OutputError(f"{directory} is config.model.path, the model that the run began with; choose another place")
+    check_directory(directory, POLICY)
+
+
+def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: nnx.State, directory: epath.Path) -> None:
+    """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on."""
+    model = nnx.merge(graphdef, params)
+    model.source = str(config.model.directory)
+    card = PolicyCard(
+        labels=emotion_labels(config.data),
+        trained_on=config.trained_on,
+        views=vars(config.views),
+        rollout=vars(config.rollout),
+    )
+    write_model_directory(model, directory, {FILE_NAME: card.to_json()})
+    if hosts.is_first():
+        log.info("the policy is in %s", directory)
+
+
+def _count(params: nnx.State) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

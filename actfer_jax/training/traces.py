@@ -1,0 +1,226 @@
+"""Supervised traces: what a looker that knows the truth writes, with the views that the real tools return.
+
+A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions
+drawn
+uniformly, whatever the picture shows, names after each view the action units seen in it, and answers. What only a zoom
+can
+resolve is never named before its region was zoomed into; the answer is always the truth, so without the right zoom it
+is a guess.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from actfer_jax import facs
+from actfer_jax.agent import prompts
+from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.parser import ToolCall
+from actfer_jax.agent.tools import Toolbox
+from actfer_jax.config import Count, Share, at_least, check_fields, one_of
+from actfer_jax.data.sources import DataError, Sample
+from actfer_jax.rollout.batch import Sequence
+from actfer_jax.rollout.encoder import PictureEncoder
+
+ALIGNED = "aligned"
+"""The name of the aligned view among the views of a face; the others are called by their region."""
+
+
+@dataclass(frozen=True)
+class TraceConfig:
+    """How the traces are drawn. Shares are from 0 to 1.
+
+    Attributes:
+      readings_steps: how many steps begin the training with readings in the place of episodes: views of a face with the
+        words about them, each in a row of its own. A model that starts from nothing learns to see from them many times
+        faster, and they say nothing of when or where to look.
+      readings_views: which views of a face are read: "aligned" or a region.
+      readings_length: positions such a row is padded to, at least 1.
+      readings_subtle: read subtle faces only. Fine lines take many times more examples than what is seen from afar.
+      no_zoom: share of traces without a zoom; `answer_now` and `instructed_answer` are parts of it.
+      answer_now: share of traces that are told to answer at once and use no tool.
+      instructed_answer: share of traces that are told after the alignment to answer.
+      two_zooms: share of the traces with a zoom that take two.
+      instructed_zoom: share of the traces with a zoom that were told to zoom.
+    """
+
+    readings_steps: Annotated[int, at_least(0)] = 0
+    readings_views: tuple[Annotated[str, one_of(ALIGNED, *facs.REGIONS)], ...] = (ALIGNED, *facs.REGIONS)
+    readings_length: Count = 48
+    readings_subtle: bool = False
+    no_zoom: Share = 0.3
+    answer_now: Share = 0.05
+    instructed_answer: Share = 0.05
+    two_zooms: Share = 0.3
+    instructed_zoom: Share = 0.1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.readings_views:
+            raise ValueError("readings_views is (); it must have at least one view")
+        if self.answer_now + self.instructed_answer > self.no_zoom:
+            raise ValueError(
+                f"no_zoom is {self.no_zoom}; it must be at least answer_now and instructed_answer together, "
+                f"{self.answer_now} and {self.instructed_answer}, which are parts of it"
+            )
+
+    @property
+    def turns(self) -> int:
+        """The most turns of a trace: the alignment, the zooms, the answer."""
+        zooms = 0 if self.no_zoom == 1 else 2 if self.two_zooms else 1
+        return 2 + zooms
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one trace does.
+
+    Attributes:
+      align: align the face first (otherwise the prompt says to answer at once).
+      regions: regions to zoom into, in order.
+      instruction: what the reply with the aligned face ends with, or "".
+    """
+
+    align: bool
+    regions: tuple[str, ...]
+    instruction: str = ""
+
+
+def draw_plan(rng: np.random.Generator, config: TraceConfig) -> Plan:
+    """Draws a plan without looking at the sample."""
+    u = rng.random()
+    if u < config.no_zoom:
+        if u < config.answer_now:
+            return Plan(align=False, regions=())
+        told = u < config.answer_now + config.instructed_answer
+        return Plan(align=True, regions=(), instruction=prompts.ANSWER_NOW if told else "")
+    count = 2 if rng.random() < config.two_zooms else 1
+    regions = tuple(str(region) for region in rng.choice(facs.REGIONS, count, replace=False))
+    told = rng.random() < config.instructed_zoom
+    return Plan(align=True, regions=regions, instruction=prompts.ZOOM_FIRST if told else "")
+
+
+def call_text(call: ToolCall) -> str:
+    """A tool call in the words of Qwen's chat template."""
+    arguments = ", ".join(f'"{key}": "{value}"' for key, value in call.arguments.items())
+    return f'<tool_call>\n{{"name": "{call.name}", "arguments": {{{arguments}}}}}\n</tool_call>'
+
+
+class TraceMaker:
+    """Writes traces about samples.
+
+    Args:
+      max_turns: assistant turns that an episode may take; the reply before the last one says to answer.
+    """
+
+    def __init__(
+        self,
+        config: TraceConfig,
+        chat: Chat,
+        encoder: PictureEncoder,
+        toolbox: Toolbox,
+        *,
+        style: str,
+        max_turns: int,
+    ):
+        self.config, self.chat, self.encoder, self.toolbox = config, chat, encoder, toolbox
+        self.style, self.max_turns = style, max_turns
+
+    def turns(self, sample: Sample, plan: Plan) -> list[tuple[str, ToolCall | None]]:
+        """The assistant's turns, with the call that each one makes."""
+        reference = _check(sample)
+        aus, emotion = reference.aus or frozenset(), reference.emotion
+        seen = _seen(reference)
+        thoughts, calls = [seen], []
+        if plan.align:
+            thoughts = ["Find the face.", seen]
+            calls = [ToolCall("align_face", {})]
+        for region in plan.regions:
+            thoughts.append(_seen(reference, region))
+            calls.append(ToolCall("zoom", {"region": region}))
+        turns = [
+            (f"<think>{think}</think>\n{call_text(call)}", call) for think, call in zip(thoughts, calls, strict=False)
+        ]
+        answer = f"<aus>{facs.format_aus(aus)}</aus>\n<answer>{emotion}</answer>"
+        return [*turns, (f"<think>{thoughts[-1]}</think>\n{answer}", None)]
+
+    def readings(self, sample: Sample) -> list[Sequence]:
+        """What is seen in some views of a face (`config.readings_views`), each in a sequence of its own.
+
+        A sequence is what an episode has there: the tool's reply and the thought about it. Where no face is found
+        there is nothing to read.
+        """
+        reference = _check(sample)
+        scene = self.toolbox.scene(sample.image)
+        sequences = []
+        for view in self.config.readings_views:
+            region = "" if view == ALIGNED else view
+            call = ToolCall("zoom", {"region": region}) if region else ToolCall("align_face", {})
+            reply = self.toolbox.execute(
+                call, "", image=sample.image, image_key=(sample.dataset, sample.name), views=[scene]
+            )
+            if reply.view is None:
+                continue
+            picture = self.encoder(reply.view.pixels)
+            context = self.chat.reply_ids(reply.text, self.encoder.tokens(picture[1]))
+            thought = f"<think>{_seen(reference, region)}</think>\n"
+            words = self.chat.tokenizer.encode(thought, add_special_tokens=False)
+            policy = [False] * len(context) + [True] * len(words)
+            sequences.append(Sequence(context + words, policy, [picture]))
+        return sequences
+
+    def episode(self, sample: Sample, rng: np.random.Generator) -> Sequence:
+        """One trace of an episode, with a plan that is drawn."""
+        return self.planned(sample, draw_plan(rng, self.config))
+
+    def planned(self, sample: Sample, plan: Plan) -> Sequence:
+        """The episode of a plan; a picture in which no face is found is answered after the first reply."""
+        views = [self.toolbox.scene(sample.image)]
+        pictures = [self.encoder(views[0].pixels)]
+        prompt = prompts.make_prompt(self.style, sample.reference.labels, answer_now=not plan.align)
+        tokens = self.chat.prompt_ids(prompt, self.encoder.tokens(pictures[0][1]))
+        policy = [False] * len(tokens)
+        turns = self.turns(sample, plan)
+        index = 0
+        while True:
+            text, call = turns[index]
+            turn = self.chat.tokenizer.encode(text, add_special_tokens=False) + [self.chat.turn_end_id]
+            tokens += turn
+            policy += [True] * len(turn)
+            if call is None:
+                return Sequence(tokens, policy, pictures)
+            reply = self.toolbox.execute(
+                call, "", image=sample.image, image_key=(sample.dataset, sample.name), views=views
+            )
+            told = plan.instruction if call.name == "align_face" and reply.ok else ""
+            if index + 2 == self.max_turns:
+                told = prompts.ANSWER_NOW
+            image_tokens = None
+            if reply.view is not None:
+                views.append(reply.view)
+                pictures.append(self.encoder(reply.view.pixels))
+                image_tokens = self.encoder.tokens(pictures[-1][1])
+            ids = self.chat.reply_ids(f"{reply.text} {told}".rstrip(), image_tokens)
+            tokens += ids
+            policy += [False] * len(ids)
+            index = index + 1 if reply.ok else len(turns) - 1
+
+
+def _check(sample: Sample) -> Reference:
+    reference = sample.reference
+    if not reference.has_aus or reference.emotion is None:
+        missing = "emotion" if reference.has_aus else "action units"
+        raise DataError(
+            f"{sample.dataset}/{sample.name} has no {missing}; traces are written from both: leave the sample out"
+        )
+    return reference
+
+
+def _seen(reference: Reference, region: str = "") -> str:
+    """The words for what the aligned view shows, or a zoom into a region."""
+    aus = reference.aus or frozenset()
+    if region:
+        return f"{region}: {facs.format_aus(aus & facs.REGION_AUS[region])}"
+    return facs.format_aus(aus - reference.extra.get("fine", frozenset()))

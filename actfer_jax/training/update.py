@@ -1,0 +1,223 @@
+"""One update of the parameters, supervised or by policy gradient, as one jitted program each.
+
+All programs take their batch in pieces (`split_batch`), whose gradients are added up. Among the metrics of an update is
+whether the state that it leaves is finite (`finite.Watch`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from actfer_jax.models.qwen3_vl import Qwen3VL
+from actfer_jax.parallel import sharding
+from actfer_jax.parallel.finite import STATE_FINITE, all_finite
+from actfer_jax.rl.loss import LossConfig, Totals, cross_entropy, policy_loss, totals
+from actfer_jax.rollout.batch import EpisodeBatch, episode_log_probs
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that an update changes.
+
+    Attributes:
+      params: the trained parameters.
+      opt_state: of the optimizer.
+      skipped: int32, updates left out because a gradient was not finite.
+    """
+
+    params: nnx.State
+    opt_state: optax.OptState
+    skipped: jax.Array
+
+
+def init_train_state(
+    params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh | None = None
+) -> TrainState:
+    """The state before the first update, divided over the mesh as the parameters are."""
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return sharding.place_parameters(state, mesh)
+
+
+def apply_gradients(
+    state: TrainState, grads: nnx.State, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, jax.Array]:
+    """The state after one update, and the gradient's norm; one that is not finite changes nothing but `skipped`."""
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+    return TrainState(keep(params, state.params), keep(opt_state, state.opt_state), state.skipped + ~finite), norm
+
+
+def accumulate(
+    loss: Callable[[nnx.State, Any], tuple[jax.Array, Metrics]],
+    params: nnx.State,
+    pieces: Any,
+    mesh: Mesh | None = None,
+) -> tuple[nnx.State, Metrics]:
+    """Gradient and metrics of a loss over the pieces of a batch (`split_batch`), one at a time.
+
+    The loss must already be divided by quantities of the whole batch, so that the slices add up. Metrics add up too,
+    but for those named `..._max`, of which the largest is taken. On a mesh, gradients are divided as the parameters
+    are at any time.
+    """
+
+    def grad(params: nnx.State, piece: Any) -> tuple[nnx.State, Metrics]:
+        grads, metrics = jax.grad(loss, has_aux=True)(params, piece)
+        return sharding.constrain_parameters(grads, mesh), metrics
+
+    first = jax.tree.map(lambda x: x[0], pieces)
+    if len(jax.tree.leaves(pieces)[0]) == 1:
+        return grad(params, first)
+
+    def step(total: Any, piece: Any) -> tuple[Any, None]:
+        grads, metrics = total
+        # The backward pass adds to these, layer by layer: there is never a second gradient of all layers in memory.
+        refs = jax.tree.map(jax.new_ref, grads)
+        pullback: Any
+        value, pullback, more_metrics = jax.vjp(lambda params: loss(params, piece), params, has_aux=True)
+        pullback.with_refs(refs)(jnp.ones_like(value))
+        combined = {
+            name: jnp.maximum(value, more_metrics[name]) if name.endswith("_max") else value + more_metrics[name]
+            for name, value in metrics.items()
+        }
+        return (sharding.constrain_parameters(jax.tree.map(jax.ref.freeze, refs), mesh), combined), None
+
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first))
+    zero = sharding.constrain_parameters(zero[0], mesh), zero[1]
+    return jax.lax.scan(step, zero, pieces)[0]
+
+
+def split_batch(batch: Any, pieces: int, mesh: Mesh | None = None) -> Any:
+    """Cuts every array along its leading axis into equal pieces [pieces, ...]; whole groups stay together.
+
+    On a mesh every device gets its rows of each piece.
+    """
+    split = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
+    return sharding.place(split, mesh, None, "rows")
+
+
+def _totals(mask_PxRxL: jax.Array) -> Totals:
+    """`totals` of all pieces."""
+    return Totals(*(parts.sum() for parts in jax.vmap(totals)(mask_PxRxL)))
+
+
+def make_sft_update(
+    graphdef: nnx.GraphDef[Qwen3VL],
+    optimizer: optax.GradientTransformation,
+    *,
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> jax.stages.Wrapped:
+    """A jitted (TrainState, EpisodeBatch in pieces) -> (TrainState, metrics): cross-entropy per policy token.
+
+    Args:
+      chunk: tokens whose logits exist at one time.
+      mesh: on which the model is (`models.on_mesh`).
+    """
+
+    def update(state: TrainState, pieces: EpisodeBatch) -> tuple[TrainState, Metrics]:
+        total = _totals(pieces.policy)
+
+        def loss(params: nnx.State, piece: EpisodeBatch) -> tuple[jax.Array, Metrics]:
+            model = nnx.merge(graphdef, params)
+            log_prob, entropy = episode_log_probs(model, piece, temperature=1.0, banned_V=None, chunk=chunk)
+            value = cross_entropy(log_prob, piece.policy, total.tokens)
+            return value, {"sft/loss": value, "sft/entropy": jnp.where(piece.policy, entropy, 0).sum() / total.tokens}
+
+        grads, metrics = accumulate(loss, state.params, pieces, mesh)
+        state, norm = apply_gradients(state, grads, optimizer)
+        metrics |= {"sft/grad_norm": norm, "sft/skipped_updates": state.skipped}
+        return sharding.constrain_parameters(state, mesh), metrics | {STATE_FINITE: all_finite(state, mesh)}
+
+    return jax.jit(update, donate_argnums=0)
+
+
+class PolicyBatch(NamedTuple):
+    """Episodes with what the policy loss needs, [R, L] each, or [P, R / P, L] in P pieces.
+
+    Attributes:
+      log_probs: as sampled; old_log_probs: what the ratio is relative to, the same unless recomputed by the trainer.
+      advantages: by token.
+      reference_log_probs: under the frozen reference, or None.
+    """
+
+    episodes: EpisodeBatch
+    log_probs: Any
+    old_log_probs: Any
+    advantages: Any
+    reference_log_probs: Any
+
+
+def make_log_probs(
+    graphdef: nnx.GraphDef[Qwen3VL],
+    *,
+    temperature: float,
+    banned_V: Any,
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> jax.stages.Wrapped:
+    """A jitted (parameters, EpisodeBatch in P pieces) -> log-probabilities [P, R / P, L], for the reference and
+    importance correction."""
+
+    def log_probs(params: nnx.State, pieces: EpisodeBatch) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        values = jax.lax.map(
+            lambda piece: episode_log_probs(model, piece, temperature=temperature, banned_V=banned_V, chunk=chunk)[0],
+            pieces,
+        )
+        return sharding.constrain(values, mesh, None, "rows")
+
+    return jax.jit(log_probs)
+
+
+def make_policy_update(
+    graphdef: nnx.GraphDef[Qwen3VL],
+    optimizer: optax.GradientTransformation,
+    config: LossConfig,
+    *,
+    temperature: float,
+    banned_V: Any,
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> jax.stages.Wrapped:
+    """A jitted (TrainState, PolicyBatch in pieces) -> (TrainState, metrics), at the temperature and with the ban of
+    sampling."""
+
+    def update(state: TrainState, pieces: PolicyBatch) -> tuple[TrainState, Metrics]:
+        total = _totals(pieces.episodes.policy)
+
+        def loss(params: nnx.State, piece: PolicyBatch) -> tuple[jax.Array, Metrics]:
+            model = nnx.merge(graphdef, params)
+            mask = piece.episodes.policy
+            log_prob, entropy = episode_log_probs(
+                model, piece.episodes, temperature=temperature, banned_V=banned_V, chunk=chunk
+            )
+            value, metrics = policy_loss(
+                log_prob,
+                piece.old_log_probs,
+                piece.advantages,
+                mask,
+                total,
+                config=config,
+                entropy_BxL=entropy,
+                reference_log_prob_BxL=piece.reference_log_probs,
+                sampler_log_prob_BxL=piece.log_probs,
+            )
+            gap = jnp.abs(jnp.where(mask, log_prob - piece.log_probs, 0))
+            mismatch = {"mismatch/logp_abs_diff": gap.sum() / total.tokens, "mismatch/logp_abs_diff_max": gap.max()}
+            return value, metrics | mismatch
+
+        grads, metrics = accumulate(loss, state.params, pieces, mesh)
+        state, norm = apply_gradients(state, grads, optimizer)
+        metrics |= {"policy/grad_norm": norm, "policy/skipped_updates": state.skipped}
+        return sharding.constrain_parameters(state, mesh), metrics | {STATE_FINITE: all_finite(state, mesh)}
+
+    return jax.jit(update, donate_argnums=0)

@@ -1,0 +1,103 @@
+"""The metrics of a step against counts over its episodes, one by one, and the picture of an episode."""
+
+import numpy as np
+import pytest
+from PIL import ImageColor
+from scripted_episodes import answer, call, play, small_toolbox
+
+from actfer_jax.agent.episode import Reference
+from actfer_jax.data.datasets import synth_faces
+from actfer_jax.episodes.picture import COLOURS, episode_picture
+from actfer_jax.rl.rewards import RewardConfig, score
+from actfer_jax.rollout.engine import Query
+from actfer_jax.training.metrics import rollout_metrics
+
+ALIGN = call("align_face", "Find the face.")
+
+
+def other(truth: str) -> str:
+    return "fear" if truth == "neutral" else "neutral"
+
+
+SCRIPTS = {
+    "direct": lambda truth: [ALIGN, answer(truth)],
+    "mouth": lambda truth: [ALIGN, call("zoom", region="mouth"), answer(truth)],
+    "twice": lambda truth: [ALIGN, call("zoom", region="nose"), call("zoom", region="mouth"), answer(other(truth))],
+    "nowhere": lambda truth: [ALIGN, call("zoom", region="knee"), answer(truth)],
+    "astray": lambda truth: [ALIGN, answer(other(truth))],
+    "silent": lambda truth: ["<think>hm</think>"],
+}
+GROUPS = [["direct", "mouth", "twice"], ["mouth", "mouth", "silent"], ["astray", "direct", "nowhere"], ["direct"] * 3]
+
+
+@pytest.fixture(scope="module")
+def groups():
+    toolbox, groups = small_toolbox(), []
+    for index, names in enumerate(GROUPS):
+        face = synth_faces.face_of("validation", index)
+        reference = Reference(synth_faces.DEMO_EMOTIONS, face.emotion, frozenset(face.aus), extra={"subtle": index % 2})
+        query = Query(index, "synth_faces", f"validation/{index}", synth_faces.render(face).image, reference)
+        groups.append([play(query, SCRIPTS[name](face.emotion), toolbox) for name in names])
+    return groups
+
+
+def test_metrics_of_a_step_are_those_of_its_episodes(groups):
+    scores = [[score(r.episode, r.query.reference, RewardConfig()) for r in group] for group in groups]
+    found = rollout_metrics(groups, scores)
+    names = [name for group in GROUPS for name in group]
+    flat = [part for group in scores for part in group]
+    expected = {
+        "turns": np.mean([{"direct": 2, "astray": 2, "silent": 1, "twice": 4}.get(name, 3) for name in names]),
+        "length/no_answer": names.count("silent") / 12,
+        "length/truncated": 0,
+        "tool/align_face/rate": 11 / 12,
+        "tool/align_face/success": 1,
+        "tool/detect_faces/rate": 0,
+        "tool/zoom/rate": 6 / 12,
+        "tool/zoom/success": 5 / 6,
+        "tool/zoom/latency_p50": 0.01,
+        "zoom_region/mouth": 4 / 5,
+        "zoom_region/nose": 1 / 5,
+        "zoom_region/brows": 0,
+        "zoom_rate/plain": 2 / 6,  # groups 0 and 2
+        "zoom_rate/subtle": 2 / 6,
+        "outcome/zoom/wrong": 0,
+        "outcome/zoom/mixed": 1 / 4,
+        "outcome/zoom/right": 1 / 4,
+        "outcome/zoom/absent": 2 / 4,
+        "outcome/direct/wrong": 1 / 4,
+        "outcome/direct/mixed": 1 / 4,
+        "outcome/direct/right": 2 / 4,
+        "outcome/direct/absent": 0,
+        "reward/frac_zero_std": 1 / 4,
+    }
+    for part in ("total", "task", "format", "tool", "au", "region", "emotion"):
+        values = [one[part] for one in flat]
+        expected |= {f"reward/{part}": np.mean(values), f"reward/{part}_std": np.std(values)}
+    for index, group in enumerate(groups):
+        emotion = group[0].query.reference.emotion
+        same = [i for i, other in enumerate(groups) if other[0].query.reference.emotion == emotion]
+        arms = {True: [], False: []}
+        for rollout, one in ((r, s) for i in same for r, s in zip(groups[i], scores[i], strict=True)):
+            arms[any(turn.reply and turn.reply.inspects for turn in rollout.episode.turns)].append(one["emotion"])
+        assert index in same
+        expected[f"zoom_rate/class/{emotion}"] = len(arms[True]) / (3 * len(same))
+        for arm, name in ((True, "acc_zoom"), (False, "acc_nozoom")):
+            key = f"{name}/class/{emotion}"
+            if arms[arm]:
+                expected[key] = np.mean(arms[arm])
+            else:
+                assert key not in found
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_an_episode_is_drawn_with_the_outline_of_every_view(groups):
+    rollout = groups[0][GROUPS[0].index("twice")]
+    picture = episode_picture(rollout)
+    scene_height = 384
+    assert picture.dtype == np.uint8 and picture.shape[0] > scene_height
+    # Aligned, nose, mouth: each has its colour on the scene and on its frame below.
+    for colour in COLOURS[:3]:
+        here = (picture == ImageColor.getrgb(colour)).all(-1)
+        assert here[:scene_height].sum() > 50 and here[scene_height:].sum() > 50
+    assert not (picture == ImageColor.getrgb(COLOURS[3])).all(-1).any()

@@ -1,0 +1,108 @@
+"""What the supervised traces teach: the format, looking anywhere, and nothing that was not in view."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actfer_jax import facs
+from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.parser import parse_turn
+from actfer_jax.config import ConfigError
+from actfer_jax.data.datasets.synth_faces import DEMO_EMOTIONS, face_of, render
+from actfer_jax.data.sources import DataConfig, DataError, Sample, SubtleSamples, open_source
+from actfer_jax.rollout.batch import Sequence, make_batch
+from actfer_jax.rollout.engine import image_slots
+from actfer_jax.training.traces import TraceConfig, TraceMaker, draw_plan
+
+FEAR = 4  # In each seven faces: neutral, happiness, sadness, surprise, fear, disgust, anger.
+
+
+@pytest.fixture(scope="module")
+def subtle() -> Sample:
+    index = next(i for i in range(FEAR, 700, 7) if face_of("validation", i).subtle)
+    spec = face_of("validation", index)
+    extra = {"fine": spec.fine, "subtle": True, "deciding_region": spec.deciding_region}
+    reference = Reference(labels=DEMO_EMOTIONS, emotion=spec.emotion, aus=frozenset(spec.aus), extra=extra)
+    return Sample("synth_faces", f"validation/{index}", render(spec).image, reference)
+
+
+@pytest.fixture(scope="module")
+def maker(agent) -> TraceMaker:
+    return TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, style="brief", max_turns=4)
+
+
+def policy_turns(maker: TraceMaker, tokens: list[int], policy: list[bool]) -> list[str]:
+    ids, turns = np.array(tokens), np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(policy)) + 1)
+    return [maker.chat.turn_text(ids[turn].tolist()) for turn in turns if policy[turn[0]]]
+
+
+def test_plans_zoom_as_often_as_configured_and_everywhere_alike():
+    plans = [draw_plan(np.random.default_rng(seed), TraceConfig()) for seed in range(4000)]
+    assert np.mean([not plan.regions for plan in plans]) == pytest.approx(0.3, abs=0.03)
+    assert np.mean([len(plan.regions) == 2 for plan in plans]) == pytest.approx(0.7 * 0.3, abs=0.03)
+    counts = Counter(region for plan in plans for region in plan.regions)
+    assert counts.keys() == set(facs.REGIONS)
+    assert max(counts.values()) < 1.2 * min(counts.values())
+
+
+def test_a_trace_names_what_is_in_view_and_answers_with_the_truth(maker, subtle):
+    fine, aus = subtle.reference.extra["fine"], subtle.reference.aus
+    assert fine
+    for seed in range(40):
+        trace = maker.episode(subtle, np.random.default_rng(seed))
+        *looks, answer = (parse_turn(text) for text in policy_turns(maker, trace.tokens, trace.policy))
+        assert answer.answer == "fear" and set(answer.aus) == aus
+        assert len(trace.pictures) == 1 + len(looks)
+        for look, turn in zip(looks, [*looks, answer][1:], strict=True):
+            assert look.call is not None
+            named = {int(word[2:]) for word in turn.think.split() if word.startswith("AU")}
+            region = look.call.arguments.get("region")
+            # Behind an aligned view or no view at all nothing fine is named, behind a zoom all that its region shows.
+            assert named == (aus & facs.REGION_AUS[region] if region else aus - fine)
+
+
+def test_readings_are_pieces_of_episodes(maker, subtle):
+    readings = maker.readings(subtle)
+    assert len(readings) == 1 + len(facs.REGIONS)
+    found = set()
+    for seed in range(60):
+        trace = maker.episode(subtle, np.random.default_rng(seed))
+        words = " ".join(map(str, trace.tokens))
+        for index, reading in enumerate(readings):
+            if " ".join(map(str, reading.tokens)) in words:
+                found.add(index)
+                ((patches, grid),) = reading.pictures
+                assert any(grid == other and np.array_equal(patches, seen) for seen, other in trace.pictures[1:])
+    assert found == set(range(1 + len(facs.REGIONS)))
+
+
+def test_subtle_samples_are_those_whose_emotion_rests_on_fine_lines(tmp_path):
+    source = open_source(DataConfig(split="validation", size=28, cache_directory=str(tmp_path)))
+    subtle = SubtleSamples(source)
+    wanted = [index for index in range(28) if face_of("validation", index).subtle]
+    assert [subtle[index].name for index in range(len(subtle))] == [f"validation/{index:06d}" for index in wanted]
+    with pytest.raises(DataError, match="none of the 1 samples is subtle"):
+        SubtleSamples(open_source(DataConfig(split="validation", size=1, cache_directory=str(tmp_path))))
+
+
+@pytest.mark.parametrize(
+    ("unknown", "words"),
+    [
+        ({"aus": None}, "no action units"),
+        ({"aus": frozenset(), "known_aus": frozenset()}, "no action units"),
+        ({"emotion": None}, "no emotion"),
+    ],
+)
+def test_a_sample_that_lacks_what_traces_say_is_named(maker, subtle, unknown, words):
+    bare = replace(subtle, reference=replace(subtle.reference, **unknown))
+    for make in (maker.readings, lambda sample: maker.episode(sample, np.random.default_rng(0))):
+        with pytest.raises(DataError, match=f"synth_faces/validation/.* has {words}.*leave the sample out"):
+            make(bare)
+
+
+def test_an_episode_that_does_not_fit_names_the_setting(agent):
+    slots = image_slots(agent.rollout, agent.toolbox.view_config, agent.model_config)
+    with pytest.raises(ConfigError, match=r"a row has 9 tokens: raise config.batch.length \(now 8\)"):
+        make_batch([Sequence([1] * 9, [True] * 9, [])], 1, 8, slots, agent.model_config)
