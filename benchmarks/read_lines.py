@@ -49,8 +49,7 @@ def main(argv: Arguments[str]) -> None:
     data = DataConfig(split=_SPLIT.value, size=_FACES.value)
     agent, card = load_policy(_CHECKPOINT.value, "float32")
     views, rollout = ViewConfig(**card.views), agent.rollout
-    style, turns = rollout.prompt_style, rollout.max_turns
-    maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, style=style, max_turns=turns)
+    maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, rollout)
     slots = image_slots(rollout, views, agent.model_config)
 
     @jax.jit

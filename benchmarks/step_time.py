@@ -31,11 +31,10 @@ from places import check_places
 
 from actfer_jax import cli
 from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.compile_check import flops
 from actfer_jax.compile_check.check import PUBLISHED
 from actfer_jax.data.datasets import synth_faces
-from actfer_jax.data.sources import Sample
 from actfer_jax.evaluation.tables import align
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.outputs import write_file

@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from actfer_jax.agent.parser import ParsedTurn, parse_turn
+from actfer_jax.faces.images import ImageError, check_image
+from actfer_jax.faces.views import View
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,35 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One image with what is known about it.
+
+    Attributes:
+      dataset, name: where it comes from; the pair is unique.
+      image: uint8 [H, W, 3].
+
+    Raises:
+      ImageError: its image is no such array.
+    """
+
+    dataset: str
+    name: str
+    image: np.ndarray
+    reference: Reference
+
+    def __post_init__(self) -> None:
+        try:
+            check_image(self.image)
+        except ImageError as error:
+            raise ImageError(f"{self.dataset}/{self.name}: {error}") from error
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the faces found in the image are remembered by."""
+        return self.dataset, self.name
+
+
+@dataclass(frozen=True)
 class Reply:
     """What a tool call brought: one line of text and, if it executed, perhaps a view.
 
@@ -38,7 +71,7 @@ class Reply:
       text: the line that the policy reads.
       ok: whether the call executed.
       tool: the tool's name; "" where the call could not be read.
-      view: the new picture with its map to the original image (`faces.views.View`), or None.
+      view: the new view, or None.
       region: the named region of a zoom; "bbox" for a zoom into a box; "" otherwise.
       inspects: the call is a zoom with at least half of its area inside the face box and an area under 0.9 of that box.
     """
@@ -46,7 +79,7 @@ class Reply:
     text: str
     ok: bool
     tool: str = ""
-    view: Any = None
+    view: View | None = None
     region: str = ""
     inspects: bool = False
 

@@ -5,46 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 import grain
-import numpy as np
 
-from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.config import Count, check_fields, one_of
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.datasets import synth_faces
 from actfer_jax.data.errors import DataError
-from actfer_jax.faces.images import check_image
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.files import as_path, is_remote
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture with what is known about it.
-
-    Attributes:
-      dataset, name: where it comes from; the pair is unique.
-      image: uint8 [H, W, 3].
-
-    Raises:
-      DataError: its image is not such an array, or neither its action units nor its emotion are known: no answer about
-        it can be right or wrong.
-    """
-
-    dataset: str
-    name: str
-    image: np.ndarray
-    reference: Reference
-
-    def __post_init__(self) -> None:
-        try:
-            check_image(self.image)
-        except ValueError as error:
-            raise DataError(f"{self.dataset}/{self.name}: {error}") from error
-        if self.reference.emotion is None and not self.reference.has_aus:
-            raise DataError(
-                f"{self.dataset}/{self.name} has neither action units nor an emotion, so that nothing can be learnt "
-                "from it: leave the sample out, or annotate it"
-            )
 
 
 class Samples(Protocol):
@@ -107,13 +75,27 @@ def open_face_store(config: DataConfig) -> FaceStore:
     return FaceStore(open_cache(config.cache_directory) / "faces.sqlite")
 
 
+def check_known(sample: Sample) -> Sample:
+    """The sample.
+
+    Raises:
+      DataError: neither its action units nor its emotion are known: no answer about it can be right or wrong.
+    """
+    if sample.reference.emotion is None and not sample.reference.has_aus:
+        raise DataError(
+            f"{sample.dataset}/{sample.name} has neither action units nor an emotion, so that nothing can be learnt "
+            "from it: leave the sample out, or annotate it"
+        )
+    return sample
+
+
 def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
     """An endless sequence of samples: element i is the same for a given seed, however many hosts or workers read it.
 
     Every pass over the source is shuffled anew, and element `step * batch + row` belongs to that row of that step, so
     one integer resumes it.
     """
-    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).map(check_known)
 
 
 class SubtleSamples:

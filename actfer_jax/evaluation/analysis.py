@@ -86,7 +86,7 @@ def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, 
                     unread.append(str(error))
                     print(f"error: {printable(str(error))}", file=sys.stderr)
                     continue
-                query = Query(index, "pictures", path, image, Reference(labels=card.labels))
+                query = Query("pictures", path, image, Reference(labels=card.labels), index=index)
                 rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
                 faces = agent.toolbox.faces(query.key, image)
                 print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)

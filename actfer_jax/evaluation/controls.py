@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flax import nnx
 
-from actfer_jax.data.sources import Source
+from actfer_jax.data.sources import Source, check_known
 from actfer_jax.evaluation.metrics import Outcome, outcome
 from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
 
@@ -71,11 +71,11 @@ def evaluate_policy(
     total, done = len(samples) * len(played), 0
     for start in range(0, len(samples), engine.queries):
         indices = range(start, min(start + engine.queries, len(samples)))
-        batch = [samples[index] for index in indices]
+        batch = [check_known(samples[index]) for index in indices]
         for control, change in played.items():
             queries = [
-                Query(index, one.dataset, one.name, one.image, one.reference, answer_now=change.answer_now)
-                for index, one in zip(indices, batch, strict=True)
+                Query(**vars(sample), index=index, answer_now=change.answer_now)
+                for index, sample in zip(indices, batch, strict=True)
             ]
             result = engine.run(
                 params, queries, seed=seed, step=0, treatment=change.treatment, between_chunks=between_chunks

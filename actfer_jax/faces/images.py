@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from actfer_jax.errors import UserError
 from actfer_jax.faces import formats
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ MAX_SIDE = 20_000
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # Tags of TIFF files.
 
 
-class ImageError(ValueError):
+class ImageError(UserError, ValueError):
     """A picture cannot be used; the message names it and says what to do."""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from actfer_jax.faces.images import check_image
-from actfer_jax.faces.views import ViewConfig
+from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.rollout.batch import Patches
 
 
@@ -66,6 +66,6 @@ class PictureEncoder:
             )
         return inputs["pixel_values"].astype(np.float32), grid
 
-    def tokens(self, grid: tuple[int, int, int]) -> int:
-        """Image tokens that a grid of patches becomes."""
-        return grid[0] * grid[1] * grid[2] // self.processor.merge_size**2
+    def tokens(self, view: View) -> int:
+        """Image tokens that a view becomes."""
+        return view.height * view.width // (self.processor.patch_size * self.processor.merge_size) ** 2

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as AnySequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import jax
@@ -13,14 +13,12 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.episode import Episode, Reference, Reply, Turn
-from actfer_jax.agent.parser import parse_turn
+from actfer_jax.agent.environment import Environment, EpisodeConfig
+from actfer_jax.agent.episode import Episode, Reply, Sample
 from actfer_jax.agent.tools import Toolbox
-from actfer_jax.config import ConfigError, Count, at_least, check_fields, one_of
+from actfer_jax.config import Count, at_least
 from actfer_jax.errors import ToolTimeout
-from actfer_jax.faces.images import check_image
 from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import mrope_positions
@@ -36,73 +34,36 @@ TOOL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
-    """Capacities and sampling; a run compiles once for them.
+class RolloutConfig(EpisodeConfig):
+    """Limits of an episode (`EpisodeConfig`) and how it is sampled; a run compiles once for them.
 
     Attributes:
-      prompt_style: "full" or "brief" (agent.prompts).
-      max_turns: assistant turns an episode may take. This number and those that follow are at least 1.
-      prompt_tokens: room for the prompt with the scene.
-      turn_tokens: most tokens of a turn; a longer one is cut.
-      reply_tokens: room for a tool reply with its picture. Words that do not fit are cut off.
-      max_length: positions of a row, at least for a prompt, a call, its reply and an answer. Where it is too short for
-        every turn, the policy is told earlier to answer.
       chunk: decoding steps between two looks at which rows have stopped.
       fill_rows: rows that one slot fill serves.
       tool_threads: threads that run the face tools.
       temperature: of sampling while training, above 0; evaluation is greedy.
     """
 
-    prompt_style: Annotated[str, one_of(*prompts.STYLES)] = "full"
-    max_turns: Count = 4
-    prompt_tokens: Count = 1280
-    turn_tokens: Count = 192
-    reply_tokens: Count = 320
-    max_length: Count = 2048
     chunk: Count = 64
     fill_rows: Count = 32
     tool_threads: Count = 4
     temperature: Annotated[float, at_least(0)] = 1.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        least = self.prompt_tokens + 2 * self.turn_tokens + self.reply_tokens
-        if self.max_length < least:
-            raise ValueError(
-                f"max_length is {self.max_length}; it must be at least {least}, for a prompt, a call, its reply and an "
-                "answer"
-            )
-
 
 @dataclass(frozen=True)
-class Query:
-    """One picture to read.
+class Query(Sample):
+    """A sample that is to be played.
 
     Attributes:
       index: a number that names the query within its step; it seeds the sampling.
-      dataset, name: where the picture comes from, for the records.
-      image: uint8 [H, W, 3].
-      reference: what is known about it.
       answer_now: tell the policy to answer at once.
 
     Raises:
       ImageError: the image is no such array.
     """
 
-    index: int
-    dataset: str
-    name: str
-    image: np.ndarray
-    reference: Reference
+    index: int = 0
     answer_now: bool = False
-
-    def __post_init__(self) -> None:
-        check_image(self.image)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What the faces found in the picture are remembered by."""
-        return self.dataset, self.name
 
 
 @dataclass
@@ -130,19 +91,21 @@ class Rollout:
 class _Row:
     """The host's side of one row.
 
-    `next_position` is the rotary position of the next token; `final` says that the policy was told to answer.
+    Attributes:
+      next_position: the rotary position of the next token.
+      pending: the last token of the row, which is not in the cache yet.
     """
 
     query: Query
-    episode: Episode
-    views: list[View]
+    environment: Environment
     pictures: list[Patches]
-    length: int
     next_position: int
-    final: bool
-    done: bool = False
     waiting: bool = False
     pending: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.environment.done
 
 
 @dataclass
@@ -239,10 +202,10 @@ class RolloutEngine:
             raise ValueError(f"{len(queries)} queries; this engine takes 1 to {self.queries}")
         seconds = dict.fromkeys(("prefill", "decode", "tools", "fill", "host"), 0.0)
         clock = _Clock(seconds)
-        rows = self._open(queries, forced)
+        rows, prompts = self._open(queries, forced, treatment)
         clock.lap("host")
         params = sharding.settle(self.programs.weights(params), self.mesh)
-        state = self._prefill(params, rows, queries, seed, step)
+        state = self._prefill(params, rows, prompts, seed, step)
         clock.lap("prefill")
         waiting: list[int] = []
         replies: dict[int, Future[Answered]] = {}
@@ -258,7 +221,7 @@ class RolloutEngine:
                     if row.waiting:
                         waiting.append(index)
                         if self.here in self.holders[index]:
-                            replies[index] = pool.submit(self._run_tool, row, treatment)
+                            replies[index] = pool.submit(row.environment.run_tool)
                 # Full fills go out while other rows decode; when none decodes there is nothing to wait for but tools.
                 idle = not any(active[index] for index, row in enumerate(rows) if not row.done)
                 if idle:
@@ -280,101 +243,57 @@ class RolloutEngine:
         clock.lap("host")
         return RolloutResult([result[i : i + self.group] for i in range(0, len(result), self.group)], seconds)
 
-    def _open(self, queries: list[Query], forced: list[list[str]] | None) -> list[_Row]:
-        rows = []
+    def _open(
+        self, queries: list[Query], forced: list[list[str]] | None, treatment: str
+    ) -> tuple[list[_Row], list[list[int]]]:
+        """The rows of all episodes, and the token ids of each query's prompt."""
+        rows, prompts = [], []
         for q, query in enumerate(queries):
-            needed = any(self.here in self.holders[q * self.group + g] for g in range(self.group))
-            scene = self.toolbox.scene(query.image) if needed else self.toolbox.unseen_scene(query.image)
+            seen = any(self.here in self.holders[q * self.group + g] for g in range(self.group))
+            first = Environment(self.config, self.chat, self.toolbox, self.encoder.tokens, treatment=treatment)
+            prompt, (scene,) = first.reset(query, answer_now=query.answer_now, seen=seen)
             patches = self.encoder(scene.pixels)
+            prompts.append(prompt)
             for g in range(self.group):
-                episode = Episode(forced=forced[q][g] if forced else "")
-                rows.append(_Row(query, episode, [scene], [patches], 0, 0, final=query.answer_now))
-        return rows
+                rows.append(_Row(query, first.fork(forced[q][g] if forced else ""), [patches], 0))
+        return rows, prompts
 
-    def _prefill(self, params: nnx.State, rows: list[_Row], queries: list[Query], seed: int, step: int) -> RowState:
+    def _prefill(self, params: nnx.State, rows: list[_Row], prompts: list[list[int]], seed: int, step: int) -> RowState:
         capacity = self.config.prompt_tokens
         tokens = np.zeros((self.queries, capacity), np.int32)
         positions = np.zeros((self.queries, capacity, 3), np.int32)
         image_index = np.full((self.queries, capacity), -1, np.int32)
         count = np.ones(self.queries, np.int32)
         merge = self.model_config.vision.spatial_merge_size
-        for q, query in enumerate(queries):
-            group = rows[q * self.group : (q + 1) * self.group]
-            grid = group[0].pictures[0][1]
-            prompt = prompts.make_prompt(self.config.prompt_style, query.reference.labels, answer_now=query.answer_now)
-            ids = self.chat.prompt_ids(prompt, self.encoder.tokens(grid))
-            _check_room(f"the prompt of {query.name}", len(ids), "prompt_tokens", capacity)
+        groups = [rows[first : first + self.group] for first in range(0, len(rows), self.group)]
+        for q, (group, ids) in enumerate(zip(groups, prompts, strict=True)):
             count[q] = len(ids)
             tokens[q, : len(ids)] = ids
             positions[q, : len(ids)], next_position = mrope_positions(
-                tokens[q, : len(ids)], np.array([grid]), self.model_config
+                tokens[q, : len(ids)], np.array([group[0].pictures[0][1]]), self.model_config
             )
             at = np.flatnonzero(tokens[q] == self.model_config.image_token_id)
             image_index[q, at] = self.slots.token_index([at.size], merge)
             for row in group:
-                row.length, row.next_position = len(ids), next_position
-        pictures = {(q,): rows[q * self.group].pictures[0] for q in range(len(queries))}
+                row.next_position = next_position
+        pictures = {(q,): group[0].pictures[0] for q, group in enumerate(groups)}
         scenes = placed_inputs(pictures, (self.queries,), self.slots.scene, self.model_config, self.slots.dtype)
         # Places of queries short of the engine's number stay idle.
-        index = np.array([query.index for query in queries] + [0] * (self.queries - len(queries)), np.uint32)
+        index = np.zeros(self.queries, np.uint32)
+        index[: len(groups)] = [group[0].query.index for group in groups]
         keys = row_keys(seed, step, index, self.group)
-        valid = np.arange(self.queries) < len(queries)
+        valid = np.arange(self.queries) < len(groups)
         inputs = sharding.place((tokens, count, positions, image_index, scenes, valid, keys), self.mesh, "rows")
         return jax.block_until_ready(self.programs.prefill(params, *inputs))
 
     def _end_turn(self, row: _Row, tokens: np.ndarray) -> None:
         """Reads the turn that a row has just ended: the row is done, or waits for a tool."""
-        sampled = tokens[row.length :].tolist()
-        row.length = len(tokens)
+        sampled = tokens[row.environment.length :].tolist()
         row.next_position += len(sampled)
         row.pending = sampled[-1]
         text = self.chat.turn_text(sampled)
-        turn = Turn(text, parse_turn(text), truncated=sampled[-1] != self.chat.turn_end_id)
-        row.episode.turns.append(turn)
-        if turn.parsed.calls and not row.final:
-            row.waiting = True
-            return
-        row.done = True
-        if turn.parsed.calls:
-            call = turn.parsed.call
-            turn.reply = Reply(prompts.NO_CALLS_LEFT, ok=False, tool=call.name if call else "")
-
-    def _run_tool(self, row: _Row, treatment: str) -> Answered:
-        """Carries out the call of the turn that a row has ended."""
-        start = time.perf_counter()
-        turn = row.episode.turns[-1].parsed
-        reply = self.toolbox.execute(
-            turn.call,
-            turn.error,
-            image=row.query.image,
-            image_key=row.query.key,
-            views=row.views,
-            treatment=treatment,
-        )
-        return reply, time.perf_counter() - start
-
-    def _instruction(self, row: _Row, reply: Reply, room: int) -> str:
-        """What the reply ends with: the assigned arm, or that this is the last turn."""
-        config = self.config
-        last = len(row.episode.turns) + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens
-        aligned = reply.ok and reply.tool == "align_face"
-        if last or (aligned and row.episode.forced == "answer"):
-            row.final = True
-            return " " + prompts.ANSWER_NOW
-        return " " + prompts.ZOOM_FIRST if aligned and row.episode.forced == "zoom" else ""
-
-    def _fitting(self, text: str, instruction: str, image_tokens: int | None) -> tuple[str, list[int]]:
-        """A reply's text and tokens. A text may be long (a list of many faces): what does not fit is left out at its
-        end."""
-        while True:
-            ids = self.chat.reply_ids(text + instruction, image_tokens)
-            excess = len(ids) - self.config.reply_tokens
-            if excess <= 0 or not text:
-                _check_room(
-                    f"the reply {instruction!r} with its picture", len(ids), "reply_tokens", self.config.reply_tokens
-                )
-                return text, ids
-            text = text[:-excess]  # a token has at least one character
+        row.environment.end_turn(text, len(sampled), truncated=sampled[-1] != self.chat.turn_end_id)
+        row.waiting = not row.done
 
     def _slots(self, waiting: list[int]) -> dict[int, int]:
         """The slots of the rows that the next fill serves: each part of the mesh has its own, for its own rows."""
@@ -401,20 +320,14 @@ class RolloutEngine:
         index = np.full(size, len(state.length), np.int32)
         pictures: dict[tuple[int, ...], Patches] = {}
         for f, (r, reply, seconds) in served.items():
-            row, turn = rows[r], rows[r].episode.turns[-1]
-            instruction = self._instruction(row, reply, config.max_length - row.length - config.reply_tokens)
-            patches = None if reply.view is None else self.encoder(reply.view.pixels)
-            image_tokens = None if patches is None else self.encoder.tokens(patches[1])
-            text, ids = self._fitting(reply.text, instruction, image_tokens)
-            turn.reply, turn.seconds = replace(reply, text=text), seconds
-            # A turn that was cut is closed here, by a token that the policy is not trained on.
-            ids = [row.pending] + [self.chat.turn_end_id] * turn.truncated + ids
-            grids = np.zeros((0, 3), np.int64)
-            if patches is not None:
-                row.views.append(reply.view)
-                row.pictures.append(patches)
-                grids = np.array([patches[1]])
-                pictures[f,] = patches
+            row = rows[r]
+            reply_ids, views = row.environment.observe(reply, seconds)
+            ids = [row.pending, *reply_ids]
+            patches = [self.encoder(view.pixels) for view in views]
+            row.pictures += patches
+            if patches:
+                (pictures[f,],) = patches
+            grids = np.array([grid for _, grid in patches], np.int64).reshape(-1, 3)
             n = len(ids)
             index[f], count[f] = r, n
             tokens[f, :n] = ids
@@ -424,7 +337,6 @@ class RolloutEngine:
             position[f] = row.next_position - 1
             at = np.flatnonzero(tokens[f] == self.model_config.image_token_id)
             image_index[f, at] = np.arange(at.size)
-            row.length += n - 1
             row.waiting = False
         inputs = placed_inputs(pictures, (size,), self.slots.crop, self.model_config, self.slots.dtype)
         fill = Fill(index, tokens, count, positions, position, image_index, inputs)
@@ -435,10 +347,11 @@ class RolloutEngine:
         tokens, policy, log_probs, raw = sharding.fetch(arrays, self.mesh)
         rollouts = []
         for r, row in enumerate(rows):
-            n = row.length
+            n = row.environment.length
             sequence = Sequence(tokens[r, :n].tolist(), policy[r, :n].tolist(), row.pictures)
             chosen = log_probs[r, :n], raw[r, :n]
-            rollouts.append(Rollout(row.query, row.episode, row.views, sequence, *chosen, self.owners[r]))
+            played = row.environment
+            rollouts.append(Rollout(row.query, played.episode, played.views, sequence, *chosen, self.owners[r]))
         return rollouts
 
 
@@ -475,11 +388,6 @@ def _wait_for_tools(calls: Iterable[Future[Answered]]) -> None:
         returned, running = wait(running, timeout=TOOL_SECONDS, return_when=FIRST_COMPLETED)
         if not returned:
             raise ToolTimeout(f"no face tool has returned for {TOOL_SECONDS:.0f} s ({len(running)} calls wait)")
-
-
-def _check_room(what: str, tokens: int, key: str, room: int) -> None:
-    if tokens > room:
-        raise ConfigError(f"{what} has {tokens} tokens; raise config.rollout.{key} (now {room})")
 
 
 class _Clock:

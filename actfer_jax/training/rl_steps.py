@@ -67,10 +67,7 @@ def rl_steps(
 
     def step_function(state: RunState, step: int) -> StepOutput:
         began = time.perf_counter()
-        queries = [
-            Query(row, sample.dataset, sample.name, sample.image, sample.reference)
-            for row, sample in enumerate(next(samples))
-        ]
+        queries = [Query(**vars(sample), index=row) for row, sample in enumerate(next(samples))]
         forced = _assign_arms(config, step)
         waited = time.perf_counter() - began
         result = engine.run(

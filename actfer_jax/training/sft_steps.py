@@ -36,8 +36,7 @@ def whitened(config: TrainConfig, agent: Agent, source: Source) -> Agent:
 
 
 def trace_maker(config: TrainConfig, agent: Agent) -> TraceMaker:
-    style, max_turns = config.rollout.prompt_style, config.rollout.max_turns
-    return TraceMaker(config.traces, agent.chat, agent.encoder, agent.toolbox, style=style, max_turns=max_turns)
+    return TraceMaker(config.traces, agent.chat, agent.encoder, agent.toolbox, config.rollout)
 
 
 def sft_steps(

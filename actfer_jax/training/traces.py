@@ -1,11 +1,9 @@
 """Supervised traces: what a looker that knows the truth writes, with the views that the real tools return.
 
 A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions
-drawn
-uniformly, whatever the picture shows, names after each view the action units seen in it, and answers. What only a zoom
-can
-resolve is never named before its region was zoomed into; the answer is always the truth, so without the right zoom it
-is a guess.
+drawn uniformly, whatever the picture shows, names after each view the action units seen in it, and answers. What only a
+zoom can resolve is never named before its region was zoomed into; the answer is always the truth, so without the right
+zoom it is a guess.
 """
 
 from dataclasses import dataclass
@@ -14,14 +12,14 @@ from typing import Annotated
 import numpy as np
 
 from actfer_jax import facs
-from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.environment import Environment, EpisodeConfig, Observation
+from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import Count, Share, at_least, check_fields, one_of
-from actfer_jax.data.sources import DataError, Sample
-from actfer_jax.rollout.batch import Sequence
+from actfer_jax.data.errors import DataError
+from actfer_jax.rollout.batch import Patches, Sequence
 from actfer_jax.rollout.encoder import PictureEncoder
 
 ALIGNED = "aligned"
@@ -80,12 +78,12 @@ class Plan:
     Attributes:
       align: align the face first (otherwise the prompt says to answer at once).
       regions: regions to zoom into, in order.
-      instruction: what the reply with the aligned face ends with, or "".
+      forced: what the reply with the aligned face instructs: "zoom", "answer", or "" for nothing.
     """
 
     align: bool
     regions: tuple[str, ...]
-    instruction: str = ""
+    forced: str = ""
 
 
 def draw_plan(rng: np.random.Generator, config: TraceConfig) -> Plan:
@@ -95,11 +93,11 @@ def draw_plan(rng: np.random.Generator, config: TraceConfig) -> Plan:
         if u < config.answer_now:
             return Plan(align=False, regions=())
         told = u < config.answer_now + config.instructed_answer
-        return Plan(align=True, regions=(), instruction=prompts.ANSWER_NOW if told else "")
+        return Plan(align=True, regions=(), forced="answer" if told else "")
     count = 2 if rng.random() < config.two_zooms else 1
     regions = tuple(str(region) for region in rng.choice(facs.REGIONS, count, replace=False))
     told = rng.random() < config.instructed_zoom
-    return Plan(align=True, regions=regions, instruction=prompts.ZOOM_FIRST if told else "")
+    return Plan(align=True, regions=regions, forced="zoom" if told else "")
 
 
 def call_text(call: ToolCall) -> str:
@@ -112,7 +110,7 @@ class TraceMaker:
     """Writes traces about samples.
 
     Args:
-      max_turns: assistant turns that an episode may take; the reply before the last one says to answer.
+      rules: the limits of an episode.
     """
 
     def __init__(
@@ -121,17 +119,13 @@ class TraceMaker:
         chat: Chat,
         encoder: PictureEncoder,
         toolbox: Toolbox,
-        *,
-        style: str,
-        max_turns: int,
+        rules: EpisodeConfig,
     ):
-        self.config, self.chat, self.encoder, self.toolbox = config, chat, encoder, toolbox
-        self.style, self.max_turns = style, max_turns
+        self.config, self.chat, self.encoder, self.toolbox, self.rules = config, chat, encoder, toolbox, rules
 
-    def turns(self, sample: Sample, plan: Plan) -> list[tuple[str, ToolCall | None]]:
-        """The assistant's turns, with the call that each one makes."""
+    def turns(self, sample: Sample, plan: Plan) -> list[str]:
+        """What the assistant writes, turn by turn."""
         reference = _check(sample)
-        aus, emotion = reference.aus or frozenset(), reference.emotion
         seen = _seen(reference)
         thoughts, calls = [seen], []
         if plan.align:
@@ -140,11 +134,9 @@ class TraceMaker:
         for region in plan.regions:
             thoughts.append(_seen(reference, region))
             calls.append(ToolCall("zoom", {"region": region}))
-        turns = [
-            (f"<think>{think}</think>\n{call_text(call)}", call) for think, call in zip(thoughts, calls, strict=False)
-        ]
-        answer = f"<aus>{facs.format_aus(aus)}</aus>\n<answer>{emotion}</answer>"
-        return [*turns, (f"<think>{thoughts[-1]}</think>\n{answer}", None)]
+        answer = f"<aus>{facs.format_aus(reference.aus or ())}</aus>\n<answer>{reference.emotion}</answer>"
+        ends = [*map(call_text, calls), answer]
+        return [f"<think>{think}</think>\n{end}" for think, end in zip(thoughts, ends, strict=True)]
 
     def readings(self, sample: Sample) -> list[Sequence]:
         """What is seen in some views of a face (`config.readings_views`), each in a sequence of its own.
@@ -158,13 +150,11 @@ class TraceMaker:
         for view in self.config.readings_views:
             region = "" if view == ALIGNED else view
             call = ToolCall("zoom", {"region": region}) if region else ToolCall("align_face", {})
-            reply = self.toolbox.execute(
-                call, "", image=sample.image, image_key=(sample.dataset, sample.name), views=[scene]
-            )
+            reply = self.toolbox.execute(call, "", image=sample.image, image_key=sample.key, views=[scene])
             if reply.view is None:
                 continue
             picture = self.encoder(reply.view.pixels)
-            context = self.chat.reply_ids(reply.text, self.encoder.tokens(picture[1]))
+            context = self.chat.reply_ids(reply.text, self.encoder.tokens(reply.view))
             thought = f"<think>{_seen(reference, region)}</think>\n"
             words = self.chat.tokenizer.encode(thought, add_special_tokens=False)
             policy = [False] * len(context) + [True] * len(words)
@@ -176,36 +166,25 @@ class TraceMaker:
         return self.planned(sample, draw_plan(rng, self.config))
 
     def planned(self, sample: Sample, plan: Plan) -> Sequence:
-        """The episode of a plan; a picture in which no face is found is answered after the first reply."""
-        views = [self.toolbox.scene(sample.image)]
-        pictures = [self.encoder(views[0].pixels)]
-        prompt = prompts.make_prompt(self.style, sample.reference.labels, answer_now=not plan.align)
-        tokens = self.chat.prompt_ids(prompt, self.encoder.tokens(pictures[0][1]))
-        policy = [False] * len(tokens)
+        """The episode of a plan. Where no face is found, or no room is left for a call, the answer comes next."""
+        environment = Environment(self.rules, self.chat, self.toolbox, self.encoder.tokens)
+        observation: Observation | None = environment.reset(sample, forced=plan.forced, answer_now=not plan.align)
         turns = self.turns(sample, plan)
+        tokens: list[int] = []
+        policy: list[bool] = []
+        pictures: list[Patches] = []
         index = 0
-        while True:
-            text, call = turns[index]
-            turn = self.chat.tokenizer.encode(text, add_special_tokens=False) + [self.chat.turn_end_id]
+        while observation is not None:
+            tokens += observation.token_ids
+            policy += [False] * len(observation.token_ids)
+            pictures += [self.encoder(view.pixels) for view in observation.views]
+            turn = self.chat.tokenizer.encode(turns[index], add_special_tokens=False) + [self.chat.turn_end_id]
             tokens += turn
             policy += [True] * len(turn)
-            if call is None:
-                return Sequence(tokens, policy, pictures)
-            reply = self.toolbox.execute(
-                call, "", image=sample.image, image_key=(sample.dataset, sample.name), views=views
-            )
-            told = plan.instruction if call.name == "align_face" and reply.ok else ""
-            if index + 2 == self.max_turns:
-                told = prompts.ANSWER_NOW
-            image_tokens = None
-            if reply.view is not None:
-                views.append(reply.view)
-                pictures.append(self.encoder(reply.view.pixels))
-                image_tokens = self.encoder.tokens(pictures[-1][1])
-            ids = self.chat.reply_ids(f"{reply.text} {told}".rstrip(), image_tokens)
-            tokens += ids
-            policy += [False] * len(ids)
-            index = index + 1 if reply.ok else len(turns) - 1
+            observation = environment.step(turns[index], len(turn))
+            refused = not all(reply.ok for reply in environment.episode.replies)
+            index = len(turns) - 1 if environment.final or refused else index + 1
+        return Sequence(tokens, policy, pictures)
 
 
 def _check(sample: Sample) -> Reference:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actfer_jax.agent.episode import Episode, Reference
+from actfer_jax.agent.episode import Episode, Reference, Sample
 from actfer_jax.config import ConfigError, read_config
-from actfer_jax.data.sources import DataConfig, DataError, Sample, batches, open_face_store, open_source, order
+from actfer_jax.data.sources import DataConfig, DataError, batches, open_face_store, open_source, order
 from actfer_jax.evaluation.run import EvaluateConfig
+from actfer_jax.faces.images import ImageError
 from actfer_jax.rl import rewards
 from actfer_jax.training.config import TrainConfig
 from configs import ucgrpo
@@ -131,5 +132,5 @@ def test_a_file_that_is_damaged_while_it_is_read_is_named(tmp_path):
 
 
 def test_a_sample_whose_image_is_none_is_named():
-    with pytest.raises(DataError, match=r"^records/picture 0: an image is uint8 .* not float64"):
+    with pytest.raises(ImageError, match=r"^records/picture 0: an image is uint8 .* not float64"):
         Sample("records", "picture 0", np.zeros((4, 4, 3)), FEAR)

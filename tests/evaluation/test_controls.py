@@ -8,10 +8,9 @@ import pytest
 from PIL import Image
 from scripted_episodes import ScriptedEngine, answer, call, play, small_toolbox
 
-from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.data.datasets.synth_faces.renderer import render
 from actfer_jax.data.datasets.synth_faces.world import DEMO_EMOTIONS, face_of
-from actfer_jax.data.sources import Sample
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter, read_episodes
 from actfer_jax.evaluation.controls import evaluate_policy
@@ -96,7 +95,7 @@ def test_an_unknown_control_is_named(samples, toolbox):
 
 def test_record_holds_the_episode_and_its_pictures(samples, toolbox, tmp_path):
     sample = samples[0]
-    query = Query(7, sample.dataset, sample.name, sample.image, sample.reference)
+    query = Query(**vars(sample), index=7)
     texts = [call("detect_faces"), call("align_face"), call("zoom", region="nose"), answer("Happy", "AU12 AU6")]
     rollout = play(query, texts, toolbox)
     rollout.log_probs[:] = np.random.default_rng(0).normal(size=len(rollout.log_probs))
@@ -144,7 +143,7 @@ def test_record_holds_the_episode_and_its_pictures(samples, toolbox, tmp_path):
     ],
 )
 def test_what_a_policy_writes_always_becomes_standard_json(samples, toolbox, tmp_path, arguments):
-    query = Query(0, "d", "n", samples[0].image, samples[0].reference)
+    query = Query("d", "n", samples[0].image, samples[0].reference)
     text = f'<think></think><tool_call>{{"name": "zoom", "arguments": {arguments}}}</tool_call>'
     rollout = play(query, [text, "no answer at all"], toolbox)
     path = EpisodeWriter(tmp_path).write(0, [to_record(rollout, id="a", reward=None, advantage=None, trained_on=())])

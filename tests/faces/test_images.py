@@ -296,7 +296,7 @@ def test_every_function_that_takes_a_picture_checks_it(agent, tmp_path):
         lambda image: toolbox.execute(ToolCall("detect_faces", {}), "", image=image, image_key="key", views=()),
         lambda image: cut(image, np.eye(2, 3), (8, 8)),
         agent.encoder,
-        lambda image: Query(0, "mine", "picture", image, reference),
+        lambda image: Query("mine", "picture", image, reference),
         lambda image: Sample("mine", "picture", image, reference),
     ]
     for door in doors:

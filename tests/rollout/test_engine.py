@@ -53,7 +53,7 @@ def test_episodes_are_what_they_are_meant_to_be(agent, result):
     assert any(len(rollout.views) >= 3 for rollout in flat)
     for rollout in flat:
         prompt = prompts.make_prompt(agent.rollout.prompt_style, rollout.query.reference.labels)
-        opening = agent.chat.prompt_ids(prompt, agent.encoder.tokens(rollout.sequence.pictures[0][1]))
+        opening = agent.chat.prompt_ids(prompt, agent.encoder.tokens(rollout.views[0]))
         assert rollout.sequence.tokens[: len(opening)] == opening
         text = agent.chat.tokenizer.decode(rollout.sequence.tokens)
         for turn in rollout.episode.turns:
@@ -157,7 +157,7 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int, arm: s
     views = [agent.toolbox.scene(query.image)]
     pictures = [agent.encoder(views[0].pixels)]
     prompt = prompts.make_prompt(config.prompt_style, query.reference.labels)
-    tokens = chat.prompt_ids(prompt, agent.encoder.tokens(pictures[0][1]))
+    tokens = chat.prompt_ids(prompt, agent.encoder.tokens(views[0]))
     banned = chat.banned(agent.model_config.text.vocab_size)
     final, turns = False, 0
     while True:
@@ -190,7 +190,7 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int, arm: s
         if reply.view is not None:
             views.append(reply.view)
             pictures.append(agent.encoder(reply.view.pixels))
-            picture_tokens = agent.encoder.tokens(pictures[-1][1])
+            picture_tokens = agent.encoder.tokens(views[-1])
         tokens += chat.reply_ids(f"{reply.text} {instruction}".rstrip(), picture_tokens)
 
 
@@ -246,14 +246,6 @@ def test_an_episode_always_has_room_for_an_answer(agent, queries):
                     turn.truncated == (span == config.turn_tokens and not turn.text.endswith("<|im_end|>"))
                     or span < config.turn_tokens
                 )
-
-
-def test_words_that_do_not_fit_a_reply_are_cut_off(agent, engine):
-    long = "a face at " + "[1, 2, 3, 4] " * 100
-    text, ids = engine._fitting(long, " Answer now.", None)
-    assert long.startswith(text) and len(text) > len("a face at") and len(ids) <= agent.rollout.reply_tokens
-    assert ids == agent.chat.reply_ids(f"{text} Answer now.", None)
-    assert engine._fitting("no face", "", None) == ("no face", agent.chat.reply_ids("no face", None))
 
 
 def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):
@@ -313,7 +305,7 @@ engine.TOOL_SECONDS = 0.1
 Toolbox.execute = lambda *args, **options: threading.Event().wait()
 def main(argv):
     agent, card = load_policy("demo", "float32")
-    query = engine.Query(0, "pictures", "grey", np.full((96, 96, 3), 99, np.uint8), Reference(labels=card.labels))
+    query = engine.Query("pictures", "grey", np.full((96, 96, 3), 99, np.uint8), Reference(labels=card.labels))
     agent.engine(queries=1, group=1, greedy=True).run(agent.params, [query], seed=0, step=0)
 cli.run(main)
 """

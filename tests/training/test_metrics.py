@@ -36,7 +36,7 @@ def groups():
     for index, names in enumerate(GROUPS):
         face = synth_faces.face_of("validation", index)
         reference = Reference(synth_faces.DEMO_EMOTIONS, face.emotion, frozenset(face.aus), extra={"subtle": index % 2})
-        query = Query(index, "synth_faces", f"validation/{index}", synth_faces.render(face).image, reference)
+        query = Query("synth_faces", f"validation/{index}", synth_faces.render(face).image, reference, index)
         groups.append([play(query, SCRIPTS[name](face.emotion), toolbox) for name in names])
     return groups
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from actfer_jax import facs
-from actfer_jax.agent.episode import Reference
+from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.config import ConfigError
 from actfer_jax.data.datasets.synth_faces import DEMO_EMOTIONS, face_of, render
-from actfer_jax.data.sources import DataConfig, DataError, Sample, SubtleSamples, open_source
+from actfer_jax.data.sources import DataConfig, DataError, SubtleSamples, open_source
 from actfer_jax.rollout.batch import Sequence, make_batch
 from actfer_jax.rollout.engine import image_slots
 from actfer_jax.training.traces import TraceConfig, TraceMaker, draw_plan
@@ -30,7 +30,8 @@ def subtle() -> Sample:
 
 @pytest.fixture(scope="module")
 def maker(agent) -> TraceMaker:
-    return TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, style="brief", max_turns=4)
+    rules = replace(agent.rollout, max_turns=4, max_length=224)
+    return TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, rules)
 
 
 def policy_turns(maker: TraceMaker, tokens: list[int], policy: list[bool]) -> list[str]:

@@ -1,0 +1,207 @@
+"""The rules of an episode: what the policy is shown, which reply ends with which instruction, and when it is over.
+
+Whatever plays episodes drives this object: rollouts, supervised traces, other programs.
+
+    environment = Environment(config, chat, toolbox, image_tokens)
+    observation = environment.reset(sample)
+    while observation is not None:
+        text, tokens = policy(observation)
+        observation = environment.step(text, tokens)
+
+Who runs the tools elsewhere, or later, calls the parts of `step`: `end_turn`, `run_tool`, `observe`.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, NamedTuple
+
+from actfer_jax.agent import prompts
+from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.episode import Episode, Reply, Sample, Turn
+from actfer_jax.agent.parser import parse_turn
+from actfer_jax.agent.tools import Toolbox
+from actfer_jax.config import ConfigError, Count, check_fields, one_of
+from actfer_jax.faces.views import View
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """How long an episode may become.
+
+    Attributes:
+      prompt_style: "full" or "brief" (agent.prompts).
+      max_turns: assistant turns an episode may take. This number and those that follow are at least 1.
+      prompt_tokens: room for the prompt with the scene.
+      turn_tokens: most tokens of a turn; a longer one is cut.
+      reply_tokens: room for a tool reply with its view. Words that do not fit are cut off.
+      max_length: positions of a row, at least for a prompt, a call, its reply and an answer. Where it is too short for
+        every turn, the policy is told earlier to answer.
+    """
+
+    prompt_style: Annotated[str, one_of(*prompts.STYLES)] = "full"
+    max_turns: Count = 4
+    prompt_tokens: Count = 1280
+    turn_tokens: Count = 192
+    reply_tokens: Count = 320
+    max_length: Count = 2048
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        least = self.prompt_tokens + 2 * self.turn_tokens + self.reply_tokens
+        if self.max_length < least:
+            raise ValueError(
+                f"max_length is {self.max_length}; it must be at least {least}, for a prompt, a call, its reply and an "
+                "answer"
+            )
+
+
+class Observation(NamedTuple):
+    """What the policy reads next.
+
+    Attributes:
+      token_ids: they follow what the row has; an inserted end of a turn that was cut is among them.
+      views: the new views, in the order of their placeholders in `token_ids`.
+    """
+
+    token_ids: list[int]
+    views: tuple[View, ...]
+
+
+class Environment:
+    """One episode after the other.
+
+    Args:
+      config: its limits.
+      chat: between texts and token ids.
+      toolbox: the face tools.
+      image_tokens: how many image tokens a view becomes.
+      treatment: what the tools do to zoomed views (`tools.TREATMENTS`).
+
+    Attributes:
+      episode: turns and replies so far.
+      views: the scene, then the views that the tools returned.
+      length: token ids so far.
+      final: the policy was told to answer; a call is refused.
+      done: the episode is over.
+    """
+
+    def __init__(
+        self,
+        config: EpisodeConfig,
+        chat: Chat,
+        toolbox: Toolbox,
+        image_tokens: Callable[[View], int],
+        *,
+        treatment: str = "",
+    ):
+        self.config, self.chat, self.toolbox = config, chat, toolbox
+        self.image_tokens, self.treatment = image_tokens, treatment
+
+    def reset(self, sample: Sample, *, forced: str = "", answer_now: bool = False, seen: bool = True) -> Observation:
+        """Starts an episode.
+
+        Args:
+          sample: what it is about; the policy never sees the reference, only its labels.
+          forced: "", or the arm that the reply with the aligned face instructs: "zoom" or "answer".
+          answer_now: tell the policy to answer at once.
+          seen: False where nobody needs the pixels of the scene.
+
+        Raises:
+          ConfigError: the prompt with the scene has no room.
+        """
+        scene = self.toolbox.scene(sample.image) if seen else self.toolbox.unseen_scene(sample.image)
+        prompt = prompts.make_prompt(self.config.prompt_style, sample.reference.labels, answer_now=answer_now)
+        ids = self.chat.prompt_ids(prompt, self.image_tokens(scene))
+        _check_room(f"the prompt of {sample.name}", len(ids), "prompt_tokens", self.config.prompt_tokens)
+        self.sample = sample
+        self.episode, self.views, self.length = Episode(forced=forced), [scene], len(ids)
+        self.final, self.done = answer_now, False
+        return Observation(ids, (scene,))
+
+    def fork(self, forced: str = "") -> "Environment":
+        """Another episode of the same sample, which has the observation of `reset` in common with this one."""
+        other = copy.copy(self)
+        other.episode, other.views = Episode(forced=forced), list(self.views)
+        return other
+
+    def step(self, text: str, tokens: int, *, truncated: bool = False) -> Observation | None:
+        """Takes in a turn of the policy, runs its tool, and returns what is to be read next; None at the end.
+
+        Args:
+          text: what the policy wrote, without the end-of-turn token.
+          tokens: how many token ids that was, with the end-of-turn token if it was written.
+          truncated: the turn was cut before it ended.
+        """
+        self.end_turn(text, tokens, truncated=truncated)
+        return None if self.done else self.observe(*self.run_tool())
+
+    def end_turn(self, text: str, tokens: int, *, truncated: bool = False) -> None:
+        """Takes in a turn, as `step` does: the episode is done, or waits for the reply of a tool."""
+        turn = Turn(text, parse_turn(text), truncated=truncated)
+        self.episode.turns.append(turn)
+        self.length += tokens
+        self.done = not turn.parsed.calls or self.final
+        if self.done and turn.parsed.calls:
+            call = turn.parsed.call
+            turn.reply = Reply(prompts.NO_CALLS_LEFT, ok=False, tool=call.name if call else "")
+
+    def run_tool(self) -> tuple[Reply, float]:
+        """Carries out the call of the last turn; changes nothing here. Returns the reply and the seconds it took."""
+        start = time.perf_counter()
+        turn = self.episode.turns[-1].parsed
+        reply = self.toolbox.execute(
+            turn.call,
+            turn.error,
+            image=self.sample.image,
+            image_key=self.sample.key,
+            views=self.views,
+            treatment=self.treatment,
+        )
+        return reply, time.perf_counter() - start
+
+    def observe(self, reply: Reply, seconds: float) -> Observation:
+        """Takes in the reply to the last turn.
+
+        Raises:
+          ConfigError: an instruction with its view has no room.
+        """
+        turn = self.episode.turns[-1]
+        instruction = self._instruction(reply)
+        image_tokens = None if reply.view is None else self.image_tokens(reply.view)
+        text, ids = self._fitting(reply.text, instruction, image_tokens)
+        turn.reply, turn.seconds = replace(reply, text=text), seconds
+        # A turn that was cut is closed here, by a token that the policy is not trained on.
+        ids = [self.chat.turn_end_id] * turn.truncated + ids
+        self.length += len(ids)
+        views = () if reply.view is None else (reply.view,)
+        self.views.extend(views)
+        return Observation(ids, views)
+
+    def _instruction(self, reply: Reply) -> str:
+        """What the reply ends with: the assigned arm, or that this is the last turn."""
+        config = self.config
+        room = config.max_length - self.length - config.reply_tokens
+        last = len(self.episode.turns) + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens
+        aligned = reply.ok and reply.tool == "align_face"
+        if last or (aligned and self.episode.forced == "answer"):
+            self.final = True
+            return " " + prompts.ANSWER_NOW
+        return " " + prompts.ZOOM_FIRST if aligned and self.episode.forced == "zoom" else ""
+
+    def _fitting(self, text: str, instruction: str, image_tokens: int | None) -> tuple[str, list[int]]:
+        """A reply's text and token ids. A text may be long (a list of many faces): its end is cut off until it fits."""
+        room = self.config.reply_tokens
+        while True:
+            ids = self.chat.reply_ids(text + instruction, image_tokens)
+            excess = len(ids) - room
+            if excess <= 0 or not text:
+                _check_room(f"the reply {instruction!r} with its view", len(ids), "reply_tokens", room)
+                return text, ids
+            text = text[:-excess]  # A token has at least one character.
+
+
+def _check_room(what: str, tokens: int, key: str, room: int) -> None:
+    if tokens > room:
+        raise ConfigError(f"{what} has {tokens} tokens; raise config.rollout.{key} (now {room})")

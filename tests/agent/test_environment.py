@@ -1,0 +1,111 @@
+"""The rules of an episode, played by hand and by rollouts and traces alike."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scripted_episodes import answer, call
+
+from actfer_jax.agent import prompts
+from actfer_jax.agent.environment import Environment
+from actfer_jax.agent.episode import Reply
+from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
+
+
+def environment_of(agent, **changes) -> Environment:
+    return Environment(replace(agent.rollout, **changes), agent.chat, agent.toolbox, agent.encoder.tokens)
+
+
+def played(environment: Environment, sample, *texts: str, **options) -> list[int]:
+    """The token ids of an episode in which the policy writes these turns, as far as it comes to them."""
+    ids, observation = [], environment.reset(sample, **options)
+    for text in texts:
+        if observation is None:
+            break
+        turn = environment.chat.tokenizer.encode(text, add_special_tokens=False) + [environment.chat.turn_end_id]
+        ids += [*observation.token_ids, *turn]
+        assert environment.length == len(ids) - len(turn)
+        observation = environment.step(text, len(turn))
+    assert environment.done == (observation is None) and environment.length >= len(ids)
+    return ids
+
+
+def test_the_reply_before_the_last_turn_says_to_answer_and_a_call_after_it_is_refused(agent, queries):
+    environment = environment_of(agent, max_turns=3, max_length=400)
+    ids = played(environment, queries[0], call("align_face"), call("zoom", region="mouth"), call("align_face"))
+    text = agent.chat.tokenizer.decode(ids)
+    first, second = text.split("</tool_call>")[1:3]
+    assert prompts.ANSWER_NOW not in first and prompts.ANSWER_NOW in second
+    assert environment.done and len(environment.views) == 3
+    assert environment.episode.replies[-1] == Reply(prompts.NO_CALLS_LEFT, ok=False, tool="align_face")
+
+
+@pytest.mark.parametrize(("arm", "told"), [("zoom", prompts.ZOOM_FIRST), ("answer", prompts.ANSWER_NOW), ("", "")])
+def test_an_arm_is_instructed_by_the_reply_with_the_aligned_face(agent, queries, arm, told):
+    environment = environment_of(agent, max_turns=4, max_length=400)
+    ids = played(environment, queries[0], call("zoom", region="chin"), call("align_face"), answer("fear"), forced=arm)
+    text = agent.chat.tokenizer.decode(ids)
+    assert [words in text for words in (prompts.ZOOM_FIRST, prompts.ANSWER_NOW)] == [arm == "zoom", arm == "answer"]
+    assert told in text.split("</tool_call>")[2] and environment.done
+
+
+def test_a_row_without_room_for_one_more_call_is_told_to_answer(agent, queries):
+    """Room is what is left after this reply, the largest next one, its call and an answer."""
+    config = agent.rollout
+    for spare, final in ((0, False), (1, True)):
+        environment = environment_of(agent, max_turns=9, max_length=400)
+        opening = environment.reset(queries[0])
+        text = call("align_face")
+        tokens = 400 - 2 * config.reply_tokens - 2 * config.turn_tokens - len(opening.token_ids) + spare
+        environment.step(text, tokens)
+        assert environment.final == final
+
+
+def test_words_that_do_not_fit_a_reply_are_cut_off(agent, queries):
+    environment = environment_of(agent)
+    environment.reset(queries[0])
+    environment.end_turn(call("detect_faces"), 10)
+    long = "a face at " + "[1, 2, 3, 4] " * 100
+    observation = environment.observe(Reply(long, ok=True, tool="detect_faces"), 0.0)
+    kept = environment.episode.turns[0].reply.text
+    assert long.startswith(kept) and len(kept) > len("a face at")
+    assert observation.token_ids == agent.chat.reply_ids(kept, None)
+    assert len(observation.token_ids) <= agent.rollout.reply_tokens
+
+
+def test_a_turn_that_was_cut_is_closed_in_the_reply(agent, queries):
+    environment = environment_of(agent)
+    environment.reset(queries[0])
+    observation = environment.step(call("align_face"), 32, truncated=True)
+    assert observation.token_ids[0] == agent.chat.turn_end_id
+    assert observation.token_ids[1:] == agent.chat.reply_ids(
+        "face 0 aligned, 64x64", agent.encoder.tokens(observation.views[0])
+    )
+
+
+def test_episodes_that_were_forked_share_nothing_but_the_prompt(agent, queries):
+    first = environment_of(agent)
+    first.reset(queries[0])
+    other = first.fork("answer")
+    other.step(call("align_face"), 20)
+    assert (len(first.views), len(other.views)) == (1, 2)
+    assert not first.episode.turns and first.episode.forced == "" and other.final and not first.final
+
+
+def test_a_trace_is_the_episode_that_its_turns_play(agent, queries):
+    rules = replace(agent.rollout, max_turns=4, max_length=400)
+    maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, rules)
+    plan = Plan(align=True, regions=("brows", "mouth"), forced="zoom")
+    trace = maker.planned(queries[1], plan)
+    environment = Environment(rules, agent.chat, agent.toolbox, agent.encoder.tokens)
+    assert trace.tokens == played(environment, queries[1], *maker.turns(queries[1], plan), forced="zoom")
+    assert len(trace.pictures) == 4 == len(environment.views)
+
+
+def test_a_trace_answers_where_no_room_is_left_for_a_call(agent, queries):
+    config = agent.rollout
+    least = config.prompt_tokens + 2 * config.turn_tokens + config.reply_tokens
+    maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, replace(config, max_length=least))
+    trace = maker.planned(queries[1], Plan(align=True, regions=("brows", "mouth")))
+    words = agent.chat.tokenizer.decode(np.array(trace.tokens)[trace.policy])
+    assert words.count("<tool_call>") == 1 and words.count("<answer>") == 1 and len(trace.tokens) <= least
