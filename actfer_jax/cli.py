@@ -1,5 +1,7 @@
 """How every command starts and how it fails: with a message and a status, and a traceback only for our own mistakes."""
 
+import ast
+import dataclasses
 import inspect
 import io
 import logging
@@ -9,7 +11,8 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -17,8 +20,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from actfer_jax.config import ConfigError, nearest
-from actfer_jax.errors import ToolTimeout, UserError
+from actfer_jax.config import named_config, nearest, section_class
+from actfer_jax.errors import ConfigError, ToolTimeout, UserError
 from actfer_jax.files import FILE_ERRORS, as_path, disk_is_full
 
 USER_ERRORS = (UserError, *FILE_ERRORS)
@@ -47,20 +50,22 @@ class PathFlag(flags.ArgumentParser[epath.Path]):
         return "path"
 
 
-def run(main: Callable[[list[str]], None], *, arguments: bool = False) -> None:
+def run(main: Callable[[list[str]], None], *, config: type | None = None, arguments: bool = False) -> None:
     """Parses the flags, sets up the log and runs a command.
 
     Exits with status 1 and one line on standard error where the person who started it can put it right.
 
     Args:
       main: gets the program's name and, with `arguments`, what stands on the command line beside the flags.
+      config: the dataclass that `--config` is read into. With it, `--config.data.name=NAME` gives another extension and
+        may be followed by the keys that this one has; those of the config file's that it has not are left out.
       arguments: whether anything may stand there.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that knows ASCII only shows "?" for what it lacks, as it does on standard error.
         sys.stdout.reconfigure(errors="replace")
     sys.unraisablehook = _show_unraisable
-    app.run(lambda argv: _guarded(main, argv, arguments), flags_parser=_parse_flags)
+    app.run(lambda argv: _guarded(main, argv, arguments), flags_parser=partial(_parse_flags, config=config))
 
 
 def printable(text: str) -> str:
@@ -68,9 +73,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], *, config: type | None) -> list[str]:
     try:
-        unset = _check_config(argv) if "config" in flags.FLAGS else set()
+        late = _check_config(argv, config) if "config" in flags.FLAGS else _Late({}, {})
         rest: list[str] = flags.FLAGS(argv)
     except UserError as error:
         sys.exit(f"error: {printable(str(error))}")
@@ -82,14 +87,35 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if missing := _MISSING.fullmatch(message):
             message = f"--{missing[1]} is missing; give it a value (--help lists the flags)"
         sys.exit(f"error: {printable(message.removeprefix('flag '))}")
-    for key in unset:
-        *sections, name = key.split(".")
-        node = flags.FLAGS.config
+    for section, fields in late.sections.items():
+        node = _node(flags.FLAGS.config, section)
         with node.unlocked():
-            for section in sections:
-                node = node[section]
-            node[name] = None
+            for key in [key for key in node if key not in fields]:
+                del node[key]
+    for key, value in late.values.items():
+        section, _, name = key.rpartition(".")
+        node = _node(flags.FLAGS.config, section)
+        with node.ignore_type(), node.unlocked():
+            node[name] = value
     return rest
+
+
+class _Late(NamedTuple):
+    """What ml_collections cannot override and is set after it.
+
+    Attributes:
+      values: by key.
+      sections: of extensions that the command line names: the keys that they have, with their types.
+    """
+
+    values: dict[str, Any]
+    sections: dict[str, dict[str, Any]]
+
+
+def _node(config: ml_collections.ConfigDict, section: str) -> ml_collections.ConfigDict:
+    for name in filter(None, section.split(".")):
+        config = config[name]
+    return config
 
 
 def _unknown_flag(name: str) -> str:
@@ -99,45 +125,86 @@ def _unknown_flag(name: str) -> str:
     return f"there is no flag --{name}; {f'did you mean --{near}?' if near else '--help lists the flags'}"
 
 
-def _check_config(argv: list[str]) -> set[str]:
+def _check_config(argv: list[str], cls: type | None) -> _Late:
     """Makes sure of `--config=FILE:VARIANT` and of the keys of its overrides, of which ml_collections would show how it
-    tried them, and takes `--config.KEY=None` out of the arguments, which ml_collections does not know.
+    tried them, and takes out of the arguments what it cannot override: a value of None, and the keys of an extension
+    that is named among them.
 
     Args:
       argv: the command line; changed in place.
-
-    Returns:
-      The keys that are to be None.
+      cls: the dataclass that the config is read into.
 
     Raises:
-      ConfigError: there is no such file, variant or key, or the file fails.
+      ConfigError: there is no such file, variant, extension or key, or the file fails.
     """
+    joined = _joined(argv)
+    names = {
+        override[1].removesuffix(".name"): override[2]
+        for override in map(_OVERRIDE.fullmatch, joined)
+        if override and override[1].endswith(".name") and override[2]
+    }
+    config: ml_collections.ConfigDict | None = None
+    kept, late = list[str](), _Late({}, {})
+    for argument in joined:
+        flag, _, value = argument.partition("=")
+        override = _OVERRIDE.fullmatch(argument)
+        if flag in ("--config", "-config"):
+            argument, config = _load_config(value)
+            late.sections.update(_named_sections(names, config, cls))
+        elif override and config is not None:
+            key, value = override[1], override[2]
+            section, _, name = key.rpartition(".")
+            if fields := late.sections.get(section):
+                if name not in fields:
+                    raise _unknown_key(key, [f"{section}.{field}" for field in fields], list(fields))
+                late.values[key] = _literal(value, fields[name])
+                continue
+            _check_key(key, config)
+            if value == "None":
+                late.values[key] = None
+                continue
+            if above := next((none for none in late.values if key.startswith(f"{none}.")), None):
+                raise ConfigError(f"--config.{above}=None leaves no --config.{key}; give only one of them")
+            late.values.pop(key, None)
+        kept.append(argument)
+    argv[:] = kept
+    return late
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """The arguments, with `--config VALUE` and `--config.KEY VALUE` as one: `--config=VALUE`."""
     joined = argv[:1]
     for argument in argv[1:]:
         before = joined[-1]
-        if before in ("--config", "-config") or (argument == "None" and "=" not in before and _OVERRIDE.match(before)):
+        waits = before in ("--config", "-config") or ("=" not in before and _OVERRIDE.match(before) is not None)
+        if waits and len(joined) > 1 and not argument.startswith("--"):
             joined[-1] = f"{before}={argument}"
         else:
             joined.append(argument)
-    config: ml_collections.ConfigDict | None = None
-    kept, unset = list[str](), set[str]()
-    for argument in joined:
-        name, _, value = argument.partition("=")
-        override = _OVERRIDE.fullmatch(argument)
-        if name in ("--config", "-config"):
-            argument, config = _load_config(value)
-        elif override and config is not None:
-            key = override[1]
-            _check_key(key, config)
-            if override[2] == "None":
-                unset.add(key)
-                continue
-            if above := next((none for none in unset if key.startswith(f"{none}.")), None):
-                raise ConfigError(f"--config.{above}=None leaves no --config.{key}; give only one of them")
-            unset.discard(key)
-        kept.append(argument)
-    argv[:] = kept
-    return unset
+    return joined
+
+
+def _named_sections(
+    names: dict[str, str], config: ml_collections.ConfigDict, cls: type | None
+) -> dict[str, dict[str, Any]]:
+    """Of the sections whose `name` the command line gives, those of extensions, with the keys that these have."""
+    sections = {}
+    for section, name in names.items():
+        base = None if cls is None or section not in set(_keys(config)) else section_class(cls, section)
+        if base is not None and hasattr(base, "FOLDER"):
+            named: type = named_config(base, name, f"--config.{section}.name")
+            sections[section] = {field.name: field.type for field in dataclasses.fields(named) if field.init}
+    return sections
+
+
+def _literal(value: str | None, field_type: Any) -> Any:
+    """The value of a key as a command line gives it: `None`, a number, a tuple, or text."""
+    if field_type is str or value is None:
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
 
 
 def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:
@@ -184,9 +251,13 @@ def _last_line(error: BaseException) -> str:
 def _check_key(key: str, config: ml_collections.ConfigDict) -> None:
     name, known = key.partition("[")[0], list(_keys(config))
     if name not in known:
-        near = nearest(name, known)
-        hint = f"did you mean --config.{near}?" if near else f"it has {', '.join(config)}"
-        raise ConfigError(f"the config has no key for --config.{key}; {hint}")
+        raise _unknown_key(key, known, list(config))
+
+
+def _unknown_key(key: str, known: list[str], shown: list[str]) -> ConfigError:
+    near = nearest(key.partition("[")[0], known)
+    hint = f"did you mean --config.{near}?" if near else f"it has {', '.join(shown)}"
+    return ConfigError(f"the config has no key for --config.{key}; {hint}")
 
 
 def _keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -4,6 +4,9 @@ A config file is read top to bottom and may be edited by anyone, so nothing in i
 has, a field without a value, a value of another type or one outside the field's domain stops the run with the key's
 full name. A field states its domain in its type, `b1: Annotated[float, at_least(0), below(1)]`, and its class calls
 `check_fields`, so that the same holds where a section is made in Python.
+
+A section whose class has a `FOLDER`, such as "data.datasets", is that of an extension: its `name` says which module of
+that folder (`plugins.load`), and the section is read as the `Config` of that module.
 """
 
 import dataclasses
@@ -18,16 +21,13 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union
 import ml_collections
 import numpy as np
 
-from actfer_jax.errors import UserError
+from actfer_jax import plugins
+from actfer_jax.errors import ConfigError as ConfigError
 
 Section = TypeVar("Section")
 
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _KINDS = {int: numbers.Integral, float: numbers.Real}  # numpy's numbers are among these
-
-
-class ConfigError(UserError, ValueError):
-    """Something in the config is wrong; the message names the key."""
 
 
 class Domain(NamedTuple):
@@ -104,6 +104,7 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
     """
     if not isinstance(node, ml_collections.ConfigDict | ml_collections.FrozenConfigDict | Mapping):
         raise ConfigError(f"{prefix} is {node!r}; it must be a section with keys")
+    cls = named_config(cls, node.get("name"), f"{prefix}.name")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     begin = f"{prefix}." if prefix else ""
     for key in node:
@@ -132,6 +133,39 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
         raise ConfigError(f"{begin if begins_with_a_field or not prefix else f'{prefix}: '}{message}") from error
 
 
+def named_config(cls: type[Section], name: Any, key: str) -> type[Section]:
+    """The class of an extension's section: the `Config` of the module that is named, or by default that of `cls`; of
+    other sections `cls` itself.
+
+    Raises:
+      ConfigError: there is no such module, or its `Config` does not extend `cls`; the message begins with the key.
+    """
+    folder: str | None = getattr(cls, "FOLDER", None)
+    if folder is None:
+        return cls
+    if name is None:
+        name = cls.__dataclass_fields__["name"].default  # type: ignore[attr-defined]
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} is {name!r} ({type(name).__name__}); it must be str")
+    try:
+        config = plugins.load(folder, name).Config
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    if not issubclass(config, cls):
+        raise ConfigError(f"{key}: {name}.Config must extend {cls.__module__}.{cls.__qualname__}")
+    return typing.cast(type[Section], config)
+
+
+def section_class(cls: type, section: str) -> type | None:
+    """The dataclass of a section, such as "evaluation.data"; None where there is no such section."""
+    found: type | None = cls
+    for name in section.split("."):
+        hint = _hints(found).get(name) if found is not None else None
+        candidates = (hint, *typing.get_args(hint))
+        found = next((hint for hint in candidates if isinstance(hint, type) and dataclasses.is_dataclass(hint)), None)
+    return found
+
+
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
@@ -151,7 +185,7 @@ def _read(value: Any, hint: Any, key: str) -> Any:
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         return _read(value, inner, key)
     if dataclasses.is_dataclass(hint):
-        return value if type(value) is hint else read_config(value, typing.cast(type, hint), key)
+        return value if isinstance(value, typing.cast(type, hint)) else read_config(value, typing.cast(type, hint), key)
     if origin is tuple:
         return _read_tuple(value, arguments, key)
     if origin is dict:

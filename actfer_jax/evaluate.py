@@ -42,4 +42,4 @@ if __name__ == "__main__":
     flags.DEFINE(cli.PathFlag(), "out", "evaluation", "Directory to write; it may exist.")
     flags.DEFINE(cli.PathFlag(), "landmarks", None, "A landmark model for dlib, instead of the one that is installed.")
     flags.mark_flag_as_required("config")
-    cli.run(main)
+    cli.run(main, config=EvaluateConfig)

@@ -13,12 +13,11 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from actfer_jax import cli
+from actfer_jax import cli, evaluate
 from actfer_jax.config import ConfigError
 from actfer_jax.errors import UserError
-from actfer_jax.evaluation import run as evaluate
 from actfer_jax.files import as_path
-from actfer_jax.training.config import read_train_config
+from actfer_jax.training.config import TrainConfig, read_train_config
 from configs import ucgrpo
 from configs.eval import synth_faces
 
@@ -50,7 +49,7 @@ def parse(monkeypatch, tmp_path):
         argv = ["train", *arguments]
         monkeypatch.setattr(flags, "FLAGS", values)
         monkeypatch.setattr(sys, "argv", argv)
-        cli._parse_flags(argv)
+        cli._parse_flags(argv, config=TrainConfig)
         return values
 
     return parsed

@@ -28,7 +28,7 @@ ROOMS = {
     "compile_check": ["training"],
     "doors": ["training", "compile_check"],
 }
-LEAVES = ("__init__", "cli", "config", "errors", "facs", "files", "outputs")
+LEAVES = ("__init__", "cli", "config", "errors", "facs", "files", "outputs", "plugins")
 DOORS = ("train", "evaluate", "analyze", "export", "make_demo")
 LONGEST_DOOR, LONGEST_FILE, LONGEST_FUNCTION = 80, 500, 100
 

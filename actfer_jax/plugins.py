@@ -1,0 +1,69 @@
+"""Extensions by the name of their file: a data set, a reward, an estimator, a grammar or a benchmark is one module.
+
+`load("rl.rewards", "actfer")` is the module `actfer_jax.rl.rewards.actfer`; `load("rl.rewards", "mylab.rewards")`, a
+name with a dot, is a module of the user's own. The `__init__` of each folder holds the Protocol of its members.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import typing
+from typing import Any
+
+from actfer_jax.errors import ConfigError
+
+
+def names(folder: str) -> list[str]:
+    """The extensions that the package has in a folder, such as "data.datasets"."""
+    package = importlib.import_module(f"actfer_jax.{folder}")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def load(folder: str, name: str) -> Any:
+    """The module of an extension.
+
+    Args:
+      folder: of the package, such as "data.datasets".
+      name: of a file there, or the dotted name of a module of the user's own.
+
+    Returns:
+      The module; the Protocol in the folder's `__init__` says what it has.
+
+    Raises:
+      ConfigError: there is no such module, or it lacks something that the folder's Protocol asks for.
+    """
+    path = name if "." in name else f"actfer_jax.{folder}.{name}"
+    if not _exists(path):
+        there = names(folder)
+        near = difflib.get_close_matches(name, there, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(there)}"
+        own = "a name with a dot is a module of your own, which Python must be able to import"
+        raise ConfigError(f"{name!r} is none of {folder}; {hint} ({own})")
+    module = importlib.import_module(path)
+    protocol = _protocol(folder)
+    wanted = sorted({*protocol.__annotations__, *(member for member in vars(protocol) if not member.startswith("_"))})
+    if missing := [member for member in wanted if not hasattr(module, member)]:
+        raise ConfigError(f"{path} has no {', '.join(missing)}; actfer_jax.{folder} says what is needed")
+    return module
+
+
+def _exists(path: str) -> bool:
+    try:
+        return importlib.util.find_spec(path) is not None
+    except ModuleNotFoundError as error:
+        # The package that it should lie in is not there; what that package itself fails to import is another matter.
+        if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
+            return False
+        raise
+
+
+def _protocol(folder: str) -> type:
+    package = importlib.import_module(f"actfer_jax.{folder}")
+    (protocol,) = [
+        member
+        for _, member in inspect.getmembers(package, inspect.isclass)
+        if typing.Protocol in member.__bases__ and member.__module__ == package.__name__
+    ]
+    return protocol
