@@ -20,7 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from actfer_jax.config import named_config, nearest, section_class
+from actfer_jax.config import RENAMED, named_config, nearest, section_class
 from actfer_jax.errors import ConfigError, ToolTimeout, UserError
 from actfer_jax.files import FILE_ERRORS, as_path, disk_is_full
 
@@ -152,7 +152,8 @@ def _check_config(argv: list[str], cls: type | None) -> _Late:
             argument, config = _load_config(value)
             late.sections.update(_named_sections(names, config, cls))
         elif override and config is not None:
-            key, value = override[1], override[2]
+            key, value = _today(override[1], config), override[2]
+            argument = argument.replace(f"config.{override[1]}", f"config.{key}", 1)
             section, _, name = key.rpartition(".")
             if fields := late.sections.get(section):
                 if name not in fields:
@@ -246,6 +247,12 @@ def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:
 def _last_line(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+
+
+def _today(key: str, config: ml_collections.ConfigDict) -> str:
+    """The key under the name that its section has today, and in this config."""
+    section, dot, rest = key.partition(".")
+    return key if section in config else f"{RENAMED.get(section, section)}{dot}{rest}"
 
 
 def _check_key(key: str, config: ml_collections.ConfigDict) -> None:

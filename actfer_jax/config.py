@@ -65,6 +65,17 @@ Seed = Annotated[int, between(0, 2**32 - 1)]
 FloatType = Annotated[str, one_of("float32", "bfloat16")]
 
 
+RENAMED = {"ucgrpo": "estimator"}
+"""Sections of a training config that had another name before, by that name, under which they can still be read."""
+
+
+def with_new_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with its sections under their names of today (`RENAMED`)."""
+    if RENAMED.keys().isdisjoint(config):
+        return config
+    return {RENAMED.get(name, name): config[name] for name in config}
+
+
 def check_fields(section: Any) -> None:
     """Checks each field of a dataclass against its annotation; for `__post_init__`.
 

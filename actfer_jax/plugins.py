@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import pkgutil
 import typing
+from functools import cache
 from typing import Any
 
 from actfer_jax.errors import ConfigError
@@ -21,6 +22,7 @@ def names(folder: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
+@cache
 def load(folder: str, name: str) -> Any:
     """The module of an extension.
 

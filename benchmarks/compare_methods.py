@@ -54,8 +54,8 @@ CONTINUED += ["--config.optimizer.learning_rate=5e-4"]
 METHODS: dict[str, list[str]] = {
     "SFT continued": CONTINUED,
     "GRPO": ["--config=configs/grpo.py:demo"],
-    "GRPO with gain": ["--config=configs/grpo.py:demo", "--config.ucgrpo.gain=2.0"],
-    "GRPO where first": ["--config=configs/ucgrpo.py:demo", "--config.ucgrpo.beta=0.0"],
+    "GRPO with gain": ["--config=configs/grpo.py:demo", "--config.estimator.gain=2.0"],
+    "GRPO where first": ["--config=configs/ucgrpo.py:demo", "--config.estimator.beta=0.0"],
     "UC-GRPO": ["--config=configs/ucgrpo.py:demo"],
 }
 

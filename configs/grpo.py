@@ -10,7 +10,7 @@ from configs import ucgrpo
 
 def get_config(variant: str = "") -> ConfigDict:
     config = ucgrpo.get_config(variant)
-    config.ucgrpo.beta = 0.0
-    config.ucgrpo.gain = 1.0
-    config.ucgrpo.decision_start = 1
+    config.estimator.beta = 0.0
+    config.estimator.gain = 1.0
+    config.estimator.decision_start = 1
     return config

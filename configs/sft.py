@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ucgrpo.get_config(variant)
     config.algorithm = "sft"
     config.steps = 2000
-    for section in ("reward", "ucgrpo", "loss"):
+    for section in ("reward", "estimator", "loss"):
         del config[section]
 
     config.traces = ConfigDict()

@@ -74,21 +74,22 @@ def get_config(variant: str = "") -> ConfigDict:
     config.reward.w_emotion = 0.4
     config.reward.zoom_price = 0.03
 
-    config.ucgrpo = ConfigDict()
-    config.ucgrpo.kappa = 2.0
-    config.ucgrpo.kappa_g = 20.0
-    config.ucgrpo.ema_rate = 0.05
-    config.ucgrpo.beta = 0.5
-    config.ucgrpo.gain = 2.0
-    config.ucgrpo.decision_start = 1
-    config.ucgrpo.u_max = 0.5
-    config.ucgrpo.cost = 0.03
-    config.ucgrpo.n_min = 20.0
-    config.ucgrpo.ramp = 50
-    config.ucgrpo.std = "group"
-    config.ucgrpo.eps = 1e-4
-    config.ucgrpo.credit = "trajectory"
-    config.ucgrpo.forced_arm_rate = 0.0
+    config.estimator = ConfigDict()
+    config.estimator.name = "ucgrpo"
+    config.estimator.kappa = 2.0
+    config.estimator.kappa_g = 20.0
+    config.estimator.ema_rate = 0.05
+    config.estimator.beta = 0.5
+    config.estimator.gain = 2.0
+    config.estimator.decision_start = 1
+    config.estimator.u_max = 0.5
+    config.estimator.cost = 0.03
+    config.estimator.n_min = 20.0
+    config.estimator.ramp = 50
+    config.estimator.std = "group"
+    config.estimator.eps = 1e-4
+    config.estimator.credit = "trajectory"
+    config.estimator.forced_arm_rate = 0.0
 
     config.loss = ConfigDict()
     config.loss.clip_low = 0.2
@@ -182,11 +183,11 @@ def use_demo(config: ConfigDict) -> None:
 
     # The price lies between what a look brings on faces that need it (about 0.2 of reward) and on those that do not.
     config.reward.zoom_price = 0.09
-    config.ucgrpo.cost = 0.09
-    config.ucgrpo.decision_start = 25
-    config.ucgrpo.n_min = 6.0
-    config.ucgrpo.ramp = 10
-    config.ucgrpo.std = "batch"
+    config.estimator.cost = 0.09
+    config.estimator.decision_start = 25
+    config.estimator.n_min = 6.0
+    config.estimator.ramp = 10
+    config.estimator.std = "batch"
 
     # A logit goes as far from the reference as its weight over this: the gap between faces opens, while what all faces
     # share stays where either answer is still sampled.

@@ -24,8 +24,8 @@ def get_config(algorithm: str) -> ConfigDict:
         # At its own temperature the demo answers nearly always rightly: no rollout is better than another.
         config.rollout.temperature = 1.4
         config.batch.queries, config.batch.rollouts = 2, 4
-        config.ucgrpo.forced_arm_rate, config.ucgrpo.n_min, config.ucgrpo.ramp = 0.5, 0.0, 0
-        config.ucgrpo.decision_start = 1
+        config.estimator.forced_arm_rate, config.estimator.n_min, config.estimator.ramp = 0.5, 0.0, 0
+        config.estimator.decision_start = 1
         config.loss.kl, config.loss.importance_cap = 0.05, 2.0
     else:
         config.batch.queries, config.batch.microbatches = 8, 2

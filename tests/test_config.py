@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ml_collections import config_dict
 
 from actfer_jax import cli
-from actfer_jax.config import ConfigError, Domain, read_config
+from actfer_jax.config import ConfigError, Domain, named_config, read_config
 from actfer_jax.evaluation.run import EvaluateConfig
 from actfer_jax.rl.loss import LossConfig
 from actfer_jax.training.config import TrainConfig
@@ -164,15 +164,17 @@ def test_values_come_through_unchanged(learning_rate, betas):
     assert math.copysign(1, read.learning_rate) == math.copysign(1, learning_rate)
 
 
-FREE_TEXTS = ("path", "landmarks", "directory", "cache_directory", "best_metric")
+FREE_TEXTS = ("name", "path", "landmarks", "directory", "cache_directory", "best_metric")
 
 
 def leaves(hint: Any, key: str) -> Iterator[tuple[str, type, bool]]:
     """Key, type and whether it has a domain, of everything that a config class holds; of a tuple, its first item."""
     arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        for name, inner in typing.get_type_hints(hint, include_extras=True).items():
-            yield from leaves(inner, f"{key}.{name}")
+        cls = named_config(hint, None, key)
+        hints = typing.get_type_hints(cls, include_extras=True)
+        for field in dataclasses.fields(cls):
+            yield from leaves(hints[field.name], f"{key}.{field.name}")
     elif typing.get_origin(hint) is typing.Annotated:
         yield key, arguments[0], any(isinstance(one, Domain) for one in arguments[1:])
     elif typing.get_origin(hint) is tuple:
@@ -231,8 +233,8 @@ def test_what_no_field_may_be_is_refused_in_each(key):
         ("train.seed", 2**32),  # would sample as 0 does
         ("train.loss.clip_low", 1.0),
         ("train.loss.dual_clip", 1.0),
-        ("train.ucgrpo.ema_rate", 1.1),
-        ("train.ucgrpo.forced_arm_rate", 2.0),
+        ("train.estimator.ema_rate", 1.1),
+        ("train.estimator.forced_arm_rate", 2.0),
         ("train.batch.queries", 0),
         ("train.batch.shorter_lengths[0]", 0),
         ("train.batch.shorter_lengths[0]", 208),

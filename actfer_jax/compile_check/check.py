@@ -143,7 +143,7 @@ def topology_devices(name: str) -> tuple[Chip, list[Any]]:
 def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -> Iterator[Program]:
     """Every program of a run, with what is in memory beside its arguments."""
     graphdef, (state, _) = abstract_state(config, model_config, meshes.update)
-    params = state.params
+    params = state.weights
     dtype = jnp.dtype(config.model.dtype)
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     slots = image_slots(config.rollout, config.views, model_config, dtype)

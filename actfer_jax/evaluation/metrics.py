@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Episode, Reference
-from actfer_jax.rl.rewards import f1
+from actfer_jax.rl.levels import f1
 
 INVALID = "invalid"
 RESAMPLES = 1000

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actfer_jax.config import Share, above, at_least, check_fields, one_of
+from actfer_jax.config import Share, above, at_least, one_of
+from actfer_jax.rl.estimators import EstimatorConfig
 
 STD_MODES: tuple[str, ...] = ("group", "batch", "none")
 CREDIT_MODES: tuple[str, ...] = ("trajectory", "decision")
@@ -31,7 +32,7 @@ _SMALLEST = 1e-18
 
 
 @dataclass(frozen=True)
-class UCGRPOConfig:
+class UCGRPOConfig(EstimatorConfig):
     """Constants of UC-GRPO. Plain GRPO is `beta=0, gain=1`. Rates and shares are from 0 to 1, `eps` is above 0, and the
     other numbers are at least 0.
 
@@ -49,7 +50,6 @@ class UCGRPOConfig:
       std: what the advantage is divided by: the spread of the "group", of the "batch", or nothing ("none").
       eps: added to that spread.
       credit: "trajectory" (one advantage for all tokens of a rollout) or "decision" (see `token_advantages`).
-      forced_arm_rate: share of the groups in which some rollouts are told to zoom and some to answer.
     """
 
     kappa: Annotated[float, at_least(0)] = 2.0
@@ -65,10 +65,10 @@ class UCGRPOConfig:
     std: Annotated[str, one_of(*STD_MODES)] = "group"
     eps: Annotated[float, above(0)] = 1e-4
     credit: Annotated[str, one_of(*CREDIT_MODES)] = "trajectory"
-    forced_arm_rate: Share = 0.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    @property
+    def differs_by_token(self) -> bool:
+        return self.credit == "decision"
 
 
 class Calibration(NamedTuple):

@@ -25,6 +25,7 @@ from clu import metric_writers
 from etils import epath
 
 import actfer_jax
+from actfer_jax.config import with_new_names
 from actfer_jax.errors import UserError
 from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 from actfer_jax.runs.progress import duration
@@ -406,7 +407,8 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
 def manifest_config(workdir: epath.PathLike) -> dict[str, Any]:
     """The config of the run in a workdir, from its manifest.
 
-    Older versions called the cache of rendered faces `data.directory`: it is given as `data.cache_directory`.
+    What older versions called otherwise has its name of today: sections (`config.RENAMED`), and the cache of rendered
+    faces, which was `data.directory`.
 
     Raises:
       ValueError, KeyError: the manifest cannot be read as one.
@@ -421,7 +423,7 @@ def manifest_config(workdir: epath.PathLike) -> dict[str, Any]:
         if isinstance(data, dict) and data.get("name") == "synth_faces" and data.get("directory"):
             log.info("%s: data.directory, %r, is read as data.cache_directory", path, data["directory"])
             data["cache_directory"], data["directory"] = data["directory"], ""
-    return config
+    return dict(with_new_names(config))
 
 
 def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
@@ -471,7 +473,7 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as JSON has it: nested dicts, lists, numbers, strings."""
     nested = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    return json.loads(json.dumps(nested))
+    return dict(with_new_names(json.loads(json.dumps(nested))))
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import ml_collections
 
-from actfer_jax.config import ConfigError, Count, Seed, at_least, check_fields, one_of, read_config
+from actfer_jax.config import ConfigError, Count, Seed, at_least, check_fields, one_of, read_config, with_new_names
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.evaluation.controls import CONTROLS
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.parallel.resharding import common_mesh
 from actfer_jax.parallel.sharding import MeshConfig, Meshes, check_multiple, row_shards
+from actfer_jax.rl.estimators import EstimatorConfig
 from actfer_jax.rl.loss import LossConfig
-from actfer_jax.rl.rewards import RewardConfig
+from actfer_jax.rl.rewards import BaseRewardConfig, RewardConfig
 from actfer_jax.rl.ucgrpo import UCGRPOConfig
 from actfer_jax.rollout.agent import ModelConfig
 from actfer_jax.rollout.engine import RolloutConfig
@@ -144,8 +145,8 @@ class TrainConfig:
     batch: BatchConfig
     optimizer: OptimizerConfig
     traces: TraceConfig = field(default_factory=TraceConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    ucgrpo: UCGRPOConfig = field(default_factory=UCGRPOConfig)
+    reward: BaseRewardConfig = field(default_factory=RewardConfig)
+    estimator: EstimatorConfig = field(default_factory=UCGRPOConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
@@ -161,20 +162,20 @@ class TrainConfig:
                 f"batch.rollouts is {self.batch.rollouts}; it must be at least 2: a rollout is compared with others of "
                 "its picture, and alone it teaches nothing"
             )
-        if self.algorithm == "rl" and self.ucgrpo.forced_arm_rate and self.batch.rollouts < 4:
+        if self.algorithm == "rl" and self.estimator.forced_arm_rate and self.batch.rollouts < 4:
             raise ValueError(
                 f"batch.rollouts is {self.batch.rollouts}; it must be at least 4 where arms are forced "
-                "(ucgrpo.forced_arm_rate above 0): two are told to zoom and two to answer"
+                "(estimator.forced_arm_rate above 0): two are told to zoom and two to answer"
             )
         if self.algorithm == "rl" and not self.rollout.temperature:
             raise ValueError(
                 "rollout.temperature is 0; it must be above 0, 1 for example: a policy that does not sample has "
                 "nothing to compare"
             )
-        if self.ucgrpo.credit == "decision" and self.loss.ratio == "sequence":
+        if self.estimator.differs_by_token and self.loss.ratio == "sequence":
             raise ValueError(
-                "loss.ratio is 'sequence'; it must be sequence_token or token where ucgrpo.credit is 'decision', which "
-                "gives the tokens of a row different credit"
+                "loss.ratio is 'sequence'; it must be sequence_token or token where the estimator "
+                "gives the tokens of a row different credit (estimator.credit is 'decision')"
             )
         if self.algorithm == "sft" and (needed := self.traces.turns) > self.rollout.max_turns:
             raise ValueError(
@@ -221,4 +222,4 @@ def read_train_config(raw_config: ml_collections.ConfigDict | Mapping[str, Any])
         raise ConfigError(
             "this is a config for `python -m actfer_jax.evaluate`; training takes one such as configs/ucgrpo.py"
         )
-    return read_config(raw_config, TrainConfig, "config")
+    return read_config(with_new_names(raw_config), TrainConfig, "config")

@@ -38,7 +38,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int
         raise ConfigError(f"model {config.model.path!r}, which the run began with, cannot be used: {error}") from error
     graphdef, state = abstract_state(config, model_config, mesh=None)
     unread = jax.tree.map(lambda _: ocp.PLACEHOLDER, state)
-    wanted = unread._replace(train=unread.train._replace(params=state.train.params))
+    wanted = unread._replace(train=unread.train._replace(params=state.train.params, frozen=state.train.frozen))
     step, restored, _ = read_checkpoint(workdir / "checkpoints", wanted, step)
-    save_policy(config, graphdef, restored.train.params, out)
+    save_policy(config, graphdef, restored.train.weights, out)
     return step

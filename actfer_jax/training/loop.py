@@ -8,12 +8,12 @@ import os
 import time
 from contextlib import closing, nullcontext
 from functools import partial
-from typing import Any
 
 import jax
 import ml_collections
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh
 
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
@@ -60,7 +60,7 @@ from actfer_jax.training.profiling import Profiler
 from actfer_jax.training.rewind import POLICY_NAME, rewind
 from actfer_jax.training.rl_steps import rl_steps
 from actfer_jax.training.sft_steps import sft_steps, whitened
-from actfer_jax.training.state import abstract_state, initial_state
+from actfer_jax.training.state import Episodes, RunState, abstract_state, initial_state
 
 log = logging.getLogger(__name__)
 
@@ -109,19 +109,10 @@ def _train(
         restored = checkpoints.restore_latest(abstract_state(config, agent.model_config, meshes.update)[1])
         if restored:
             start, state = restored[:2]
-            if start > config.steps:
-                raise ConfigError(
-                    f"config.steps is {config.steps}, but {workdir} has trained {start}; give at least as many, or "
-                    "export an earlier checkpoint"
-                )
-            if named := not_finite(state, meshes.update):
-                raise NotFiniteError(
-                    f"{workdir / 'checkpoints' / str(start)}: {len(named)} arrays are not finite ({listed(named)}); "
-                    "move this directory away, and the run goes on from the checkpoint before it"
-                )
+            _check_restored(config, workdir, start, state, meshes.update)
             log.info("continuing after step %d of %d", start, config.steps)
         else:
-            start, state = 0, initial_state(agent.params, optimizer, meshes.update)
+            start, state = 0, initial_state(agent.params, optimizer, config, meshes.update)
         _check(stop, "loading")
         # Beside what was done since the last checkpoint, what was done while that one was on its way.
         lost = 2 * every if start < checkpoints.cut_off <= start + every else every
@@ -132,7 +123,7 @@ def _train(
         make_step = sft_steps if config.algorithm == "sft" else rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
-        agent = dataclasses.replace(agent, params=state.train.params)
+        agent = dataclasses.replace(agent, params=state.train.weights)
         progress, alarms, watch = Progress(config.steps, start), Alarms(), Watch(meshes.update)
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
@@ -146,8 +137,9 @@ def _train(
                 for number, step in enumerate(range(start + 1, config.steps + 1), start=1):
                     with profiler.step(number):
                         began = time.perf_counter()
-                        state, metrics, *episodes = step_function(state, step)
+                        output = step_function(state, step)
                         took = time.perf_counter() - began
+                    state, metrics = output.state, output.metrics
                     watch.check(step, state.train, metrics)
                     goodput.add(took)
                     metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()}
@@ -158,7 +150,8 @@ def _train(
                         progress.update(step, {name: float(metrics[name]) for name in SHOWN if name in metrics})
                         for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
                             log.warning("step %d: %s", step, alarm)
-                    _show_episodes(config, step, episodes, writer, records)
+                    if output.episodes is not None:
+                        _show_episodes(config, step, output.episodes, writer, records)
                     saved = {"seed": config.seed, "productive_s": goodput.productive}
                     if step % config.checkpoint.every == 0 or step == config.steps:
                         checkpoints.save(step, state, saved, metrics)
@@ -177,7 +170,7 @@ def _train(
                 else:
                     log.warning("told to stop before the first step was done; the same command starts again")
                 raise
-        params = state.train.params
+        params = state.train.weights
     lease.check()
     save_policy(config, agent.graphdef, params, workdir / POLICY_NAME)
     _evaluate("after", config, agent, params, workdir, stop, lease)
@@ -192,6 +185,25 @@ def _check(stop: Termination, doing: str) -> None:
     except Interrupted:
         log.warning("told to stop while %s; the same command starts again", doing)
         raise
+
+
+def _check_restored(config: TrainConfig, workdir: epath.Path, step: int, state: RunState, mesh: Mesh | None) -> None:
+    """Makes sure that the run can go on from a checkpoint.
+
+    Raises:
+      ConfigError: the run has more steps than the config.
+      NotFiniteError: the checkpoint holds numbers that are not finite.
+    """
+    if step > config.steps:
+        raise ConfigError(
+            f"config.steps is {config.steps}, but {workdir} has trained {step}; give at least as many, or export an "
+            "earlier checkpoint"
+        )
+    if named := not_finite(state, mesh):
+        raise NotFiniteError(
+            f"{workdir / 'checkpoints' / str(step)}: {len(named)} arrays are not finite ({listed(named)}); move this "
+            "directory away, and the run goes on from the checkpoint before it"
+        )
 
 
 def _keep_programs(directory: epath.Path) -> None:
@@ -247,13 +259,11 @@ def _open_workdir(
 
 
 def _show_episodes(
-    config: TrainConfig, step: int, episodes: list[Any], writer: MetricWriter | None, records: EpisodeWriter
+    config: TrainConfig, step: int, episodes: Episodes, writer: MetricWriter | None, records: EpisodeWriter
 ) -> None:
     """Writes the records of the episodes that this process owns, and on the first one now and then shows an episode in
     TensorBoard."""
     rollouts, scores, advantages = episodes
-    if not rollouts:
-        return
     if config.logging.records_every and step % config.logging.records_every == 0:
         records.write(
             step,

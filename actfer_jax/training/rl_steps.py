@@ -1,27 +1,56 @@
-"""Steps of reinforcement learning: roll out, score, weigh, update."""
+"""Steps of reinforcement learning: sample, score, advantages, update."""
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from actfer_jax import facs
+from actfer_jax import facs, plugins
 from actfer_jax.agent.chat import Chat
-from actfer_jax.data.sources import Sample, Source, batches, order
+from actfer_jax.agent.episode import Sample
+from actfer_jax.data.sources import Source, batches, emotion_labels, order
 from actfer_jax.parallel.hosts import Termination
 from actfer_jax.parallel.sharding import cast, holders, in_memory, local, place, settle, shared_rows
-from actfer_jax.rl import rewards, ucgrpo
+from actfer_jax.rl import rewards
+from actfer_jax.rl.estimators import Estimator, Groups
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import make_batch
-from actfer_jax.rollout.engine import Query, Rollout, RolloutResult
+from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.metrics import rollout_metrics
-from actfer_jax.training.state import RunState, StepFunction, StepOutput
-from actfer_jax.training.update import PolicyBatch, make_log_probs, make_policy_update, split_batch
+from actfer_jax.training.state import Episodes, RunState, StepFunction, StepOutput
+from actfer_jax.training.update import PolicyBatch, TrainState, make_log_probs, make_policy_update, split_batch
+
+ARMS = {"": 0, "zoom": 1, "answer": -1}
+
+
+class Sampled(NamedTuple):
+    """What a step has sampled.
+
+    Attributes:
+      rollouts: [Q][G].
+      assigned_BxG: the instruction of each, as in `Groups`.
+      seconds: by phase, as metrics.
+    """
+
+    rollouts: list[list[Rollout]]
+    assigned_BxG: np.ndarray
+    seconds: dict[str, float]
+
+    @property
+    def rows(self) -> list[Rollout]:
+        return [rollout for group in self.rollouts for rollout in group]
+
+
+class Updated(NamedTuple):
+    """What the updates of a step leave."""
+
+    state: TrainState
+    metrics: dict[str, Any]
 
 
 def rl_steps(
@@ -32,108 +61,156 @@ def rl_steps(
     start: int,
     stop: Termination,
 ) -> StepFunction:
-    """Steps of reinforcement learning: roll out, score, weigh, update."""
-    size, chat, model_config = config.batch, agent.chat, agent.model_config
-    rows, mesh = size.queries * size.rollouts, agent.meshes.update
-    needed_by = holders(mesh, rows, size.microbatches)
+    """The steps of a run after step `start`."""
+    size, mesh, chat, labels = config.batch, agent.meshes.update, agent.chat, emotion_labels(config.data)
+    estimator: Estimator = plugins.load(config.estimator.FOLDER, config.estimator.name)
+    needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group=size.rollouts, needed_by=needed_by)
+    sample = make_sample(config, engine, source, start, stop)
+    update = make_update(config, agent, engine, optimizer, estimator)
+
+    def step_function(state: RunState, step: int) -> StepOutput:
+        sampled = sample(state.train, step)
+        scores = score(sampled.rollouts, config.reward)
+        groups = make_groups(sampled, scores, labels, chat, by_token=config.estimator.differs_by_token)
+        result, remembered = estimator.advantages(
+            groups, local(state.estimator, mesh), config=config.estimator, step=step
+        )
+        train_state, metrics = update(state.train, sampled, groups, result)
+        metrics |= rollout_metrics(sampled.rollouts, scores)
+        metrics |= estimator.diagnostics(result, remembered, groups, labels)
+        metrics["adv/std"] = float(np.std(result.advantage))
+        metrics |= _timings(sampled, metrics)
+        return StepOutput(
+            RunState(train_state, place(remembered, mesh)),
+            metrics,
+            Episodes(sampled.rollouts, scores, np.asarray(result.advantage)),
+        )
+
+    return step_function
+
+
+def make_sample(
+    config: TrainConfig, engine: RolloutEngine, source: Source, start: int, stop: Termination
+) -> Callable[[TrainState, int], Sampled]:
+    """(state, step) -> the rollouts of the step's queries."""
+    size, toolbox = config.batch, engine.toolbox
     held = [
         any(jax.process_index() in processes for processes in engine.holders[first : first + size.rollouts])
-        for first in range(0, rows, size.rollouts)
+        for first in range(0, size.queries * size.rollouts, size.rollouts)
     ]
-    toolbox = agent.toolbox  # not the agent: the samples, which last as long as the run, would keep its parameters
 
     def with_faces(index: int, sample: Sample) -> Sample:
         """The sample; its faces are found while the devices work, so that the tools of its episodes need not wait."""
         if held[index % size.queries]:
-            toolbox.faces((sample.dataset, sample.name), sample.image)
+            toolbox.faces(sample.key, sample.image)
         return sample
 
     dataset = order(source, config.seed).map_with_index(with_faces)
     samples: Iterator[list[Sample]] = batches(dataset, size.queries, start)
+
+    def sample(state: TrainState, step: int) -> Sampled:
+        began = time.perf_counter()
+        queries = [Query(**vars(sample), index=row) for row, sample in enumerate(next(samples))]
+        forced = _assign_arms(config, step)
+        waited = time.perf_counter() - began
+        result = engine.run(
+            state.weights, queries, seed=config.seed, step=step, forced=forced, between_chunks=stop.check
+        )
+        assigned_BxG = np.array([[ARMS[arm] for arm in group] for group in forced], np.int32)
+        seconds = {f"perf/{phase}_s": value for phase, value in result.seconds.items()}
+        return Sampled(result.rollouts, assigned_BxG, {"perf/data_s": waited} | seconds)
+
+    return sample
+
+
+def score(rollouts: Sequence[Sequence[Rollout]], config: rewards.BaseRewardConfig) -> list[list[dict[str, float]]]:
+    """The reward of each rollout with its parts (`rewards.score`)."""
+    return [
+        [rewards.score(rollout.episode, rollout.query.reference, config) for rollout in group] for group in rollouts
+    ]
+
+
+def make_groups(
+    sampled: Sampled,
+    scores: list[list[dict[str, float]]],
+    labels: Sequence[str],
+    chat: Chat,
+    *,
+    by_token: bool,
+) -> Groups:
+    """What an estimator reads of a step.
+
+    Args:
+      labels: the classes, as the data set spells them.
+      by_token: whether the estimator tells tokens apart; if not, nobody needs to know where a decision ended.
+    """
+    names = [facs.normalise_emotion(label) for label in labels]
+    emotions = [facs.normalise_emotion(group[0].query.reference.emotion or "") for group in sampled.rollouts]
+    ends = [_decision_end(chat, rollout) if by_token else 0 for rollout in sampled.rows]
+    return Groups(
+        reward_BxG=np.array([[score["total"] for score in group] for group in scores], np.float32),
+        task_reward_BxG=np.array([[score["task"] for score in group] for group in scores], np.float32),
+        inspected_BxG=np.array([[rollout.episode.inspected for rollout in group] for group in sampled.rollouts]),
+        emotion_B=np.array([names.index(name) if name in names else -1 for name in emotions], np.int32),
+        assigned_BxG=sampled.assigned_BxG,
+        decision_end_BxG=np.array(ends, np.int32).reshape(sampled.assigned_BxG.shape),
+    )
+
+
+def make_update(
+    config: TrainConfig,
+    agent: Agent,
+    engine: RolloutEngine,
+    optimizer: optax.GradientTransformation,
+    estimator: Estimator,
+) -> Callable[[TrainState, Sampled, Groups, Any], Updated]:
+    """(state, rollouts, groups, the estimator's result) -> the state after the updates of a step."""
+    size, mesh, model_config = config.batch, agent.meshes.update, agent.model_config
     shared: dict[str, Any] = {
         "temperature": config.rollout.temperature,
         "banned_V": engine.programs.banned_V,
         "chunk": size.chunk,
         "mesh": mesh,
     }
-    scene_rows = shared_rows(size.rollouts, rows // size.microbatches, mesh)
-    update = make_policy_update(agent.graphdef, optimizer, config.loss, **shared)
+    scene_rows = shared_rows(size.rollouts, size.queries * size.rollouts // size.microbatches, mesh)
+    update_once = make_policy_update(agent.graphdef, optimizer, config.loss, **shared)
     log_probs = make_log_probs(agent.graphdef, **shared)
     # The reference must outlive the donated training parameters.
     reference = cast(agent.params, config.model.dtype) if config.loss.kl else None
     if config.loss.reference_offload:
         reference = in_memory(reference, "pinned_host")
+    slots = engine.slots
 
-    def step_function(state: RunState, step: int) -> StepOutput:
+    def update(state: TrainState, sampled: Sampled, groups: Groups, result: Any) -> Updated:
         began = time.perf_counter()
-        queries = [Query(**vars(sample), index=row) for row, sample in enumerate(next(samples))]
-        forced = _assign_arms(config, step)
-        waited = time.perf_counter() - began
-        result = engine.run(
-            state.train.params, queries, seed=config.seed, step=step, forced=forced, between_chunks=stop.check
-        )
-        scores = [
-            [rewards.score(r.episode, r.query.reference, config.reward) for r in group] for group in result.rollouts
-        ]
-        arrays = _group_arrays(result.rollouts, scores)
-        advantage, calibration = ucgrpo.advantages(
-            arrays["total"],
-            arrays["task"],
-            arrays["inspected"],
-            arrays["emotion"],
-            local(state.calibration, mesh),
-            config=ucgrpo.at_step(config.ucgrpo, step),
-            step=step,
-            forced=np.array([[bool(arm) for arm in group] for group in forced]),
-        )
-        began = time.perf_counter()
-        flat = [rollout for group in result.rollouts for rollout in group]
-        length = size.padded(max(len(r.sequence.tokens) for r in flat))
-        episodes = make_batch([r.sequence for r in flat], scene_rows, length, engine.slots, model_config)
+        rows = sampled.rows
+        length = size.padded(max(len(row.sequence.tokens) for row in rows))
+        episodes = make_batch([row.sequence for row in rows], scene_rows, length, slots, model_config)
         padding = 1 - episodes.segment_ids.mean()
-        decided = config.ucgrpo.credit == "decision"
-        ends = np.array([_decision_end(chat, r) for r in flat]).reshape(advantage.between.shape) if decided else None
-        credits = ucgrpo.token_advantages(advantage, ends, episodes.policy, credit=config.ucgrpo.credit)
-        host_side = episodes, _pad([r.log_probs for r in flat], length), credits
-        episodes, sampled, credits = split_batch(host_side, size.microbatches, mesh)
+        credits_NxL = estimator.token_advantages(result, groups, episodes.policy, config=config.estimator)
+        host_side = episodes, _pad([row.log_probs for row in rows], length), credits_NxL
+        episodes, sampled_log_probs, credits = split_batch(host_side, size.microbatches, mesh)
         batch = PolicyBatch(
             episodes,
-            sampled,
-            settle(log_probs(state.train.params, episodes), mesh) if config.loss.importance_cap else sampled,
+            sampled_log_probs,
+            settle(log_probs(state.weights, episodes), mesh) if config.loss.importance_cap else sampled_log_probs,
             credits,
             None if reference is None else settle(log_probs(in_memory(reference, "device"), episodes), mesh),
         )
         packed = time.perf_counter() - began
         began = time.perf_counter()
-        train_state, update_metrics = settle(update(state.train, batch), mesh)
+        state, metrics = settle(update_once(state, batch), mesh)
         # The gap between sampler and trainer means something before the first update only.
-        mismatch = {name: value for name, value in update_metrics.items() if name.startswith("mismatch/")}
+        mismatch = {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
         for _ in range(size.updates - 1):
-            train_state, update_metrics = settle(update(train_state, batch), mesh)
-        metrics = jax.device_get(update_metrics | mismatch)
+            state, metrics = settle(update_once(state, batch), mesh)
+        metrics = jax.device_get(metrics | mismatch)
         trained = time.perf_counter() - began
-        metrics |= rollout_metrics(result.rollouts, scores)
-        metrics |= ucgrpo.diagnostics(
-            advantage,
-            calibration,
-            arrays["emotion"],
-            facs.EMOTIONS,
-            task_reward_BxG=arrays["task"],
-            assigned_BxG=np.array([[{"zoom": 1, "answer": -1, "": 0}[arm] for arm in group] for group in forced]),
-        )
-        metrics |= {f"adv/{part}": float(np.abs(getattr(advantage, part)).mean()) for part in ("within", "between")}
-        metrics["adv/std"] = float(np.std(advantage.advantage))
-        metrics |= _timings(result, flat, waited, packed, trained) | {"perf/pad_frac": float(padding)}
-        return StepOutput(
-            RunState(train_state, place(calibration, mesh)),
-            metrics,
-            result.rollouts,
-            scores,
-            np.asarray(advantage.advantage),
-        )
+        seconds = {"perf/host_s": packed, "perf/train_s": trained}
+        return Updated(state, metrics | seconds | {"perf/pad_frac": float(padding)})
 
-    return step_function
+    return update
 
 
 def _assign_arms(config: TrainConfig, step: int) -> list[list[str]]:
@@ -141,22 +218,9 @@ def _assign_arms(config: TrainConfig, step: int) -> list[list[str]]:
     rng = np.random.default_rng((config.seed, step))
     arms = [[""] * config.batch.rollouts for _ in range(config.batch.queries)]
     for group in arms:
-        if rng.random() < config.ucgrpo.forced_arm_rate:
+        if rng.random() < config.estimator.forced_arm_rate:
             group[:4] = ["zoom", "zoom", "answer", "answer"]
     return arms
-
-
-def _group_arrays(rollouts: list[list[Rollout]], scores: list[list[dict[str, float]]]) -> dict[str, np.ndarray]:
-    """Rewards and arms [B, G], and each query's class in `facs.EMOTIONS` [B] (-1: unknown)."""
-    labels = [facs.normalise_emotion(group[0].query.reference.emotion or "") for group in rollouts]
-    return {
-        "total": np.array([[score["total"] for score in group] for group in scores], np.float32),
-        "task": np.array([[score["task"] for score in group] for group in scores], np.float32),
-        "inspected": np.array([[rollout.episode.inspected for rollout in group] for group in rollouts]),
-        "emotion": np.array(
-            [facs.EMOTIONS.index(label) if label in facs.EMOTIONS else -1 for label in labels], np.int32
-        ),
-    }
 
 
 def _decision_end(chat: Chat, rollout: Rollout) -> int:
@@ -186,20 +250,10 @@ def _pad(rows: list[np.ndarray], length: int) -> np.ndarray:
     return padded
 
 
-def _timings(
-    result: RolloutResult, rollouts: list[Rollout], waited: float, packed: float, trained: float
-) -> dict[str, float]:
-    seconds = result.seconds
-    rollout = sum(seconds.values())
-    tokens = sum(sum(r.sequence.policy) for r in rollouts)
-    return {
-        "perf/data_s": waited,
-        "perf/rollout_s": rollout,
-        "perf/prefill_s": seconds["prefill"],
-        "perf/decode_s": seconds["decode"],
-        "perf/tools_s": seconds["tools"],
-        "perf/fill_s": seconds["fill"],
-        "perf/host_s": seconds["host"] + packed,
-        "perf/train_s": trained,
-        "perf/tokens_per_s": tokens / rollout,
-    }
+def _timings(sampled: Sampled, metrics: dict[str, Any]) -> dict[str, float]:
+    """Seconds by phase; the host is busy in rollouts and in packing their batch."""
+    seconds = sampled.seconds
+    rollout = sum(seconds.values()) - seconds["perf/data_s"]
+    tokens = sum(sum(row.sequence.policy) for row in sampled.rows)
+    host = seconds["perf/host_s"] + metrics["perf/host_s"]
+    return seconds | {"perf/rollout_s": rollout, "perf/host_s": host, "perf/tokens_per_s": tokens / rollout}

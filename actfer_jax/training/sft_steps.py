@@ -75,7 +75,7 @@ def sft_steps(
         ready.extend(islice(rest, 1))
         packing = time.perf_counter() - began
         metrics = jax.device_get(metrics) | {"perf/data_s": packing, "perf/pad_frac": padding}
-        return StepOutput(RunState(train_state, state.calibration), metrics, [], [], np.zeros(0))
+        return StepOutput(RunState(train_state, state.estimator), metrics)
 
     return step_function
 

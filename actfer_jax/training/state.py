@@ -10,10 +10,10 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from actfer_jax import facs
+from actfer_jax import plugins
+from actfer_jax.data.sources import emotion_labels
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig
 from actfer_jax.parallel.sharding import place, place_parameters
-from actfer_jax.rl import ucgrpo
 from actfer_jax.rollout.engine import Rollout
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.optimizer import make_optimizer
@@ -21,10 +21,23 @@ from actfer_jax.training.update import TrainState, init_train_state
 
 
 class RunState(NamedTuple):
-    """Everything that a step changes, and so what a checkpoint holds."""
+    """Everything that a step changes, and so what a checkpoint holds.
+
+    Attributes:
+      train: parameters and optimizer.
+      estimator: what the estimator of the advantage remembers; () in supervised training.
+    """
 
     train: TrainState
-    calibration: ucgrpo.Calibration
+    estimator: Any
+
+
+class Episodes(NamedTuple):
+    """The episodes of a step of reinforcement learning: rollouts and rewards [Q][G], advantages float32 [Q, G]."""
+
+    rollouts: list[list[Rollout]]
+    scores: list[list[dict[str, float]]]
+    advantages: np.ndarray
 
 
 class StepOutput(NamedTuple):
@@ -32,18 +45,21 @@ class StepOutput(NamedTuple):
 
     state: RunState
     metrics: dict[str, Any]
-    rollouts: list[list[Rollout]]
-    scores: list[list[dict[str, float]]]
-    advantages: np.ndarray
+    episodes: Episodes | None = None
 
 
 StepFunction = Callable[[RunState, int], StepOutput]
 
 
-def initial_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> RunState:
+def initial_state(
+    params: nnx.State, optimizer: optax.GradientTransformation, config: TrainConfig, mesh: Mesh | None = None
+) -> RunState:
     """The state before the first step, divided over the mesh."""
-    calibration = place(ucgrpo.init_calibration(len(facs.EMOTIONS)), mesh)
-    return RunState(init_train_state(params, optimizer, mesh), calibration)
+    remembered: Any = ()
+    if config.algorithm == "rl":
+        estimator = plugins.load(config.estimator.FOLDER, config.estimator.name)
+        remembered = estimator.init_state(len(emotion_labels(config.data)))
+    return RunState(init_train_state(params, optimizer, mesh), place(remembered, mesh))
 
 
 def abstract_state(
@@ -62,7 +78,7 @@ def abstract_state(
     model = nnx.eval_shape(lambda: Qwen3VL(model_config, rngs=nnx.Rngs(0), **options))
     graphdef, params = nnx.split(model, nnx.Param)
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
-    state = jax.eval_shape(partial(initial_state, optimizer=optimizer), params)
+    state = jax.eval_shape(partial(initial_state, optimizer=optimizer, config=config), params)
     if mesh is not None:
         return graphdef, place_parameters(state, mesh)
     alone = SingleDeviceSharding(jax.devices()[0])

@@ -26,21 +26,38 @@ class TrainState(NamedTuple):
     """Everything that an update changes.
 
     Attributes:
-      params: the trained parameters.
+      params: the trained parameters, which the optimizer changes.
+      frozen: the other parameters of the model, which stay as they are.
       opt_state: of the optimizer.
       skipped: int32, updates left out because a gradient was not finite.
     """
 
     params: nnx.State
+    frozen: nnx.State
     opt_state: optax.OptState
     skipped: jax.Array
 
+    @property
+    def weights(self) -> nnx.State:
+        """All parameters of the model: what rollouts act with, and what an export holds."""
+        return nnx.merge_state(self.params, self.frozen)
+
 
 def init_train_state(
-    params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh | None = None
+    params: nnx.State,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+    *,
+    frozen: nnx.State | None = None,
 ) -> TrainState:
-    """The state before the first update, divided over the mesh as the parameters are."""
-    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    """The state before the first update, divided over the mesh as the parameters are.
+
+    Args:
+      params: the parameters to train.
+      frozen: the parameters that stay; none by default.
+    """
+    frozen = nnx.State({}) if frozen is None else frozen
+    state = TrainState(params, frozen, optimizer.init(params), jnp.zeros((), jnp.int32))
     return sharding.place_parameters(state, mesh)
 
 
@@ -53,7 +70,12 @@ def apply_gradients(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
-    return TrainState(keep(params, state.params), keep(opt_state, state.opt_state), state.skipped + ~finite), norm
+    changed = state._replace(
+        params=keep(params, state.params),
+        opt_state=keep(opt_state, state.opt_state),
+        skipped=state.skipped + ~finite,
+    )
+    return changed, norm
 
 
 def accumulate(
@@ -127,7 +149,7 @@ def make_sft_update(
         total = _totals(pieces.policy)
 
         def loss(params: nnx.State, piece: EpisodeBatch) -> tuple[jax.Array, Metrics]:
-            model = nnx.merge(graphdef, params)
+            model = nnx.merge(graphdef, params, state.frozen)
             log_prob, entropy = episode_log_probs(model, piece, temperature=1.0, banned_V=None, chunk=chunk)
             value = cross_entropy(log_prob, piece.policy, total.tokens)
             return value, {"sft/loss": value, "sft/entropy": jnp.where(piece.policy, entropy, 0).sum() / total.tokens}
@@ -195,7 +217,7 @@ def make_policy_update(
         total = _totals(pieces.episodes.policy)
 
         def loss(params: nnx.State, piece: PolicyBatch) -> tuple[jax.Array, Metrics]:
-            model = nnx.merge(graphdef, params)
+            model = nnx.merge(graphdef, params, state.frozen)
             mask = piece.episodes.policy
             log_prob, entropy = episode_log_probs(
                 model, piece.episodes, temperature=temperature, banned_V=banned_V, chunk=chunk

@@ -12,7 +12,7 @@ from actfer_jax.rl.ucgrpo import UCGRPOConfig
 def test_the_tables_have_every_constant_and_its_default():
     text = (Path(__file__).parents[2] / "docs" / "algorithm.md").read_text(encoding="utf-8")
     documented = dict(re.findall(r"^\| `([a-z]+\.\w+)` \| ([^|]+) \|", text, re.MULTILINE))
-    sections = {"reward": RewardConfig, "ucgrpo": UCGRPOConfig, "loss": LossConfig}
+    sections = {"reward": RewardConfig, "estimator": UCGRPOConfig, "loss": LossConfig}
     defaults = {
         f"{section}.{field.name}": str(field.default)
         for section, cls in sections.items()

@@ -219,7 +219,7 @@ def test_unifer_wants_the_label_as_the_data_set_spells_it():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("name", "grpo"), ("w_au", -0.1), ("w_emotion", float("nan")), ("zoom_price", float("inf"))],
+    [("w_au", -0.1), ("w_emotion", float("nan")), ("zoom_price", float("inf"))],
 )
 def test_bad_constants_are_named(field, value):
     with pytest.raises(ValueError, match=f"^{field} "):

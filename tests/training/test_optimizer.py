@@ -110,3 +110,16 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(params: nnx
     assert (int(found.skipped), int(expected.skipped)) == (2, 0)
     for one, other in zip(jax.tree.leaves(found[:2]), jax.tree.leaves(expected[:2]), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_frozen_parameters_stay_and_the_weights_are_all_of_them(params: nnx.State) -> None:
+    optimizer = make_optimizer(OptimizerConfig(PEAK, "linear", WARMUP), UPDATES)
+    trained, frozen = nnx.State({"kernel": params["kernel"]}), nnx.State({"bias": params["bias"]})
+    state = init_train_state(trained, optimizer, frozen=frozen)
+    assert len(jax.tree.leaves(state.opt_state)) < len(jax.tree.leaves(optimizer.init(params)))
+    for gradient in gradients_like(trained, [1.0, 0.5]):
+        state, _ = apply_gradients(state, gradient, optimizer)
+    weights = state.weights
+    assert set(weights) == {"kernel", "bias"}
+    assert np.abs(weights["kernel"][...] - params["kernel"][...]).max() > 0
+    np.testing.assert_array_equal(weights["bias"][...], params["bias"][...])

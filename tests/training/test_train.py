@@ -48,9 +48,9 @@ SMALL = {
         "--config.batch.queries=2",
         "--config.batch.rollouts=4",
         "--config.rollout.fill_rows=4",
-        "--config.ucgrpo.forced_arm_rate=0.5",
-        "--config.ucgrpo.n_min=0",
-        "--config.ucgrpo.ramp=0",
+        "--config.estimator.forced_arm_rate=0.5",
+        "--config.estimator.n_min=0",
+        "--config.estimator.ramp=0",
         "--config.logging.episodes_every=2",
     ],
     "sft": [
@@ -343,7 +343,7 @@ def test_every_part_of_the_loss_at_once(shared):
         "rollout.temperature": 0.8,
         "optimizer.learning_rate": 1e-3,
         "optimizer.eps": 1e-8,
-        "ucgrpo.credit": "decision",
+        "estimator.credit": "decision",
     }
     arguments = [f"--config.{key}={value}" for key, value in changes.items()]
     run = start(shared, "rl", workdir, *arguments)
@@ -362,12 +362,12 @@ def test_every_part_of_the_loss_at_once(shared):
     ("arguments", "words"),
     [
         (["--config.optimizer.lerning_rate=1"], "lerning_rate"),
-        (["--config.ucgrpo.std=grop"], "config.ucgrpo.std"),
+        (["--config.estimator.std=grop"], "config.estimator.std"),
         (["--config.model.path=/nowhere"], "/nowhere"),
         (["--config.batch.queries=3", "--config.batch.microbatches=2"], "microbatches"),
-        (["--config.batch.rollouts=2", "--config.ucgrpo.forced_arm_rate=0.5"], "config.batch.rollouts is 2"),
+        (["--config.batch.rollouts=2", "--config.estimator.forced_arm_rate=0.5"], "config.batch.rollouts is 2"),
         (["--config.rollout.temperature=0.0"], "rollout.temperature is 0"),
-        (["--config.ucgrpo.credit=decision", "--config.loss.ratio=sequence"], "sequence_token"),
+        (["--config.estimator.credit=decision", "--config.loss.ratio=sequence"], "sequence_token"),
         (["--config.logging.every=0"], "every is 0"),
         (["--config.batch.shorter_lengths=(500,)"], "shorter_lengths"),
         (["--config=configs/nowhere.py:demo"], "there is no file configs/nowhere.py"),
