@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import struct
 import tempfile
 from collections import deque
@@ -33,6 +32,7 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from actfer_jax.files import FILE_ERRORS, is_remote, reason
+from actfer_jax.models.companions import COMPANION, write_companions
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.outputs import Output, incomplete, publish, staged
@@ -50,16 +50,9 @@ _HEAD_ROWS = 16_384
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
-_COMPANION = re.compile(
-    r"(added_tokens|generation_config|preprocessor_config|processor_config|special_tokens_map|tokenizer"
-    r"|tokenizer_config|video_preprocessor_config|vocab|actfer)\.json|chat_template\.(jinja|json)|tokenizer\.model"
-    r"|(merges|vocab)\.txt"
-)
-"""Files that belong to a policy beside its config and its weights."""
-
 POLICY = Output(
     "a policy",
-    re.compile("|".join([_SHARD.pattern, re.escape(_INDEX), re.escape(_CONFIG), _COMPANION.pattern])),
+    re.compile("|".join([_SHARD.pattern, re.escape(_INDEX), re.escape(_CONFIG), COMPANION.pattern])),
     last=_CONFIG,
     signs=(_CONFIG, "actfer.json"),
 )
@@ -389,7 +382,7 @@ def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[st
     try:
         with staged(path, POLICY) if jax.process_index() == 0 else nullcontext() as staging:
             if staging is not None:
-                _write_companions(model, staging)
+                write_companions(model, staging)
                 for name, text in (more or {}).items():
                     (staging / name).write_text(text)
             _write_weights(model, staging)
@@ -397,21 +390,6 @@ def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[st
                 publish(staging, path, POLICY)
     except FILE_ERRORS as error:
         raise OSError(f"{path}: could not be written ({error}); free some space or choose another place") from error
-
-
-def _write_companions(model: Qwen3VL, directory: Path) -> None:
-    config, source = model.config.to_json(), None if model.source is None else Path(model.source)
-    if source is not None and source.is_dir():
-        for file in sorted(source.iterdir()):
-            if file.is_file() and _COMPANION.fullmatch(file.name):
-                shutil.copyfile(file, directory / file.name)
-        before = json.loads((source / _CONFIG).read_text())
-        for part in ("text_config", "vision_config"):
-            config[part] = before.get(part, {}) | config[part]
-        config["text_config"].pop("rope_parameters", None)  # rope_theta and rope_scaling say it to every version
-        config = before | config
-    config["dtype"] = np.dtype(model.execution.param_dtype).name
-    (directory / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _write_weights(model: Qwen3VL, directory: Path | None) -> None:

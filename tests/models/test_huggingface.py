@@ -18,13 +18,19 @@ import models_fixtures as fixtures
 import moments
 import numpy as np
 import pytest
+import transformers
 from flax import nnx
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.prompts import Prompt
 from actfer_jax.compile_check.check import PUBLISHED
+from actfer_jax.faces.views import ViewConfig
 from actfer_jax.models import (
     Qwen3VL,
     Qwen3VLConfig,
+    demo_checkpoint,
     huggingface,
     load_pretrained,
     local_directory,
@@ -33,6 +39,7 @@ from actfer_jax.models import (
 )
 from actfer_jax.outputs import OutputError
 from actfer_jax.parallel.finite import NotFiniteError
+from actfer_jax.rollout.encoder import PictureEncoder
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "model.safetensors"
@@ -612,3 +619,38 @@ def test_weights_that_are_not_finite_are_not_saved(checkpoint: Path, tmp_path: P
     with pytest.raises(NotFiniteError, match="copy: not written: 1 parameters .*language_model/norm/scale"):
         save_pretrained(model, tmp_path / "copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_transformers_makes_the_processor_of_a_policy(tmp_path: Path) -> None:
+    """And it prepares what the agent reads itself: the same ids and the same patches."""
+    pytest.importorskip("torchvision", reason="transformers needs it for the video processor")
+    save_pretrained(load_pretrained(demo_checkpoint()), tmp_path / "policy")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "policy")
+    assert type(processor).__name__ == "Qwen3VLProcessor"
+    assert type(processor.video_processor).__name__ == "Qwen3VLVideoProcessor"
+    image = np.full((64, 64, 3), 90, np.uint8)
+    content = [{"type": "image", "image": Image.fromarray(image)}, {"type": "text", "text": "Read this face."}]
+    found = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="np",
+    )
+    prompt = Prompt("", "Read this face.", None)
+    assert found["input_ids"][0].tolist() == Chat.from_pretrained(tmp_path / "policy").prompt_ids(prompt, 4)
+    patches, grid = PictureEncoder(
+        tmp_path / "policy",
+        ViewConfig(
+            scene_min_pixels=2048, scene_max_pixels=9216, aligned_side=64, zoom_min_pixels=2048, zoom_max_pixels=6144
+        ),
+    )(image)
+    assert found["image_grid_thw"][0].tolist() == list(grid)
+    np.testing.assert_allclose(found["pixel_values"], patches, atol=1e-6)
+
+
+def test_a_policy_says_which_processor_transformers_is_to_make_of_it(checkpoint: Path, tmp_path: Path) -> None:
+    save_pretrained(load_pretrained(demo_checkpoint()), tmp_path / "policy")
+    config, _ = transformers.ProcessorMixin.get_processor_dict(tmp_path / "policy")
+    assert hasattr(transformers, config["processor_class"])
+    assert config["video_processor"]["size"] == {"shortest_edge": 2048, "longest_edge": 9216}

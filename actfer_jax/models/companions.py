@@ -1,0 +1,52 @@
+"""What a Hugging Face directory holds beside its weights: config, tokenizer, chat template, processor."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from actfer_jax.models.qwen3_vl import Qwen3VL
+
+COMPANION = re.compile(
+    r"(added_tokens|generation_config|preprocessor_config|processor_config|special_tokens_map|tokenizer"
+    r"|tokenizer_config|video_preprocessor_config|vocab|actfer)\.json|chat_template\.(jinja|json)|tokenizer\.model"
+    r"|(merges|vocab)\.txt"
+)
+"""Files that belong to a policy beside its config and its weights."""
+
+_PROCESSORS = ("processor_config.json", "video_preprocessor_config.json")
+
+
+def write_companions(model: Qwen3VL, directory: Path) -> None:
+    """Writes `config.json`, and copies of the files that the model's source has beside its weights."""
+    config, source = model.config.to_json(), None if model.source is None else Path(model.source)
+    if source is not None and source.is_dir():
+        for file in sorted(source.iterdir()):
+            if file.is_file() and COMPANION.fullmatch(file.name):
+                shutil.copyfile(file, directory / file.name)
+        _write_processor_config(directory)
+        before = json.loads((source / "config.json").read_text())
+        for part in ("text_config", "vision_config"):
+            config[part] = before.get(part, {}) | config[part]
+        config["text_config"].pop("rope_parameters", None)  # rope_theta and rope_scaling say it to every version
+        config = before | config
+    config["dtype"] = np.dtype(model.execution.param_dtype).name
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_processor_config(directory: Path) -> None:
+    """Adds what `transformers.AutoProcessor` needs to make Qwen3-VL's processor of a directory with an image processor:
+    some sources do not say that there is a video processor too."""
+    there = directory / "preprocessor_config.json"
+    if not there.exists() or any((directory / name).exists() for name in _PROCESSORS):
+        return
+    images = json.loads(there.read_text())
+    same = ("patch_size", "temporal_patch_size", "merge_size", "size", "image_mean", "image_std")
+    videos = {name: images[name] for name in same if name in images}
+    config = {
+        "processor_class": "Qwen3VLProcessor",
+        "video_processor": {"video_processor_type": "Qwen3VLVideoProcessor"} | videos,
+    }
+    (directory / _PROCESSORS[0]).write_text(json.dumps(config, indent=2) + "\n")
