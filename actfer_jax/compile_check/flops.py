@@ -33,13 +33,13 @@ def prefill(config: Qwen3VLConfig, prompts: EpisodeBatch) -> float:
 
 
 def decode(config: Qwen3VLConfig, rows: int, steps: int, cached: int) -> float:
-    """So many tokens in each row, with logits, attending to so many cached positions."""
+    """`steps` tokens in each of `rows` rows, with logits; each attends to `cached` positions."""
     text = config.text
     return float(rows * steps * (_token(text) + _unembed(text) + _pairs(text) * cached))
 
 
 def fill(config: Qwen3VLConfig, replies: EpisodeBatch, cached: int) -> float:
-    """Replies with their pictures, without logits, attending to so many cached positions and to themselves."""
+    """Replies with their images, without logits; each token attends to `cached` positions and to its reply."""
     rows, length = replies.tokens.shape
     decoder = rows * length * (_token(config.text) + _pairs(config.text) * (cached + length))
     return decoder + pictures(config.vision, replies.scenes)

@@ -68,9 +68,11 @@ class Execution:
         end: int | None = None,
         unroll: int | None = None,
     ) -> tuple[Any, Any]:
-        """`lax.scan` of function(layer, carry, input) over layers begin..end of a stack.
+        """`lax.scan` of function(layer, carry, input) over the layers from `begin` to `end` of a stack.
 
-        Inputs have a leading layer axis; `unroll` is the caller's wish where the user has none.
+        Args:
+          inputs: arrays with a leading axis of layers.
+          unroll: used where the user has not set `self.unroll`.
         """
         graph, weights = nnx.split(stacked)
         count = jax.tree.leaves(weights)[0].shape[0]
@@ -91,12 +93,12 @@ class Execution:
         return jax.lax.scan(body, carry, (weights, inputs), length=count, unroll=max(1, min(unroll, count)))
 
     def rolled(self, count: int) -> bool:
-        """Whether so many layers are a loop in the program, if nobody says otherwise."""
+        """Whether a stack of `count` layers is compiled as a loop by default."""
         loops = jax.default_backend() != "cpu" if self.mesh is None else sharding.loops(self.mesh)
         return loops or count > _UNROLL_UP_TO
 
     def gathered(self, part: Part) -> Part:
-        """A module or parameter that is not in a stack, as it computes on the mesh (`sharding.gather`)."""
+        """A module or parameter outside of the stacks, gathered for the computation (`sharding.gather`)."""
         return sharding.gather(part, self.mesh, self.dtype)
 
     def constrain(self, x: jax.Array, *names: str | None) -> jax.Array:

@@ -150,24 +150,23 @@ def platform(mesh: Mesh | None) -> str:
 
 
 def loops(mesh: Mesh | None) -> bool:
-    """Whether loops may hold collectives.
+    """Whether a loop may contain collectives.
 
-    Not on CPU devices of several processes: XLA's runtime there goes on while a loop runs, and of two collectives under
-    way at once, one inside of the loop and one beside it, a process may take one for the other.
+    It may not on CPU devices of several processes. XLA's CPU runtime does not wait for a loop to end: a collective
+    inside of the loop and one after it can run at the same time, and a process can mistake one for the other.
     """
     return platform(mesh) != "cpu" or jax.process_count() == 1
 
 
 def map_pieces(function: Callable[[Any], Any], pieces: Any, mesh: Mesh | None) -> Any:
-    """`jax.lax.map`, unrolled where loops must not hold collectives."""
+    """`jax.lax.map`, unrolled where a loop must not contain collectives (`loops`)."""
     return jax.lax.scan(lambda _, piece: (None, function(piece)), None, pieces, unroll=1 if loops(mesh) else True)[1]
 
 
 def settle(x: Any, mesh: Mesh | None) -> Any:
-    """The results of a program; on CPU devices, once they are there.
+    """The results of a program. On a mesh of CPU devices, waits until they are computed.
 
-    CPU devices share their threads: where two programs with collectives are under way, they may wait for each other for
-    ever.
+    CPU devices share a pool of threads. Two programs with collectives that run at the same time can deadlock.
     """
     return jax.block_until_ready(x) if mesh is not None and platform(mesh) == "cpu" else x
 
@@ -177,11 +176,11 @@ def spec(
 ) -> PartitionSpec:
     """Over which mesh axes each axis of an array is divided.
 
-    Mesh axes whose size does not divide an axis of the array are left out, from the last: such an axis is held whole
-    (a model with 2 key heads on 4 devices of "tensor", say).
+    An array axis whose size the mesh axes do not divide is divided over fewer of them, or over none: 2 key heads on 4
+    devices of "tensor" are replicated, for example.
 
     Args:
-      names: of the axes, from `RULES`; None for an axis that is held whole.
+      names: one for each axis, from `RULES`; None for an axis that is replicated.
     """
     parts: list[Any] = []
     for name, size in zip(names, shape, strict=True):
@@ -191,7 +190,7 @@ def spec(
 
 
 def constrain(x: jax.Array, mesh: Mesh | None, *names: str | None) -> jax.Array:
-    """The array, divided by the names of its first axes; further axes are held whole."""
+    """The array, divided by the names of its first axes; the other axes are replicated."""
     if mesh is None:
         return x
     names += (None,) * (x.ndim - len(names))
@@ -213,14 +212,14 @@ def holders(mesh: Mesh | None, rows: int, pieces: int = 1) -> list[frozenset[int
 
 
 def fetch(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays of the mesh as whole numpy arrays on every process; all processes must call this at the same point."""
+    """Arrays of the mesh as complete numpy arrays on every process. All processes must call this at the same point."""
     if not all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
         tree = _replicate(mesh)(tree)
     return jax.device_get(tree)
 
 
 def local(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays of the mesh, whole, on a device of this process, as `fetch` has them; without a mesh they are there."""
+    """Arrays of the mesh, complete, on a device of this process (`fetch`). Without a mesh, the arrays themselves."""
     return tree if mesh is None else jax.tree.map(jnp.asarray, fetch(tree, mesh))
 
 
@@ -311,8 +310,8 @@ def _gather(
     x: jax.Array, dtype: DTypeLike, stored: DTypeLike, divided: NamedSharding, gathered: NamedSharding
 ) -> jax.Array:
     if x.dtype != dtype:
-        # A cast alone the compiler makes for all layers before the loop over them, and keeps the copy. Not so what
-        # follows another rounding, which leaves the cast nothing to round.
+        # The compiler would move a cast alone out of the loop over the layers, and keep a copy of all of them. It does
+        # not move the rounding, after which the cast changes no value.
         x = jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
     x = jax.lax.with_sharding_constraint(x.astype(dtype), divided)
     return jax.lax.with_sharding_constraint(x, gathered)
@@ -325,8 +324,8 @@ def _gather_forward(x: jax.Array, *options: Any) -> tuple[jax.Array, None]:
 def _gather_backward(
     dtype: DTypeLike, stored: DTypeLike, divided: NamedSharding, gathered: NamedSharding, _: None, gradient: jax.Array
 ) -> tuple[jax.Array]:
-    # Summed, then divided: the compiler makes one reduce-scatter of the two. Divided at once, it would cut each product
-    # into a loop over the devices.
+    # The compiler fuses a sum that is then divided into one reduce-scatter. If the gradient were divided at once, it
+    # would turn each matrix product into a loop over the devices.
     gradient = jax.lax.with_sharding_constraint(gradient, gathered)
     return (jax.lax.with_sharding_constraint(gradient, divided).astype(stored),)
 
@@ -335,7 +334,7 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 
 def cast(params: Any, dtype: DTypeLike) -> Any:
-    """A copy of parameters in the dtype in which they are computed with; those that no rule divides keep theirs."""
+    """A copy of the parameters in the dtype of the computation. Parameters that no rule divides keep their dtype."""
 
     def one(leaf: Any) -> Any:
         return leaf.replace(jnp.array(leaf[...], dtype if _is_divided(leaf) else leaf.dtype, copy=True))
@@ -344,7 +343,7 @@ def cast(params: Any, dtype: DTypeLike) -> Any:
 
 
 def in_memory(tree: Any, kind: str) -> Any:
-    """Arrays, divided as they are, in the memory of their devices ("device") or of the hosts ("pinned_host")."""
+    """The arrays, divided as before, in the memory of their devices ("device") or of the hosts ("pinned_host")."""
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 
 

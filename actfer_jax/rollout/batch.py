@@ -77,7 +77,11 @@ class ImageSlots:
     dtype: DTypeLike = np.float32
 
     def token_index(self, image_tokens: list[int], merge: int) -> np.ndarray:
-        """Indices into a row's image tokens of pictures with so many tokens each, int32 [sum(image_tokens)]."""
+        """Where the tokens of each image lie among the image tokens of a row, int32 [sum(image_tokens)].
+
+        Args:
+          image_tokens: the number of tokens of each image: the scene, then the views.
+        """
         starts = [0] + [self.scene // merge**2 + i * (self.crop // merge**2) for i in range(self.crops)]
         return np.concatenate(
             [start + np.arange(count, dtype=np.int32) for start, count in zip(starts, image_tokens, strict=False)]
@@ -188,7 +192,8 @@ def encode_pictures(model: Qwen3VL, scenes: ImageInputs, crops: ImageInputs) -> 
     if not slots:
         return jax.tree.map(lambda x: jnp.repeat(x, group, axis=-3), scene)
     if model.execution.remat == "full":
-        # One crop of every row at a time: so much the tower keeps, in the backward pass, beside what the decoder keeps.
+        # One view of every row at a time: then the backward pass keeps the tower's activations of one view only, in
+        # addition to those of the decoder.
         slots_first = jax.tree.map(lambda x: x.swapaxes(0, 1), crops)
         by_slot = map_pieces(model.encode_images, slots_first, model.execution.mesh)
         crop = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -3), by_slot)

@@ -415,8 +415,11 @@ def _checksums(directory: epath.Path, paths: Iterable[epath.Path]) -> dict[str, 
 
 
 def _write_own_checksums(state_directory: epath.Path) -> None:
-    """For process 0 to collect, of the arrays that this process wrote into `<step>/state`, which may still have another
-    name; there are none if others hold all that this process holds."""
+    """Writes the checksums of the array files of this process, which process 0 collects.
+
+    A process whose arrays are all replicas of other processes' writes no array files. The step's directory may still
+    have its temporary name.
+    """
     index = jax.process_index()
     name = f"ocdbt.process_{index}"
     written = state_directory / name
@@ -426,7 +429,7 @@ def _write_own_checksums(state_directory: epath.Path) -> None:
 
 
 def _complete_checksums(step_directory: epath.Path) -> None:
-    """Adds the checksums of what was written by the commit, unless they are there."""
+    """Adds the checksums of the files that the commit wrote, unless the record has them."""
     record = json.loads((step_directory / _CHECKSUMS).read_text())
     missing = [name for name in _LATE if name not in record["files"]]
     if missing:
@@ -440,8 +443,8 @@ def _damage(step_directory: epath.Path, arrays: bool = True, part: tuple[int, in
     The files that the commit wrote have no checksums yet if the run was killed right after it; they must be there.
 
     Args:
-      arrays: whether to check the arrays too, which are all but all of it.
-      part: which of how many parts of the files to check.
+      arrays: whether to check the arrays too, which are nearly all of the bytes.
+      part: (index, parts): check only this one of so many equal parts of the files.
     """
     try:
         record = json.loads((step_directory / _CHECKSUMS).read_text())

@@ -179,7 +179,7 @@ def _train(
 
 
 def _check(stop: Termination, doing: str) -> None:
-    """Raises Interrupted where the run was told to stop, in a phase that leaves nothing to save."""
+    """Raises Interrupted if the run was told to stop. For phases that have nothing to save."""
     try:
         stop.check()
     except Interrupted:
@@ -207,8 +207,10 @@ def _check_restored(config: TrainConfig, workdir: epath.Path, step: int, state: 
 
 
 def _keep_programs(directory: epath.Path) -> None:
-    """Keeps compiled programs for the next start of this run, unless the user keeps them elsewhere; to be called before
-    anything is compiled."""
+    """Keeps compiled programs for the next start of this run, unless the user has set another place for them.
+
+    Must be called before anything is compiled.
+    """
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
         # XLA's programs for CPUs lose the order of their collectives on disk: read back, they may wait for ever.
         jax.config.update("jax_enable_compilation_cache", False)

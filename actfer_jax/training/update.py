@@ -84,11 +84,11 @@ def accumulate(
     pieces: Any,
     mesh: Mesh | None = None,
 ) -> tuple[nnx.State, Metrics]:
-    """Gradient and metrics of a loss over the pieces of a batch (`split_batch`), one at a time.
+    """Gradient and metrics of a loss, accumulated over the microbatches of a batch (`split_batch`).
 
-    The loss must already be divided by quantities of the whole batch, so that the slices add up. Metrics add up too,
-    but for those named `..._max`, of which the largest is taken. On a mesh, gradients are divided as the parameters
-    are at any time.
+    The loss must be normalised by quantities of the whole batch, so that its parts sum to the loss of the batch.
+    Metrics are summed too, except those named `..._max`, whose maximum is taken. On a mesh, gradients are always
+    divided as the parameters are.
     """
 
     def grad(params: nnx.State, piece: Any) -> tuple[nnx.State, Metrics]:
