@@ -31,7 +31,8 @@ setup(
     version=version(),
     description="Training, evaluation and use of agents that read facial expressions, in JAX",
     license="Apache-2.0",
-    packages=find_packages(include=["actfer_jax", "actfer_jax.*"]),
+    packages=[*find_packages(include=["actfer_jax", "actfer_jax.*"]), "actfer_jax.configs", "actfer_jax.configs.eval"],
+    package_dir={"actfer_jax.configs": "configs"},  # so that `--config=ucgrpo:demo` finds what ships, in any directory
     package_data={"actfer_jax": ["py.typed", "models/demo/*", "models/*.json"]},
     python_requires=">=3.11,<3.14",
     install_requires=[

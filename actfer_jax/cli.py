@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import io
 import logging
@@ -12,6 +13,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -214,12 +217,17 @@ def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:
         path, colon, variant = os.fspath(as_path(given)).partition(":")
     except ValueError as error:
         raise ConfigError(f"--config {error}") from error
+    shipped = _shipped_configs()
     if not os.path.isfile(path):
-        folder = os.path.dirname(path) or "."
-        there = [name for name in os.listdir(folder) if name.endswith(".py")] if os.path.isdir(folder) else []
-        near = nearest(os.path.basename(path), there)
-        hint = f"; did you mean {os.path.join(os.path.dirname(path), near)}?" if near else ""
-        raise ConfigError(f"--config: there is no file {path}{hint}")
+        names = {config.relative_to(shipped).with_suffix("").as_posix(): config for config in shipped.rglob("[!_]*.py")}
+        if path not in names:
+            folder = os.path.dirname(path) or "."
+            there = [name for name in os.listdir(folder) if name.endswith(".py")] if os.path.isdir(folder) else []
+            near = nearest(path, [*(os.path.join(os.path.dirname(path), name) for name in there), *names])
+            hint = f"; did you mean {near}?" if near else ""
+            raise ConfigError(f"--config: there is no file {path}{hint}")
+        path = os.fspath(names[path])
+    _extend_configs(shipped)
     variants = [variant] if colon else []
     try:
         get_config = runpy.run_path(path)["get_config"]
@@ -242,6 +250,24 @@ def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:
             f"--config: get_config of {path} returns {type(config).__name__}; it must return a ConfigDict"
         )
     return f"--config={path}{colon}{variant}", config
+
+
+def _shipped_configs() -> Path:
+    """The folder `configs/` of the package: inside of it where it is installed, and beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _extend_configs(shipped: Path) -> None:
+    """Lets a config file say `from configs import common` anywhere: what the working directory lacks is what ships."""
+    try:
+        configs = importlib.import_module("configs")
+    except ModuleNotFoundError:
+        configs = sys.modules["configs"] = ModuleType("configs")
+        configs.__path__ = []
+    if os.fspath(shipped) not in configs.__path__:
+        configs.__path__ = [*configs.__path__, os.fspath(shipped)]
 
 
 def _last_line(error: BaseException) -> str:

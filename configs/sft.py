@@ -11,15 +11,13 @@ The small model from nothing, over an hour on two CPU cores:
 
 from ml_collections import ConfigDict
 
-from configs import ucgrpo
+from configs import common
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = ucgrpo.get_config(variant)
+    config = common.get_config(variant)
     config.algorithm = "sft"
     config.steps = 2000
-    for section in ("reward", "estimator", "loss"):
-        del config[section]
 
     config.traces = ConfigDict()
     config.traces.readings_steps = 0

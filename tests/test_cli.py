@@ -69,9 +69,10 @@ def parse(monkeypatch, tmp_path):
         ([DEMO, "--workdir="], "--workdir=: is empty"),
         ([DEMO], "--workdir is missing"),
         (["--workdir=x", "--config.steps=3"], "--config is missing"),
-        (["--config=configs/ucgrpo.py:foo"], "configs/ucgrpo.py has no variant 'foo'; it has: demo"),
+        (["--config=configs/ucgrpo.py:foo"], "there is no variant 'foo'; there is: demo"),
         (["--config", "configs/eval/synth_faces.py:demo"], "has no variants; leave out :demo"),
         (["--config=configs/ucgrp.py"], "no file configs/ucgrp.py; did you mean configs/ucgrpo.py?"),
+        (["--config=ugrpo:demo"], "no file ugrpo; did you mean ucgrpo?"),
         (["--config=~/nowhere.py"], "{home}/nowhere.py"),
         (["--config="], "--config is empty"),
         (["--config=README.md"], "README.md fails: SyntaxError"),
@@ -89,6 +90,15 @@ def test_a_mistake_on_the_command_line_is_one_line(parse, tmp_path, arguments, w
     message = str(ended.value)
     assert message.startswith("error: ") and "\n" not in message
     assert words.format(home=tmp_path) in message
+
+
+def test_a_file_of_the_working_directory_comes_before_what_ships(parse, tmp_path, monkeypatch):
+    assert parse("--config=grpo:demo", "--workdir=x", "--config.seed=3").config.ucgrpo.gain == 1.0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grpo").write_text(
+        "import ml_collections\nget_config = lambda: ml_collections.ConfigDict({'steps': 5})"
+    )
+    assert parse("--config=grpo", "--workdir=x").config.to_dict() == {"steps": 5}
 
 
 def test_none_can_be_given_where_a_field_may_be_none(parse):

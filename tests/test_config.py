@@ -290,6 +290,41 @@ def test_configs_of_the_repository_are_within_the_domains(variant):
     read_config(synth_faces.get_config(), EvaluateConfig, "config")
 
 
+POD = (
+    "model.path",
+    "data.size",
+    "batch.microbatches",
+    "optimizer.warmup_steps",
+    "optimizer.weight_decay",
+    "mesh.rollout",
+)
+"""Where a run on a pod wants other values than the dataclasses have."""
+SFT = ("batch.queries", "batch.rollouts", "optimizer.learning_rate", "optimizer.schedule")
+
+
+@pytest.mark.parametrize(("module", "others"), [(ucgrpo, {*POD, "batch.shorter_lengths"}), (sft, {*POD, *SFT})])
+def test_a_config_file_shows_every_key_of_its_sections_with_the_default_but_where_listed(module, others):
+    """A default changed in one of the two places only would be one for Python and another for the commands."""
+    raw = module.get_config()
+    raw.model.path = "demo"
+    assert set(other_than_default(raw, read_config(raw, TrainConfig, "config"))) == others
+
+
+def other_than_default(raw, section, default=None, prefix="") -> Iterator[str]:
+    """The keys whose value in a file is no default; `default` is the section as the one around it makes it."""
+    for one in dataclasses.fields(section):
+        key, own = prefix + one.name, getattr(section, one.name)
+        made = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+        expected = made if default is None else getattr(default, one.name)
+        if one.name not in raw:
+            assert not prefix, f"{key} is not in the file"
+        elif dataclasses.is_dataclass(own):
+            around = expected if dataclasses.is_dataclass(expected) else None
+            yield from other_than_default(raw[one.name], own, around, f"{key}.")
+        elif expected is not dataclasses.MISSING and own != expected:
+            yield key
+
+
 def test_a_full_disk_is_said_to_be_full():
     def fill(argv: list[str]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/out/results.json")

@@ -1,0 +1,137 @@
+"""What every training config has: the model, the data, how episodes run, and what a machine takes at a time.
+
+A config of training begins with `common.get_config(variant)` and adds what it trains by. The values are for
+Qwen3-VL-4B on a pod; "demo" is the small model of the package on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant not in ("", "demo"):
+        raise ValueError(f"there is no variant {variant!r}; there is: demo")
+    config = ConfigDict()
+    config.seed = 0
+
+    config.model = ConfigDict()
+    config.model.path = ""  # of a Qwen3-VL: a Hugging Face directory, a name on the hub, gs://..., or "demo"
+    config.model.initialise = "pretrained"
+    config.model.dtype = "bfloat16"  # of the computation
+    config.model.param_dtype = "float32"
+    config.model.remat = "full"
+    config.model.landmarks = ""  # dlib's 68 landmarks: a file, or what is installed
+
+    config.data = ConfigDict()
+    config.data.name = "synth_faces"
+    config.data.split = "train"
+    config.data.size = 16_000
+    config.data.directory = ""  # of a data set with files of its own; rendered faces have none
+    config.data.cache_directory = "~/.cache/actfer_jax/data"  # of what is rendered, and of the faces found
+
+    config.views = ConfigDict()  # in pixels; a token of Qwen3-VL is 32 x 32
+    config.views.multiple = 32
+    config.views.scene_min_pixels = 256 * 256
+    config.views.scene_max_pixels = 512 * 32 * 32
+    config.views.aligned_side = 256
+    config.views.zoom_min_pixels = 256 * 256
+    config.views.zoom_max_pixels = 256 * 32 * 32
+
+    config.rollout = ConfigDict()
+    config.rollout.prompt_style = "full"
+    config.rollout.max_turns = 4
+    config.rollout.prompt_tokens = 1280
+    config.rollout.turn_tokens = 192
+    config.rollout.reply_tokens = 320
+    config.rollout.max_length = 2048
+    config.rollout.chunk = 64
+    config.rollout.fill_rows = 32
+    config.rollout.tool_threads = 4
+    config.rollout.temperature = 1.0
+
+    config.batch = ConfigDict()
+    config.batch.queries = 32
+    config.batch.rollouts = 8
+    config.batch.length = 2048
+    config.batch.shorter_lengths = (1280, 1664)  # tried first, where all episodes of a step fit
+    config.batch.microbatches = 4
+    config.batch.updates = 1
+    config.batch.chunk = 1024
+
+    config.mesh = ConfigDict()  # sizes of the axes (data, fsdp, tensor); -1: the devices that are left
+    config.mesh.update = (1, -1, 1)
+    config.mesh.rollout = (-1, 1, 4)
+    config.mesh.slices = 1
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-6
+    config.optimizer.schedule = "constant"
+    config.optimizer.warmup_steps = 10
+    config.optimizer.final_fraction = 0.1
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.max_grad_norm = 1.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.eps = 1e-8
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 20
+    config.checkpoint.keep = 2
+    config.checkpoint.best = 1
+    config.checkpoint.best_metric = ""  # "reward/total", say: its best steps stay beside the newest
+
+    config.logging = ConfigDict()
+    config.logging.every = 1
+    config.logging.episodes_every = 10
+    config.logging.records_every = 1
+    config.logging.profile_start = 10
+    config.logging.profile_steps = 0
+    config.logging.memory_profile_step = 0
+
+    config.evaluation = ConfigDict()  # before and after training
+    config.evaluation.data = ConfigDict()
+    config.evaluation.data.name = "synth_faces"
+    config.evaluation.data.split = "test"
+    config.evaluation.data.size = 700
+    config.evaluation.data.directory = ""
+    config.evaluation.data.cache_directory = "~/.cache/actfer_jax/data"
+    config.evaluation.controls = ("no_tools", "blank_crop", "low_res_crop")
+    config.evaluation.queries = 64
+
+    if variant == "demo":
+        use_demo(config)
+    return config
+
+
+def use_demo(config: ConfigDict) -> None:
+    """The small model, its small views, and a budget for two CPU cores; tuned on the validation split."""
+    config.model.path = "demo"
+    config.model.dtype = "float32"
+    config.model.remat = "none"
+    config.data.size = 1920
+
+    config.views.scene_min_pixels = 2048
+    config.views.scene_max_pixels = 96 * 96
+    config.views.aligned_side = 64
+    config.views.zoom_min_pixels = 2048
+    config.views.zoom_max_pixels = 96 * 64
+
+    # Three turns: align, at most one zoom, answer.
+    config.rollout.prompt_style = "brief"
+    config.rollout.max_turns = 3
+    config.rollout.prompt_tokens = 32
+    config.rollout.turn_tokens = 32
+    config.rollout.reply_tokens = 40
+    config.rollout.max_length = 208
+    config.rollout.chunk = 16
+    config.rollout.temperature = 0.8
+
+    config.batch.queries = 16
+    config.batch.length = 208
+    config.batch.shorter_lengths = (144,)
+    config.batch.microbatches = 1
+    config.batch.chunk = 2048
+
+    config.mesh.rollout = (-1, 1, 1)
+
+    config.evaluation.data.size = 210
+    config.evaluation.queries = 72
