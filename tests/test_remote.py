@@ -62,6 +62,7 @@ def train(shared: Path, workdir: epath.PathLike, killer: list[str] | None = None
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_a_training_in_a_bucket(bucket, shared):
     """Killed while it saves and started again, it ends as a local one does; its policy loads, and so does what is
     exported of it after its newest checkpoint was damaged."""
@@ -231,6 +232,7 @@ def test_a_model_is_copied_once_and_again_when_it_has_changed(bucket, monkeypatc
     assert set(first.parent.iterdir()) == copies
 
 
+@pytest.mark.slow
 def test_only_whole_steps_are_restored(bucket):
     directory = "gs://bucket/checkpoints"
     save_steps(directory, [1, 2, 3, 4, 5], keep=4)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import ClassVar, Protocol
 
 import grain
 
-from actfer_jax.agent.episode import Reference, Sample
-from actfer_jax.config import Count, check_fields, one_of
+from actfer_jax import plugins
+from actfer_jax.agent.episode import Sample
+from actfer_jax.config import Count, check_fields
 from actfer_jax.data.cache import open_cache
-from actfer_jax.data.datasets import synth_faces
 from actfer_jax.data.errors import DataError
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.files import as_path, is_remote
@@ -32,30 +32,27 @@ class Source(Samples, Protocol):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which samples.
+    """Which samples. The `Config` of each module in `data.datasets` extends this, and checks what only it can know.
 
     Attributes:
-      name: the data set; "synth_faces" renders its own.
-      split: "train", "validation" or "test".
-      size: how many samples of the split, at least 1.
-      directory: where the data set's own files lie; "" for "synth_faces", which has none.
+      name: the data set: a module of `data.datasets`, or the dotted name of a module of the user's own.
+      split: of those that the data set has.
+      size: how many samples of the split, at least 1; None for all that there are.
+      directory: where the data set's own files lie; "" for one that has none.
       cache_directory: where what is rendered, and the faces found in pictures, are kept between runs: a directory of
         its own, which may be deleted at any time.
     """
 
-    name: Annotated[str, one_of("synth_faces")] = "synth_faces"
-    split: Annotated[str, one_of("train", "validation", "test")] = "train"
-    size: Count = 1024
+    FOLDER: ClassVar[str] = "data.datasets"
+
+    name: str = "synth_faces"
+    split: str = "train"
+    size: Count | None = None
     directory: str = ""
     cache_directory: str = "~/.cache/actfer_jax/data"
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.directory:
-            raise ValueError(
-                f'directory is {self.directory!r}, but "synth_faces" renders its faces and reads none: leave it empty; '
-                "where rendered faces are kept is data.cache_directory"
-            )
         try:
             remote = is_remote(as_path(self.cache_directory))
         except ValueError as error:
@@ -124,33 +121,11 @@ def batches(dataset: grain.MapDataset, batch: int, start: int) -> Iterator[list]
 
 def open_source(config: DataConfig) -> Source:
     """The samples that a config names; what has to be prepared is prepared now, with progress."""
-    return SynthFacesSource(config)
+    source: Source = plugins.load(config.FOLDER, config.name).open_source(config)
+    return source
 
 
 def emotion_labels(config: DataConfig) -> tuple[str, ...]:
     """The emotion labels of the data set that a config names."""
-    return {"synth_faces": synth_faces.DEMO_EMOTIONS}[config.name]
-
-
-class SynthFacesSource:
-    """Rendered faces (`data.synth_faces`) as samples."""
-
-    def __init__(self, config: DataConfig):
-        self.split, self.labels = config.split, emotion_labels(config)
-        self.faces = synth_faces.load(config.split, config.size, open_cache(config.cache_directory))
-
-    def __len__(self) -> int:
-        return len(self.faces)
-
-    def is_subtle(self, index: int) -> bool:
-        return self.faces.is_subtle(index)
-
-    def __getitem__(self, index: int) -> Sample:
-        face = self.faces[index]
-        reference = Reference(
-            labels=self.labels,
-            emotion=face["emotion"],
-            aus=frozenset(face["aus"]),
-            extra={"subtle": face["subtle"], "deciding_region": face["deciding_region"], "fine": face["fine"]},
-        )
-        return Sample("synth_faces", f"{self.split}/{index:06d}", face["image"], reference)
+    labels: tuple[str, ...] = plugins.load(config.FOLDER, config.name).labels(config)
+    return labels

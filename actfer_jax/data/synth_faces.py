@@ -1,5 +1,8 @@
 """The rendered faces, under the name that people import; they are a data set like others (`datasets/synth_faces`)."""
 
+from typing import Any
+
+from actfer_jax.data.datasets import synth_faces
 from actfer_jax.data.datasets.synth_faces import (
     AMBIGUOUS_PAIRS,
     DEMO_EMOTIONS,
@@ -25,3 +28,8 @@ __all__ = [
     "render",
     "sample_face",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What the data set loads lazily, such as `load`.
+    return getattr(synth_faces, name)

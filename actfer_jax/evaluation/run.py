@@ -81,7 +81,7 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
     with staged(out, EVALUATION) as staging:
         summaries = _play(config, agent, source, EpisodeWriter(staging), card.trained_on)
         results = {
-            "provenance": provenance(config.data.name, config.data.split, config.data.size, checkpoint),
+            "provenance": provenance(config.data.name, config.data.split, len(source), checkpoint),
             "checkpoint": checkpoint,
             "trained_on": card.trained_on,
             "config": asdict(config),

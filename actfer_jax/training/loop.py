@@ -328,7 +328,7 @@ def _evaluate(
             raise
         summaries = {control: summarise(results) for control, results in outcomes.items()}
         data = evaluation.data
-        made = provenance(data.name, data.split, data.size, f"{workdir}, step {step}")
+        made = provenance(data.name, data.split, len(samples), f"{workdir}, step {step}")
         runs[when] = {"provenance": made, "step": step, "results": summaries}
         lease.check()
         if hosts.is_first():

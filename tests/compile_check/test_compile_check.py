@@ -34,6 +34,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = run(
@@ -76,6 +77,7 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_one_program_for_two_slices(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = run(
@@ -100,6 +102,7 @@ def test_one_program_for_two_slices(tmp_path: Path) -> None:
 
 @needs_libtpu
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.slow
 def test_the_compiler_refuses_what_is_said_not_to_fit(topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small training step beside an array that fills what is left of the memory, or a little more."""
     for name, value in compile_check.NO_TPU.items():
@@ -133,6 +136,7 @@ def test_the_compiler_refuses_what_is_said_not_to_fit(topology: str, monkeypatch
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_a_run_that_cannot_fit_is_refused_by_name() -> None:
     done = run("--config=configs/sft.py:demo", "--topology=v5e:2x2", "--config.batch.queries=262144")
     assert done.returncode == 1
@@ -143,6 +147,7 @@ def test_a_run_that_cannot_fit_is_refused_by_name() -> None:
 
 @needs_libtpu
 @pytest.mark.parametrize("name", ["v5e-16", "v5e:3x3", "h100:2x2", "0xv5e:2x2"])
+@pytest.mark.slow
 def test_an_unknown_topology_is_named_with_those_that_there_are(name: str) -> None:
     done = run("--config=configs/ucgrpo.py:demo", f"--topology={name}")
     assert done.returncode == 1

@@ -108,7 +108,7 @@ def test_bad_arguments_are_named(tmp_path: Path, arguments: tuple[str, int], mes
 
 LOAD = """
 import sys
-from actfer_jax.data.synth_faces import load
+from actfer_jax.data.datasets.synth_faces import load
 if __name__ == "__main__":
     load("train", 900, sys.argv[1], size=512, jobs=2)
 """
@@ -130,7 +130,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
 
 LOAD_SLOWLY = """
 import sys
-from actfer_jax.data.synth_faces import builder, load
+from actfer_jax.data.datasets.synth_faces import builder, load
 encode = builder.encode_face
 def encode_when_told(task):
     if task[1] == 0:

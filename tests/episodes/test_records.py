@@ -157,6 +157,7 @@ def write_forever(workdir, reports) -> None:
         reports.send(step)
 
 
+@pytest.mark.slow
 def test_killed_while_writing_every_shard_is_whole(tmp_path):
     chance = random.Random(0)
     for _ in range(4):

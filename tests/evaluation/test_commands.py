@@ -22,6 +22,7 @@ from scripted_episodes import ScriptedAgent, answer, small_toolbox
 
 import actfer_jax
 from actfer_jax import facs
+from actfer_jax.agent.episode import Sample
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data.datasets.synth_faces.world import DEMO_EMOTIONS
@@ -71,6 +72,7 @@ def run_command(module: str, *arguments: object) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_evaluate_writes_table_results_plots_and_records(checkpoint, tmp_path):
     out = tmp_path / "out"
     done = run_command(
@@ -109,6 +111,7 @@ def test_evaluate_writes_table_results_plots_and_records(checkpoint, tmp_path):
     assert all(set(record["reward"]) >= {"total", "format", "emotion"} for record in records)
 
 
+@pytest.mark.slow
 def test_analyze_exits_with_an_error_where_a_picture_cannot_be_read(checkpoint, tmp_path):
     Image.fromarray(skimage.data.astronaut()).save(tmp_path / "portrait.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -206,6 +209,7 @@ def training(checkpoint, tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_any_checkpoint_is_exported_and_the_run_left_as_it_is(training, checkpoint, tmp_path):
     """Of a run that is saving its next step, and whose newest one is damaged."""
     checkpoints = training / "checkpoints"
@@ -410,5 +414,6 @@ class Faces:
     def __len__(self) -> int:
         return len(self.queries)
 
-    def __getitem__(self, index: int) -> Query:
-        return self.queries[index]
+    def __getitem__(self, index: int) -> Sample:
+        query = self.queries[index]
+        return Sample(query.dataset, query.name, query.image, query.reference)

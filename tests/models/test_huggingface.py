@@ -434,6 +434,7 @@ with np.load(values) as arrays:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_model_and_save_it_whole(checkpoint: Path, tmp_path: Path) -> None:
     batch = fixtures.make_batch(fixtures.LAYOUT)
     ids, mask = batch.padded("right")

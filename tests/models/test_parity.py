@@ -140,6 +140,7 @@ class Decoder:
         return [np.asarray(values[i, :n]) for i, n in enumerate(count)]
 
 
+@pytest.mark.slow
 def test_prefill_slots_and_single_steps_equal_one_full_forward(model: Qwen3VL) -> None:
     """Rows in different turns: prompts with a picture, decoding, replies with a picture for some rows, decoding."""
     layout: list[list[int | tuple[int, int]]] = [
@@ -276,6 +277,7 @@ def live_logits(model: Any, batch: fixtures.Batch, ids: np.ndarray, mask: np.nda
 
 
 @pytest.mark.parametrize("seed", range(4, 8))  # among them all three sizes of heads, one to three DeepStack layers
+@pytest.mark.slow
 def test_random_models_agree_with_transformers_now(seed: int, tmp_path: Path) -> None:
     """Logits, and greedy generation token by token, of a checkpoint that transformers wrote."""
     torch = pytest.importorskip("torch")

@@ -46,6 +46,7 @@ def tokens_of(result: RolloutResult) -> list[list[list[int]]]:
     return [[rollout.sequence.tokens for rollout in group] for group in result.rollouts]
 
 
+@pytest.mark.slow
 def test_episodes_are_what_they_are_meant_to_be(agent, result):
     """Several turns with pictures: every turn stands in the ids as read, every picture has its placeholders."""
     flat = [rollout for group in result.rollouts for rollout in group]
@@ -92,6 +93,7 @@ def test_the_sampler_and_the_trainer_agree(agent, engine, result):
 
 
 @pytest.mark.parametrize("changes", [{"chunk": 5, "fill_rows": 2}, {"chunk": 32, "fill_rows": 12, "tool_threads": 1}])
+@pytest.mark.slow
 def test_the_schedule_does_not_change_the_tokens(agent, queries, result, changes):
     other = make_engine(agent, queries=4, **changes).run(agent.params, queries[:4], seed=SEED, step=1)
     assert tokens_of(other) == tokens_of(result)
@@ -124,6 +126,7 @@ def disturbed(params: nnx.State, amount: float, seed: int) -> nnx.State:
     return jax.tree.map(add_noise, params)
 
 
+@pytest.mark.slow
 def test_nothing_compiles_after_the_first_step(agent, engine, queries, result):
     """Fifty steps of different pictures, arms and batch fills, with a policy whose behaviour is made to vary."""
     compiled = []
@@ -203,6 +206,7 @@ def instructed(agent, engine, queries) -> RolloutResult:
 
 
 @pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.slow
 def test_a_plain_loop_plays_the_same_episodes(agent, queries, instructed, arm):
     """One episode of each arm in which the face was aligned, so that the arm is told, and zoomed into if it may be."""
     number = ARMS.index(arm)
@@ -248,6 +252,7 @@ def test_an_episode_always_has_room_for_an_answer(agent, queries):
                 )
 
 
+@pytest.mark.slow
 def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):
     greedy = make_engine(agent, queries=4, group=1, greedy=True)
     first, second = (greedy.run(agent.params, queries[:4], seed=seed, step=seed) for seed in (1, 2))
@@ -311,6 +316,7 @@ cli.run(main)
 """
 
 
+@pytest.mark.slow
 def test_a_tool_that_hangs_ends_the_process_with_a_message():
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "error: no face tool has returned" in done.stderr, done.stderr[-3000:]

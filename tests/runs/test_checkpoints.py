@@ -234,6 +234,7 @@ def save_forever(directory, reports, operations: int | None) -> None:
                 reports.send(step)
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant(tmp_path):
     chance = random.Random(0)
     complete = step = -1

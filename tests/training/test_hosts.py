@@ -118,6 +118,7 @@ def together(shared, alone) -> Path:
     return run(shared, "rl", "together", *MESHES, **TWO)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(alone, together):
     assert len(episodes(alone)) == 3 * 8
     assert any(turn["reply"] and turn["view"] for episode in episodes(alone).values() for turn in episode["turns"])
@@ -126,6 +127,7 @@ def test_two_processes_train_as_one(alone, together):
     assert hosts == {"host0.jsonl", "host1.jsonl"}
 
 
+@pytest.mark.slow
 def test_four_devices_learn_from_traces_as_one(shared, taught):
     assert_same_training(run(shared, "sft", "taught-on-four", "--config.mesh.update=(2,1,2)", devices=4), taught)
 
@@ -219,6 +221,7 @@ def test_the_first_process_speaks_for_all(together):
     assert manifest["devices"]["processes"] == 2 and manifest["devices"]["count"] == 4
 
 
+@pytest.mark.slow
 def test_told_to_stop_killed_and_started_again(shared, together):
     """One of two is told to stop, later one is killed: what was saved goes on, bit for bit."""
     workdir = shared / "disturbed"
@@ -239,6 +242,7 @@ def test_told_to_stop_killed_and_started_again(shared, together):
     assert_same_bits(workdir, together)
 
 
+@pytest.mark.slow
 def test_processes_of_another_config_end_together(shared, together):
     workdir = shared / "other"
     other = ["--config.seed=1", f"--workdir={together}"]
@@ -264,6 +268,7 @@ def seconds(together) -> float:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_killed_at_any_instant(shared, together, seconds, seed):
     """One of two, or both, are killed at an instant drawn over the time that a whole run takes after its imports."""
     chance = random.Random(seed)

@@ -129,6 +129,7 @@ def undisturbed(request, shared) -> tuple[str, Path]:
     return request.param, workdir
 
 
+@pytest.mark.slow
 def test_the_second_step_compiles_nothing(undisturbed):
     compiled = [record["perf/compilations"] for record in read_metrics(undisturbed[1])]
     assert compiled[1] == compiled[0] > 0
@@ -146,6 +147,7 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert without_timings(first) == without_timings(second)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared):
     """Killed at one place for each algorithm; benchmarks/disturbed_training.py draws many."""
     algorithm, expected = undisturbed
@@ -163,6 +165,7 @@ def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared):
         assert records[0] == records[1] and len(records[0]) == STEPS * 8
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_saves_ends_and_goes_on(undisturbed, shared, monkeypatch):
     algorithm, expected = undisturbed
     rarely = "--config.checkpoint.every=100"
@@ -191,6 +194,7 @@ def test_a_run_that_is_told_to_stop_saves_ends_and_goes_on(undisturbed, shared, 
         assert_same_run(expected, workdir)
 
 
+@pytest.mark.slow
 def test_a_second_start_leaves_a_run_alone(undisturbed, shared):
     """The first stands still until the second has ended."""
     algorithm, expected = undisturbed
@@ -211,6 +215,7 @@ def test_a_second_start_leaves_a_run_alone(undisturbed, shared):
     assert_same_run(expected, workdir)
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_were_removed_loses_nothing(undisturbed, shared):
     algorithm, expected = undisturbed
     if algorithm == "sft":
@@ -241,6 +246,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if name != "lease.json"}
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_run(undisturbed, shared):
     algorithm, expected = undisturbed
     again = start(shared, algorithm, shared / f"{algorithm}-again")
@@ -305,6 +311,7 @@ def test_tensorboard_shows_episodes_with_what_they_looked_at(undisturbed):
     assert "episode/text" in events.PluginTagToContent("text")
 
 
+@pytest.mark.slow
 def test_a_run_does_not_become_shorter(undisturbed, shared):
     algorithm, workdir = undisturbed
     shorter = start(shared, algorithm, workdir, f"--config.steps={STEPS - 1}")
@@ -328,6 +335,7 @@ def test_every_metric_is_documented(undisturbed):
     assert [name for name in sorted(names) if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
 
 
+@pytest.mark.slow
 def test_every_part_of_the_loss_at_once(shared):
     """A reference, several updates a batch, the trainer's own ratio, sequence ratios: one short run, and the same
     with the reference in host memory."""
@@ -375,12 +383,14 @@ def test_every_part_of_the_loss_at_once(shared):
         (["--workdir=/proc/nowhere"], "/proc/nowhere"),
     ],
 )
+@pytest.mark.slow
 def test_bad_input_is_named_and_fails(shared, tmp_path, arguments, words):
     run = start(shared, "rl", tmp_path / "run", *arguments)
     assert run.returncode == 1
     assert words in run.stderr and "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_an_update_that_overflows_stops_the_run_before_anything_is_written(undisturbed, shared):
     algorithm = undisturbed[0]
     workdir = shared / f"{algorithm}-overflow"
@@ -412,6 +422,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_trained_on(tmp_path, monkeypatch
         train.train(config, workdir, raw_config, Termination())
 
 
+@pytest.mark.slow
 def test_a_workdir_of_another_config_is_refused(undisturbed, shared):
     algorithm, workdir = undisturbed
     before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
@@ -541,6 +552,7 @@ def own_programs(monkeypatch):
     compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 def test_at_an_update_nothing_else_is_in_memory(undisturbed, shared, tmp_path, monkeypatch, own_programs):
     """Neither the key-value cache, nor the weights of the rollout, nor what was loaded before a checkpoint was."""
     if undisturbed[0] == "sft":

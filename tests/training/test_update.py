@@ -61,6 +61,7 @@ def split(config: Qwen3VLConfig, remat: str, dtype: DTypeLike = jnp.float32) -> 
     return nnx.split(Qwen3VL(config, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)), nnx.Param)
 
 
+@pytest.mark.slow
 def test_pieces_add_up_to_the_gradient_of_the_batch(config: Qwen3VLConfig) -> None:
     batch = random_batch(config)
 
@@ -151,7 +152,7 @@ from actfer_jax.models import Qwen3VLConfig, on_mesh
 from actfer_jax.rollout.batch import episode_log_probs
 from actfer_jax.parallel.sharding import MeshConfig, make_meshes, place_parameters
 from actfer_jax.training.update import accumulate, split_batch
-from test_train_step import random_batch, split
+from training.test_update import random_batch, split
 
 config = Qwen3VLConfig.from_json(Path(sys.argv[1]))
 batch = random_batch(config)

@@ -1,6 +1,7 @@
 """Faces that the package renders, with the action units, emotion and landmarks that they show.
 
-`sample_face` draws what to show, `render` draws the picture, `load` builds and reads a data set of them.
+`sample_face` draws what to show, `render` draws the picture, `load` builds and reads a data set of them; `Config`,
+`labels` and `open_source` are what every data set has.
 """
 
 from typing import Any
@@ -38,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from actfer_jax.data.datasets.synth_faces import builder
 
         return getattr(builder, name)
+    if name in ("Config", "labels", "open_source"):
+        from actfer_jax.data.datasets.synth_faces import source
+
+        return getattr(source, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

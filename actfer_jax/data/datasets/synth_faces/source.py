@@ -1,0 +1,71 @@
+"""The rendered faces as a data set: its section of a config, and its samples."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from actfer_jax.agent.episode import Reference, Sample
+from actfer_jax.config import Count, one_of
+from actfer_jax.data.cache import open_cache
+from actfer_jax.data.datasets.synth_faces.builder import load
+from actfer_jax.data.datasets.synth_faces.world import DEMO_EMOTIONS
+from actfer_jax.data.sources import DataConfig
+
+
+@dataclass(frozen=True)
+class Config(DataConfig):
+    """Which rendered faces; there are as many as are asked for, and `directory` stays empty.
+
+    Attributes:
+      split: "train", "validation" or "test".
+      size: how many samples of the split, at least 1.
+    """
+
+    split: Annotated[str, one_of("train", "validation", "test")] = "train"
+    size: Count = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.directory:
+            raise ValueError(
+                f'directory is {self.directory!r}, but "synth_faces" renders its faces and reads none: leave it empty; '
+                "where rendered faces are kept is data.cache_directory"
+            )
+
+
+def labels(config: DataConfig) -> tuple[str, ...]:
+    """The emotions that the renderer shows."""
+    return DEMO_EMOTIONS
+
+
+def open_source(config: DataConfig) -> "SynthFacesSource":
+    """The faces of a split, rendered now, with progress, where the cache has not got them.
+
+    Raises:
+      DataError, OSError: the cache cannot be used.
+    """
+    return SynthFacesSource(config)
+
+
+class SynthFacesSource:
+    """Rendered faces as samples."""
+
+    def __init__(self, config: DataConfig):
+        self.split = config.split
+        size = Config.size if config.size is None else config.size
+        self.faces = load(config.split, size, open_cache(config.cache_directory))
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def is_subtle(self, index: int) -> bool:
+        return self.faces.is_subtle(index)
+
+    def __getitem__(self, index: int) -> Sample:
+        face = self.faces[index]
+        reference = Reference(
+            labels=DEMO_EMOTIONS,
+            emotion=face["emotion"],
+            aus=frozenset(face["aus"]),
+            extra={"subtle": face["subtle"], "deciding_region": face["deciding_region"], "fine": face["fine"]},
+        )
+        return Sample("synth_faces", f"{self.split}/{index:06d}", face["image"], reference)

@@ -1,0 +1,37 @@
+"""Every data set against the Protocol of `data.datasets`, and one that lies outside of the package."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from actfer_jax import plugins
+from actfer_jax.config import ConfigError, read_config
+from actfer_jax.data.sources import DataConfig, DataError, emotion_labels, open_source
+
+
+@pytest.mark.parametrize("name", plugins.names("data.datasets"))
+def test_a_data_set_keeps_its_protocol(name, tmp_path):
+    given = {"name": name, "size": 3, "cache_directory": str(tmp_path)}
+    config = read_config(given, DataConfig, "data")
+    source, labels = open_source(config), emotion_labels(config)
+    assert len(source) == 3 and len(set(labels)) == len(labels)
+    for index in range(3):
+        sample, again = source[index], source[index]
+        np.testing.assert_array_equal(sample.image, again.image)
+        assert sample.reference.labels == labels and sample.reference.emotion in labels
+    with pytest.raises(ConfigError, match=r"^data\.split is 'nowhere'"):
+        read_config(given | {"split": "nowhere"}, DataConfig, "data")
+
+
+def test_a_module_of_ones_own_is_a_data_set(tmp_path):
+    for value, path in ((10, "sadness/b.png"), (20, "anger/a.png"), (30, "sadness/a.png")):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (value,) * 3).save(tmp_path / path)
+    given = {"name": "examples.my_faces", "directory": str(tmp_path)}
+    config = read_config(given, DataConfig, "data")
+    assert emotion_labels(config) == ("anger", "sadness")
+    source = open_source(config)
+    shown = sorted((source[i].reference.emotion, source[i].image[0, 0, 0]) for i in range(len(source)))
+    assert shown == [("anger", 20), ("sadness", 10), ("sadness", 30)]
+    with pytest.raises(DataError, match="size is 4, but .* has 3 images"):
+        open_source(read_config(given | {"size": 4}, DataConfig, "data"))
