@@ -222,7 +222,15 @@ class _Reader:
         self.expect(data, "attention_dropout", where, 0.0)
         rope = self.rope(data, where, "default")
         self.expect(rope, "mrope_interleaved", f"{where}rope_parameters.", True)
-        return self.read({**data, **rope}, TextConfig, "text_config")
+        config = self.read({**data, **rope}, TextConfig, "text_config")
+        pad = data.get("pad_token_id")
+        # Nothing here reads it, but transformers loads no model with such a config.
+        if pad is not None and not (isinstance(pad, int) and -config.vocab_size <= pad < config.vocab_size):
+            raise ValueError(
+                f"{self.path}: text_config.pad_token_id is {pad!r}; it must be a token of the vocabulary, from 0 to "
+                f"{config.vocab_size - 1}, or null"
+            )
+        return config
 
     def vision(self, data: Mapping[str, Any]) -> VisionConfig:
         where = "vision_config."

@@ -304,6 +304,7 @@ def truncate(directory: Path) -> None:
         (edit_config(text_config__rms_norm_eps=float("nan")), ValueError, "text_config.rms_norm_eps is nan; it must"),
         (edit_config(quantization_config={"quant_method": "fp8"}), ValueError, "says that the weights are quantized"),
         (edit_config(text_config__attention_dropout=0.1), ValueError, "attention_dropout = 0.1 is not supported"),
+        (edit_config(text_config__pad_token_id=160), ValueError, "text_config.pad_token_id is 160; it must be a token"),
         (
             edit_config(text_config__model_type="qwen3_vl_moe_text"),
             ValueError,
