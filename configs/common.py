@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.views.zoom_max_pixels = 256 * 32 * 32
 
     config.rollout = ConfigDict()
+    config.rollout.format = "actfer"
     config.rollout.prompt_style = "full"
     config.rollout.max_turns = 4
     config.rollout.prompt_tokens = 1280

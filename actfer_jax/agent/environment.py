@@ -17,13 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple
 
+from actfer_jax import plugins
 from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reply, Sample, Turn
-from actfer_jax.agent.parser import parse_turn
+from actfer_jax.agent.formats import Format
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, Count, check_fields, one_of
 from actfer_jax.faces.views import View
+
+FORMATS = "agent.formats"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class EpisodeConfig:
     """How long an episode may become.
 
     Attributes:
+      format: the grammar of turns: a file of `agent/formats`, or the dotted name of a module of your own.
       prompt_style: "full" or "brief" (agent.prompts).
       max_turns: assistant turns an episode may take. This number and those that follow are at least 1.
       prompt_tokens: room for the prompt with the scene.
@@ -40,6 +44,7 @@ class EpisodeConfig:
         every turn, the policy is told earlier to answer.
     """
 
+    format: str = "actfer"
     prompt_style: Annotated[str, one_of(*prompts.STYLES)] = "full"
     max_turns: Count = 4
     prompt_tokens: Count = 1280
@@ -49,12 +54,22 @@ class EpisodeConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        try:
+            plugins.load(FORMATS, self.format)
+        except ConfigError as error:
+            raise ValueError(f"format: {error}") from error
         least = self.prompt_tokens + 2 * self.turn_tokens + self.reply_tokens
         if self.max_length < least:
             raise ValueError(
                 f"max_length is {self.max_length}; it must be at least {least}, for a prompt, a call, its reply and an "
                 "answer"
             )
+
+
+def load_format(config: EpisodeConfig) -> Format:
+    """The grammar that a config names."""
+    grammar: Format = plugins.load(FORMATS, config.format)
+    return grammar
 
 
 class Observation(NamedTuple):
@@ -98,6 +113,7 @@ class Environment:
     ):
         self.config, self.chat, self.toolbox = config, chat, toolbox
         self.image_tokens, self.treatment = image_tokens, treatment
+        self.format = load_format(config)
 
     def reset(self, sample: Sample, *, forced: str = "", answer_now: bool = False, seen: bool = True) -> Observation:
         """Starts an episode.
@@ -112,7 +128,7 @@ class Environment:
           ConfigError: the prompt with the scene has no room.
         """
         scene = self.toolbox.scene(sample.image) if seen else self.toolbox.unseen_scene(sample.image)
-        prompt = prompts.make_prompt(self.config.prompt_style, sample.reference.labels, answer_now=answer_now)
+        prompt = self.format.make_prompt(self.config.prompt_style, sample.reference.labels, answer_now=answer_now)
         ids = self.chat.prompt_ids(prompt, self.image_tokens(scene))
         _check_room(f"the prompt of {sample.name}", len(ids), "prompt_tokens", self.config.prompt_tokens)
         self.sample = sample
@@ -139,7 +155,7 @@ class Environment:
 
     def end_turn(self, text: str, tokens: int, *, truncated: bool = False) -> None:
         """Takes in a turn, as `step` does: the episode is done, or waits for the reply of a tool."""
-        turn = Turn(text, parse_turn(text), truncated=truncated)
+        turn = Turn(text, self.format.parse_turn(text), truncated=truncated)
         self.episode.turns.append(turn)
         self.length += tokens
         self.done = not turn.parsed.calls or self.final

@@ -69,7 +69,7 @@ def parse_turn(text: str) -> ParsedTurn:
         return ParsedTurn(error="not a thought followed by one tool call or one answer")
     think, call_text, aus_text, answer = match.groups()
     if call_text is not None:
-        call, error = _parse_call(call_text)
+        call, error = parse_call(call_text)
         return ParsedTurn(think=think.strip(), calls=True, call=call, error=error)
     try:
         aus = facs.parse_aus(aus_text)
@@ -78,7 +78,8 @@ def parse_turn(text: str) -> ParsedTurn:
     return ParsedTurn(think=think.strip(), aus=aus, answer=answer.strip())
 
 
-def _parse_call(text: str) -> tuple[ToolCall | None, str]:
+def parse_call(text: str) -> tuple[ToolCall | None, str]:
+    """Reads a call, a JSON object with "name" and "arguments": the call, or None and what is wrong with it."""
     if len(text) > _MAX_CALL_CHARACTERS:
         return None, f"a tool call may be at most {_MAX_CALL_CHARACTERS} characters"
     try:

@@ -6,7 +6,8 @@ the checkpoint's own chat template); `brief` is for a small model that learns th
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from actfer_jax.agent.tools import TOOL_SCHEMAS
@@ -60,7 +61,9 @@ def make_prompt(style: str, labels: tuple[str, ...], *, answer_now: bool = False
     return prompt
 
 
-def prompts_hash() -> str:
-    """SHA-256 of every text in this file and of the tool schemas: two runs with one hash had the same words."""
-    texts = [_FULL_SYSTEM, _FULL_REQUEST, _BRIEF_REQUEST, ANSWER_NOW, ZOOM_FIRST, NO_CALLS_LEFT]
-    return hashlib.sha256(json.dumps([texts, TOOL_SCHEMAS], sort_keys=True).encode()).hexdigest()
+def prompts_hash(make_prompt: Callable[[str, tuple[str, ...]], Prompt]) -> str:
+    """SHA-256 of the prompts of a grammar, the instructions and the tool schemas: two runs with one hash had the same
+    words."""
+    opening = [asdict(make_prompt(style, ("LABEL",))) for style in STYLES]
+    texts = [opening, ANSWER_NOW, ZOOM_FIRST, NO_CALLS_LEFT, TOOL_SCHEMAS]
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

@@ -9,11 +9,11 @@ from transformers import PreTrainedTokenizerFast
 
 from actfer_jax import facs
 from actfer_jax.agent import prompts
+from actfer_jax.agent.formats.actfer import call_text
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import TOOL_SCHEMAS
 from actfer_jax.models.huggingface import POLICY
 from actfer_jax.outputs import publish, staged
-from actfer_jax.training.traces import call_text
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from actfer_jax import facs
+from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.config import ConfigError
@@ -235,7 +236,7 @@ def _open_workdir(
         # Again: who had the lease until now may have begun a run of another config.
         check_workdir(workdir, raw_config)
         check_policy_directory(config, workdir, workdir / POLICY_NAME)
-        manifest = write_manifest(workdir, raw_config, prompts_hash())
+        manifest = write_manifest(workdir, raw_config, prompts_hash(load_format(config.rollout).make_prompt))
         return manifest["started"], manifest["checkpoint_every"]
 
     hosts.from_first(partial(check_workdir, workdir, raw_config))

@@ -11,6 +11,7 @@ import optax
 
 from actfer_jax import facs, plugins
 from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.episode import Sample
 from actfer_jax.data.sources import Source, batches, emotion_labels, order
 from actfer_jax.parallel.hosts import Termination
@@ -63,6 +64,7 @@ def rl_steps(
 ) -> StepFunction:
     """The steps of a run after step `start`."""
     size, mesh, chat, labels = config.batch, agent.meshes.update, agent.chat, emotion_labels(config.data)
+    answer_start = load_format(config.rollout).ANSWER_START if config.estimator.differs_by_token else None
     estimator: Estimator = plugins.load(config.estimator.FOLDER, config.estimator.name)
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group=size.rollouts, needed_by=needed_by)
@@ -72,7 +74,7 @@ def rl_steps(
     def step_function(state: RunState, step: int) -> StepOutput:
         sampled = sample(state.train, step)
         scores = score(sampled.rollouts, config.reward)
-        groups = make_groups(sampled, scores, labels, chat, by_token=config.estimator.differs_by_token)
+        groups = make_groups(sampled, scores, labels, chat, answer_start)
         result, remembered = estimator.advantages(
             groups, local(state.estimator, mesh), config=config.estimator, step=step
         )
@@ -136,18 +138,18 @@ def make_groups(
     scores: list[list[dict[str, float]]],
     labels: Sequence[str],
     chat: Chat,
-    *,
-    by_token: bool,
+    answer_start: str | None,
 ) -> Groups:
     """What an estimator reads of a step.
 
     Args:
       labels: the classes, as the data set spells them.
-      by_token: whether the estimator tells tokens apart; if not, nobody needs to know where a decision ended.
+      answer_start: what the fields of an answer begin with; None where the estimator does not tell tokens apart, and
+        nobody needs to know where a decision ended.
     """
     names = [facs.normalise_emotion(label) for label in labels]
     emotions = [facs.normalise_emotion(group[0].query.reference.emotion or "") for group in sampled.rollouts]
-    ends = [_decision_end(chat, rollout) if by_token else 0 for rollout in sampled.rows]
+    ends = [0 if answer_start is None else _decision_end(chat, rollout, answer_start) for rollout in sampled.rows]
     return Groups(
         reward_BxG=np.array([[score["total"] for score in group] for group in scores], np.float32),
         task_reward_BxG=np.array([[score["task"] for score in group] for group in scores], np.float32),
@@ -223,9 +225,9 @@ def _assign_arms(config: TrainConfig, step: int) -> list[list[str]]:
     return arms
 
 
-def _decision_end(chat: Chat, rollout: Rollout) -> int:
+def _decision_end(chat: Chat, rollout: Rollout, answer_start: str) -> int:
     """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or
-    the first token of the answer's `<aus>` (the last token, where there is neither)."""
+    the first token of the answer's fields (the last token, where there is neither)."""
     policy = np.array(rollout.sequence.policy)
     starts = np.flatnonzero(policy & ~np.roll(policy, 1))
     ends = np.flatnonzero(policy & ~np.roll(policy, -1))
@@ -233,7 +235,7 @@ def _decision_end(chat: Chat, rollout: Rollout) -> int:
         if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
             return int(end)
     turn_tokens = rollout.sequence.tokens[starts[-1] : ends[-1] + 1]
-    place = chat.turn_text(turn_tokens).rfind("<aus>")
+    place = chat.turn_text(turn_tokens).rfind(answer_start)
     if place < 0:
         return int(ends[-1])
     # The first token with which the text is longer than what comes before the field.

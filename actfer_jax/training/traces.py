@@ -13,7 +13,7 @@ import numpy as np
 
 from actfer_jax import facs
 from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.environment import Environment, EpisodeConfig, Observation
+from actfer_jax.agent.environment import Environment, EpisodeConfig, Observation, load_format
 from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import Toolbox
@@ -100,12 +100,6 @@ def draw_plan(rng: np.random.Generator, config: TraceConfig) -> Plan:
     return Plan(align=True, regions=regions, forced="zoom" if told else "")
 
 
-def call_text(call: ToolCall) -> str:
-    """A tool call in the words of Qwen's chat template."""
-    arguments = ", ".join(f'"{key}": "{value}"' for key, value in call.arguments.items())
-    return f'<tool_call>\n{{"name": "{call.name}", "arguments": {{{arguments}}}}}\n</tool_call>'
-
-
 class TraceMaker:
     """Writes traces about samples.
 
@@ -122,6 +116,7 @@ class TraceMaker:
         rules: EpisodeConfig,
     ):
         self.config, self.chat, self.encoder, self.toolbox, self.rules = config, chat, encoder, toolbox, rules
+        self.format = load_format(rules)
 
     def turns(self, sample: Sample, plan: Plan) -> list[str]:
         """What the assistant writes, turn by turn."""
@@ -134,9 +129,9 @@ class TraceMaker:
         for region in plan.regions:
             thoughts.append(_seen(reference, region))
             calls.append(ToolCall("zoom", {"region": region}))
-        answer = f"<aus>{facs.format_aus(reference.aus or ())}</aus>\n<answer>{reference.emotion}</answer>"
-        ends = [*map(call_text, calls), answer]
-        return [f"<think>{think}</think>\n{end}" for think, end in zip(thoughts, ends, strict=True)]
+        answer = self.format.answer_text(reference.aus or frozenset(), str(reference.emotion))
+        ends = [*map(self.format.call_text, calls), answer]
+        return [self.format.thought_text(think) + end for think, end in zip(thoughts, ends, strict=True)]
 
     def readings(self, sample: Sample) -> list[Sequence]:
         """What is seen in some views of a face (`config.readings_views`), each in a sequence of its own.
@@ -155,7 +150,7 @@ class TraceMaker:
                 continue
             picture = self.encoder(reply.view.pixels)
             context = self.chat.reply_ids(reply.text, self.encoder.tokens(reply.view))
-            thought = f"<think>{_seen(reference, region)}</think>\n"
+            thought = self.format.thought_text(_seen(reference, region))
             words = self.chat.tokenizer.encode(thought, add_special_tokens=False)
             policy = [False] * len(context) + [True] * len(words)
             sequences.append(Sequence(context + words, policy, [picture]))

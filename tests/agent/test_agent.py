@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from actfer_jax import facs
 from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import IMAGE_PAD, Chat, ChatError
+from actfer_jax.agent.formats.actfer import call_text
 from actfer_jax.agent.parser import ToolCall, parse_turn
 from actfer_jax.models import demo_checkpoint
-from actfer_jax.training.traces import call_text
 
 ANSWER = "<think>The jaw dropped.</think>\n<aus>AU1 AU2 AU26</aus>\n<answer>surprise</answer>"
 

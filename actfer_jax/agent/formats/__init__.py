@@ -1,0 +1,35 @@
+"""Answer grammars, a file each: how a policy writes its turns, and what it is told about that."""
+
+from typing import Protocol
+
+from actfer_jax.agent.parser import ParsedTurn, ToolCall
+from actfer_jax.agent.prompts import Prompt
+
+
+class Format(Protocol):
+    """A module of this folder. A turn is `thought_text` followed by `call_text` or `answer_text`.
+
+    Attributes:
+      ANSWER_START: what the fields of an answer begin with. Up to there a policy can still decide to call a tool.
+    """
+
+    ANSWER_START: str
+
+    def make_prompt(self, style: str, labels: tuple[str, ...], *, answer_now: bool = False) -> Prompt:
+        """What opens an episode, in one of `prompts.STYLES`; "full" names every label.
+
+        Args:
+          answer_now: tell the policy not to use tools.
+        """
+
+    def parse_turn(self, text: str) -> ParsedTurn:
+        """Reads a turn, without its end-of-turn token. Text of any kind gives a result; it never raises."""
+
+    def thought_text(self, think: str) -> str:
+        """How a turn begins."""
+
+    def call_text(self, call: ToolCall) -> str:
+        """How a turn with a tool call ends."""
+
+    def answer_text(self, aus: frozenset[int], emotion: str) -> str:
+        """How a turn with an answer ends."""

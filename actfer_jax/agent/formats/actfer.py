@@ -1,0 +1,24 @@
+"""The grammar of ActFER: a thought in tags, then a tool call as Qwen writes it, or action units and a label in tags."""
+
+import json
+
+from actfer_jax import facs
+from actfer_jax.agent.parser import ToolCall, parse_turn
+from actfer_jax.agent.prompts import make_prompt
+
+__all__ = ["ANSWER_START", "answer_text", "call_text", "make_prompt", "parse_turn", "thought_text"]
+
+ANSWER_START = "<aus>"
+
+
+def thought_text(think: str) -> str:
+    return f"<think>{think}</think>\n"
+
+
+def call_text(call: ToolCall) -> str:
+    words = json.dumps({"name": call.name, "arguments": call.arguments})
+    return f"<tool_call>\n{words}\n</tool_call>"
+
+
+def answer_text(aus: frozenset[int], emotion: str) -> str:
+    return f"<aus>{facs.format_aus(aus)}</aus>\n<answer>{emotion}</answer>"

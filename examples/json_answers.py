@@ -1,0 +1,61 @@
+"""An answer grammar of your own: every turn is one JSON object, thought first.
+
+    {"think": "tense brows", "call": {"name": "zoom", "arguments": {"region": "mouth"}}}
+    {"think": "AU9 at the nose", "aus": [9], "emotion": "disgust"}
+
+The small model's vocabulary lacks the words of this grammar; with a Qwen3-VL:
+
+    python -m actfer_jax.train --config=configs/sft.py --config.rollout.format=examples.json_answers \\
+        --config.model.path=DIR --workdir=runs/json
+"""
+
+import json
+
+from actfer_jax import facs
+from actfer_jax.agent.parser import ParsedTurn, ToolCall, parse_call
+from actfer_jax.agent.prompts import ANSWER_NOW, Prompt
+from actfer_jax.agent.tools import TOOL_SCHEMAS
+
+ANSWER_START = ', "aus"'
+
+_SYSTEM = (
+    "You read the action units (AUs) of a face and name its emotion. Every turn is one JSON object: your reasoning as "
+    '"think", then a tool call, {"think": "...", "call": {"name": "zoom", "arguments": {"region": "mouth"}}}, or '
+    'the answer, {"think": "...", "aus": [1, 2, 5], "emotion": "fear"}. The tools are: '
+)
+
+
+def make_prompt(style: str, labels: tuple[str, ...], *, answer_now: bool = False) -> Prompt:
+    system = _SYSTEM + json.dumps([schema["function"] for schema in TOOL_SCHEMAS]) if style == "full" else ""
+    request = f"Which emotion does the face show? Choose one of: {', '.join(labels)}."
+    return Prompt(system, f"{request} {ANSWER_NOW}" if answer_now else request, None)
+
+
+def parse_turn(text: str) -> ParsedTurn:
+    try:
+        turn = json.loads(text)
+    except (ValueError, RecursionError):
+        return ParsedTurn(error="the turn is not one JSON object")
+    if not isinstance(turn, dict) or not isinstance(turn.get("think"), str):
+        return ParsedTurn(error='the turn has no "think"')
+    if turn.keys() == {"think", "call"}:
+        call, error = parse_call(json.dumps(turn["call"]))
+        return ParsedTurn(think=turn["think"], calls=True, call=call, error=error)
+    aus, emotion = turn.get("aus"), turn.get("emotion")
+    if turn.keys() != {"think", "aus", "emotion"} or not isinstance(emotion, str) or not isinstance(aus, list):
+        return ParsedTurn(error='a turn has a "call", or "aus" and "emotion"')
+    if not all(type(au) is int and au in facs.AU_NAMES for au in aus):
+        return ParsedTurn(error='"aus" are the numbers of action units')
+    return ParsedTurn(think=turn["think"], aus=frozenset(aus), answer=emotion.strip())
+
+
+def thought_text(think: str) -> str:
+    return f'{{"think": {json.dumps(think)}'
+
+
+def call_text(call: ToolCall) -> str:
+    return f', "call": {json.dumps({"name": call.name, "arguments": call.arguments})}}}'
+
+
+def answer_text(aus: frozenset[int], emotion: str) -> str:
+    return f'{ANSWER_START}: {sorted(aus)}, "emotion": {json.dumps(emotion)}}}'
