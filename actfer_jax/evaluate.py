@@ -10,11 +10,10 @@ wrote there is replaced when all is done, and nothing else (docs/files.md).
 from absl import flags
 from ml_collections import config_flags
 
-from actfer_jax import cli
+from actfer_jax import cli, plugins
 from actfer_jax.config import ConfigError, read_config
-from actfer_jax.evaluation.controls import NORMAL
+from actfer_jax.evaluation.benchmarks import Benchmark
 from actfer_jax.evaluation.run import EvaluateConfig, evaluate
-from actfer_jax.evaluation.tables import classes_table, controls_table
 from actfer_jax.runs.provenance import heading
 
 
@@ -27,11 +26,9 @@ def main(argv: list[str]) -> None:
         )
     config = read_config(given.config, EvaluateConfig, "config")
     results = evaluate(config, given.checkpoint, given.out, str(given.landmarks or ""))
-    summaries = results["results"]
+    benchmark: Benchmark = plugins.load(config.benchmark.FOLDER, config.benchmark.name)
     print(heading(results["provenance"]))
-    print(controls_table({"": summaries}))
-    print()
-    print(classes_table(summaries[NORMAL]))
+    print(benchmark.report(results["results"]))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,13 @@ from actfer_jax.data.datasets import synth_faces
 RUN = ("--config.steps=3", "--config.data.size=64", "--config.evaluation.data.size=14", "--config.checkpoint.every=2")
 COMMANDS = {
     "sft": ("train", "--config=configs/sft.py:demo", *RUN, "--config.traces.readings_steps=1", "--workdir={out}"),
-    "rl": ("train", "--config=configs/ucgrpo.py:demo", *RUN, "--config.ucgrpo.forced_arm_rate=0.5", "--workdir={out}"),
+    "rl": (
+        "train",
+        "--config=configs/ucgrpo.py:demo",
+        *RUN,
+        "--config.estimator.forced_arm_rate=0.5",
+        "--workdir={out}",
+    ),
     "evaluation": (
         *("evaluate", "--config=configs/eval/synth_faces.py", "--config.data.size=14"),
         *("--checkpoint={root}/rl/policy", "--out={out}"),

@@ -58,11 +58,13 @@ def make_run(workdir: Path) -> None:
     raw_config = ucgrpo.get_config("demo")
     workdir.mkdir()
     write_manifest(workdir, raw_config, "")
-    optimizer = make_optimizer(read_config(raw_config, TrainConfig, "config").optimizer, 2)
+    config = read_config(raw_config, TrainConfig, "config")
+    optimizer = make_optimizer(config.optimizer, 2)
     params = nnx.state(load_pretrained(demo_checkpoint()), nnx.Param)
     with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, initial_state(jax.tree.map(lambda x, step=step: x + step, params), optimizer), {})
+            moved = jax.tree.map(lambda x, step=step: x + step, params)
+            checkpoints.save(step, initial_state(moved, optimizer, config), {})
 
 
 def export(workdir: Path, out: str, step: int) -> subprocess.Popen:

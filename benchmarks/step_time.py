@@ -150,13 +150,15 @@ def measure(config: TrainConfig) -> dict[str, Any]:
     optimizer = make_optimizer(config.optimizer, config.steps)
     chat = CallingChat(agent.chat, config.batch.queries * config.batch.rollouts, config.rollout.max_turns)
     agent = dataclasses.replace(agent, chat=chat)
-    state = initial_state(agent.params, optimizer, meshes.update)
+    state = initial_state(agent.params, optimizer, config, meshes.update)
     step_function = rl_steps(config, agent, Faces(config.batch.queries), optimizer, 0, hosts.Termination())
-    agent = dataclasses.replace(agent, params=state.train.params)
+    agent = dataclasses.replace(agent, params=state.train.weights)
     steps = []
     for step in range(1, config.steps + 1):
         chat.read = 0
-        state, metrics, rollouts, _, _ = step_function(state, step)
+        output = step_function(state, step)
+        assert output.episodes is not None
+        state, metrics, rollouts = output.state, output.metrics, output.episodes.rollouts
         metrics = {name: float(value) for name, value in metrics.items()}
         metrics["turns"] = float(np.mean([len(rollout.episode.turns) for group in rollouts for rollout in group]))
         steps.append(metrics)

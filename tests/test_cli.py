@@ -93,7 +93,7 @@ def test_a_mistake_on_the_command_line_is_one_line(parse, tmp_path, arguments, w
 
 
 def test_a_file_of_the_working_directory_comes_before_what_ships(parse, tmp_path, monkeypatch):
-    assert parse("--config=grpo:demo", "--workdir=x", "--config.seed=3").config.ucgrpo.gain == 1.0
+    assert parse("--config=grpo:demo", "--workdir=x", "--config.seed=3").config.estimator.gain == 1.0
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grpo").write_text(
         "import ml_collections\nget_config = lambda: ml_collections.ConfigDict({'steps': 5})"

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md, together: a run with a data set, a reward and an estimator of a user's own."""
+"""The examples of docs/extending.md together: a data set, a reward, an estimator and a benchmark of a user's own."""
 
 import json
 import subprocess
@@ -72,8 +72,12 @@ def test_modules_of_ones_own_are_trained_with_and_evaluated_on(tmp_path):
         *data,
         "--config.data.size=7",
         "--config.controls=()",
+        "--config.benchmark.name=examples.top_confusions",
+        "--config.benchmark.most=2",
         f"--checkpoint={workdir}/policy",
         f"--out={tmp_path}/evaluation",
     )
     assert "examples.my_faces" in shown
-    assert json.loads((tmp_path / "evaluation" / "results.json").read_text())["results"]["normal"]["n"] == 7
+    figures = json.loads((tmp_path / "evaluation" / "results.json").read_text())["results"]["normal"]
+    assert figures["n"] == 7 and len(figures["confusions"]) <= 2
+    assert f"normal: {figures['wrong']} of 7 are wrong" in shown

@@ -25,7 +25,7 @@ from actfer_jax.data.sources import DataConfig
 from actfer_jax.episodes.store import EpisodeWriter, picture_name, read_episodes
 from actfer_jax.evaluation import analysis as analyze
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.run import EVALUATION
+from actfer_jax.evaluation.run import evaluation_output
 from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, logits, save_pretrained
 from actfer_jax.outputs import MARKER, OutputError, check_directory
 from actfer_jax.runs.checkpoints import CheckpointError, Checkpoints
@@ -105,7 +105,7 @@ def test_what_cannot_be_written_is_named(bucket):
     with pytest.raises(WorkdirError, match="gs://elsewhere/run cannot be written"):
         check_workdir("gs://elsewhere/run", {})
     with pytest.raises(OutputError, match="gs://elsewhere/out cannot be written"):
-        check_directory("gs://elsewhere/out", EVALUATION)
+        check_directory("gs://elsewhere/out", evaluation_output(()))
     with pytest.raises(CheckpointError, match="gs://elsewhere/checkpoints"):
         Checkpoints("gs://elsewhere/checkpoints", keep=1)
     with pytest.raises(ValueError, match="on a disk of each host"):

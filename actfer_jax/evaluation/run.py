@@ -3,21 +3,22 @@
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from etils import epath
 
+from actfer_jax import plugins
 from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of
 from actfer_jax.data.sources import DataConfig, Source, open_source
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
 from actfer_jax.evaluation import plots
+from actfer_jax.evaluation.benchmarks import Benchmark, BenchmarkConfig
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.controls import CONTROLS, NORMAL, evaluate_policy
-from actfer_jax.evaluation.metrics import Summary, summarise
+from actfer_jax.evaluation.controls import CONTROLS, evaluate_policy
+from actfer_jax.evaluation.metrics import Outcome
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
 from actfer_jax.rl.rewards import RewardConfig, score
@@ -26,14 +27,7 @@ from actfer_jax.rollout.engine import Rollout
 from actfer_jax.runs.progress import ProgressLine
 from actfer_jax.runs.provenance import heading, provenance
 
-RESULTS, PLOTS = "results.json", ("confusion.png", "aus.png", "zoom.png")
-EVALUATION = Output(
-    "an evaluation",
-    re.compile(rf"results\.json|(confusion|aus|zoom)\.png|{RECORD_FILES}"),
-    last=RESULTS,
-    signs=(RESULTS, "zoom.png"),
-    folders=("episodes", "images"),
-)
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,7 @@ class EvaluateConfig:
       seed: of the bootstrap resamples, and of the sampling; from 0 to 2^32 - 1.
       greedy: take the likeliest tokens; or sample, as in training, for what the policy does on average.
       dtype: of the model's weights and activations, "float32" or "bfloat16".
+      benchmark: what is measured.
     """
 
     data: DataConfig
@@ -55,6 +50,7 @@ class EvaluateConfig:
     seed: Seed
     greedy: bool
     dtype: FloatType
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -75,27 +71,48 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
     Raises:
       ConfigError, OutputError, OSError: the checkpoint does not load, or the output cannot be written.
     """
-    check_directory(out, EVALUATION)
+    benchmark: Benchmark = plugins.load(config.benchmark.FOLDER, config.benchmark.name)
+    output = evaluation_output(benchmark.FIGURES)
+    check_directory(out, output)
     agent, card = load_policy(checkpoint, config.dtype, landmarks)
     source = open_source(config.data)
-    with staged(out, EVALUATION) as staging:
-        summaries = _play(config, agent, source, EpisodeWriter(staging), card.trained_on)
+    with staged(out, output) as staging:
+        outcomes = _play(config, agent, source, EpisodeWriter(staging), card.trained_on)
+        summaries = {
+            control: benchmark.measure(played, config=config.benchmark, seed=config.seed)
+            for control, played in outcomes.items()
+        }
+        made = provenance(config.data.name, config.data.split, len(source), checkpoint)
         results = {
-            "provenance": provenance(config.data.name, config.data.split, len(source), checkpoint),
+            "provenance": made,
             "checkpoint": checkpoint,
             "trained_on": card.trained_on,
             "config": asdict(config),
             "results": summaries,
         }
-        _write_results(staging, results, summaries)
-        publish(staging, out, EVALUATION)
+        for name, figure in zip(benchmark.FIGURES, benchmark.figures(summaries), strict=True):
+            write_atomically(staging / f"{name}.png", plots.png(figure, heading(made)))
+        write_atomically(staging / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
+        publish(staging, out, output)
     return results
+
+
+def evaluation_output(figures: Iterable[str]) -> Output:
+    """An evaluation as an output, with a plot of each name."""
+    plotted = "|".join(map(re.escape, figures))
+    return Output(
+        "an evaluation",
+        re.compile(rf"results\.json|({plotted})\.png|{RECORD_FILES}"),
+        last=RESULTS,
+        signs=(RESULTS, "zoom.png"),
+        folders=("episodes", "images"),
+    )
 
 
 def _play(
     config: EvaluateConfig, agent: Agent, source: Source, writer: EpisodeWriter, trained_on: tuple[str, ...]
-) -> dict[str, Summary]:
-    """Plays every episode, with its record."""
+) -> dict[str, list[Outcome]]:
+    """Plays every episode, with its record; what counts of each, by control."""
     shards = itertools.count()
 
     def record(control: str, rollouts: Iterable[Rollout]) -> None:
@@ -111,7 +128,7 @@ def _play(
         )
         writer.write(next(shards), episodes)
 
-    outcomes = evaluate_policy(
+    return evaluate_policy(
         agent.engine(queries=config.queries, group=1, greedy=config.greedy),
         agent.params,
         source,
@@ -120,15 +137,3 @@ def _play(
         progress=ProgressLine("episodes"),
         record=record,
     )
-    return {control: summarise(played, seed=config.seed) for control, played in outcomes.items()}
-
-
-def _write_results(directory: Path, results: Mapping[str, Any], summaries: dict[str, Summary]) -> None:
-    figures = (
-        plots.confusion_figure(summaries[NORMAL]),
-        plots.aus_figure(summaries),
-        plots.zoom_figure(summaries[NORMAL]),
-    )
-    for name, figure in zip(PLOTS, figures, strict=True):
-        write_atomically(directory / name, plots.png(figure, heading(results["provenance"])))
-    write_atomically(directory / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")

@@ -26,7 +26,7 @@ def write_companions(model: Qwen3VL, directory: Path) -> None:
         for file in sorted(source.iterdir()):
             if file.is_file() and COMPANION.fullmatch(file.name):
                 shutil.copyfile(file, directory / file.name)
-        _write_processor_config(directory)
+        write_processor_config(directory)
         before = json.loads((source / "config.json").read_text())
         for part in ("text_config", "vision_config"):
             config[part] = before.get(part, {}) | config[part]
@@ -36,7 +36,7 @@ def write_companions(model: Qwen3VL, directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _write_processor_config(directory: Path) -> None:
+def write_processor_config(directory: Path) -> None:
     """Adds what `transformers.AutoProcessor` needs to make Qwen3-VL's processor of a directory with an image processor:
     some sources do not say that there is a video processor too."""
     there = directory / "preprocessor_config.json"

@@ -12,6 +12,7 @@ from actfer_jax.agent import prompts
 from actfer_jax.agent.formats.actfer import call_text
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import TOOL_SCHEMAS
+from actfer_jax.models.companions import write_processor_config
 from actfer_jax.models.huggingface import POLICY
 from actfer_jax.outputs import publish, staged
 
@@ -194,3 +195,4 @@ def _write_files(out: Path) -> None:
     generation = {"eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"], "do_sample": False}
     for name, content in (("config", config), ("preprocessor_config", PREPROCESSOR), ("generation_config", generation)):
         (out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_processor_config(out)

@@ -20,4 +20,6 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of the bootstrap intervals, and of the sampling
     config.greedy = True  # or sample, as in training
     config.dtype = "float32"
+    config.benchmark = ConfigDict()  # what is measured
+    config.benchmark.name = "recognition"
     return config

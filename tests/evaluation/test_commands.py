@@ -30,7 +30,7 @@ from actfer_jax.episodes.store import read_episodes
 from actfer_jax.evaluation import run as evaluating
 from actfer_jax.evaluation.analysis import ANALYSIS, analyze
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.run import EVALUATION, EvaluateConfig, evaluate
+from actfer_jax.evaluation.run import EvaluateConfig, evaluate, evaluation_output
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.models import Qwen3VL, load_pretrained, save_pretrained
 from actfer_jax.models.config import Qwen3VLConfig
@@ -204,7 +204,7 @@ def training(checkpoint, tmp_path_factory) -> Path:
     params = nnx.state(load_pretrained(checkpoint), nnx.Param)
     with Checkpoints(workdir / "checkpoints", keep=3) as checkpoints:
         for step in (1, 2, 3):
-            state = initial_state(jax.tree.map(lambda x, step=step: x + step, params), optimizer)
+            state = initial_state(jax.tree.map(lambda x, step=step: x + step, params), optimizer, config)
             checkpoints.save(step, state, {})
     return workdir
 
@@ -341,7 +341,7 @@ def test_the_demo_is_written_where_nothing_else_is(tmp_path):
 def test_a_training_run_is_not_written_into(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     before = contents(tmp_path)
-    for output in (EVALUATION, ANALYSIS):
+    for output in (evaluation_output(("zoom",)), ANALYSIS):
         with pytest.raises(OutputError, match="holds a training run"):
             check_directory(tmp_path, output)
     assert contents(tmp_path) == before
@@ -371,7 +371,11 @@ def test_work_that_fails_costs_no_earlier_results(queries, tmp_path, monkeypatch
         patch.setattr(evaluating, "load_policy", load_policy)
         with pytest.raises(ConfigError, match="/nowhere"):
             evaluate(read_config(synth_faces.get_config(), EvaluateConfig, "config"), "/nowhere", out)
-    for broken, error in (("evaluate_policy", KeyboardInterrupt), ("summarise", ValueError), ("publish", OSError)):
+    for broken, error in (
+        ("evaluate_policy", KeyboardInterrupt),
+        ("write_atomically", ValueError),
+        ("publish", OSError),
+    ):
         with monkeypatch.context() as patch, pytest.raises(error):
             patch.setattr(evaluating, broken, Mock(side_effect=error))
             evaluate_with(1)

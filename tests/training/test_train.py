@@ -413,7 +413,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_trained_on(tmp_path, monkeypatch
 
     def spoil(state, step):
         moments = jax.tree.map(lambda x: x * np.nan if x.ndim > 2 else x, state.train.opt_state)
-        return StepOutput(state._replace(train=state.train._replace(opt_state=moments)), {}, [], [], None)
+        return StepOutput(state._replace(train=state.train._replace(opt_state=moments)), {})
 
     monkeypatch.setattr(train, "rl_steps", lambda *_: spoil)
     workdir = epath.Path(tmp_path / "run")
@@ -455,7 +455,7 @@ def run_stubbed(tmp_path, monkeypatch) -> Callable[[Path, Termination, Callable[
 
     def run(workdir: Path, stop: Termination, do: Callable[[int], object]) -> None:
         def make_step(*_):
-            return lambda state, step: do(step) or StepOutput(state, {"loss": 1 / step}, [], [], None)
+            return lambda state, step: do(step) or StepOutput(state, {"loss": 1 / step})
 
         monkeypatch.setattr(train, "rl_steps", make_step)
         train.train(config, epath.Path(workdir), raw_config, stop)

@@ -1,0 +1,28 @@
+"""Emotions and action units against a data set's own, and where the policy looked (`evaluation.metrics`)."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from actfer_jax.evaluation import plots
+from actfer_jax.evaluation.benchmarks import BenchmarkConfig as Config
+from actfer_jax.evaluation.controls import NORMAL
+from actfer_jax.evaluation.metrics import Outcome, Summary, summarise
+from actfer_jax.evaluation.tables import classes_table, controls_table
+
+__all__ = ["FIGURES", "Config", "figures", "measure", "report"]
+
+FIGURES = ("confusion", "aus", "zoom")
+
+
+def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
+    return summarise(outcomes, seed=seed)
+
+
+def report(summaries: Mapping[str, Summary]) -> str:
+    return f"{controls_table({'': summaries})}\n\n{classes_table(summaries[NORMAL])}"
+
+
+def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
+    normal = summaries[NORMAL]
+    return plots.confusion_figure(normal), plots.aus_figure(summaries), plots.zoom_figure(normal)
