@@ -55,7 +55,7 @@ class EpisodeConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         try:
-            plugins.load(FORMATS, self.format)
+            load_format(self)
         except ConfigError as error:
             raise ValueError(f"format: {error}") from error
         least = self.prompt_tokens + 2 * self.turn_tokens + self.reply_tokens

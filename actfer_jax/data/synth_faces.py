@@ -3,33 +3,9 @@
 from typing import Any
 
 from actfer_jax.data.datasets import synth_faces
-from actfer_jax.data.datasets.synth_faces import (
-    AMBIGUOUS_PAIRS,
-    DEMO_EMOTIONS,
-    FaceSpec,
-    Rendered,
-    emotion_from_aus,
-    face_of,
-    letter,
-    level,
-    render,
-    sample_face,
-)
-
-__all__ = [
-    "AMBIGUOUS_PAIRS",
-    "DEMO_EMOTIONS",
-    "FaceSpec",
-    "Rendered",
-    "emotion_from_aus",
-    "face_of",
-    "letter",
-    "level",
-    "render",
-    "sample_face",
-]
 
 
 def __getattr__(name: str) -> Any:
-    # What the data set loads lazily, such as `load`.
+    if name.startswith("__"):  # what the import system asks of packages, which this is not
+        raise AttributeError(name)
     return getattr(synth_faces, name)
