@@ -23,7 +23,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from actfer_jax.config import RENAMED, named_config, nearest, section_class
+from actfer_jax.config import named_config, nearest, new_name, section_class
 from actfer_jax.errors import ConfigError, ToolTimeout, UserError
 from actfer_jax.files import FILE_ERRORS, as_path, disk_is_full
 
@@ -276,9 +276,9 @@ def _last_line(error: BaseException) -> str:
 
 
 def _today(key: str, config: ml_collections.ConfigDict) -> str:
-    """The key under the name that its section has today, and in this config."""
-    section, dot, rest = key.partition(".")
-    return key if section in config else f"{RENAMED.get(section, section)}{dot}{rest}"
+    """The key under the name that it has in this config: that of today, or an older one."""
+    old, today = new_name(key)
+    return key if old in _keys(config) else today
 
 
 def _check_key(key: str, config: ml_collections.ConfigDict) -> None:

@@ -65,15 +65,39 @@ Seed = Annotated[int, between(0, 2**32 - 1)]
 FloatType = Annotated[str, one_of("float32", "bfloat16")]
 
 
-RENAMED = {"ucgrpo": "estimator"}
-"""Sections of a training config that had another name before, by that name, under which they can still be read."""
+RENAMED = {"ucgrpo": "estimator", "batch.shorter_lengths": "batch.length_buckets"}
+"""Sections and keys of a training config that had another name before, by that name, which can still be read."""
+_REPLACED = {"traces.readings_subtle": ("traces.readings_stratum", {False: "", True: "subtle"})}
+"""Keys whose values are others today: those of today by those of before."""
+
+
+def new_name(key: str) -> tuple[str, str]:
+    """The part of a dotted key that had another name before, as it was, and the whole key under its name of today."""
+    for old, new in RENAMED.items():
+        if key == old or key.startswith(f"{old}."):
+            return old, new + key[len(old) :]
+    return key, key
 
 
 def with_new_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with its sections under their names of today (`RENAMED`)."""
-    if RENAMED.keys().isdisjoint(config):
-        return config
-    return {RENAMED.get(name, name): config[name] for name in config}
+    """A training config with its sections and keys under their names of today.
+
+    Raises:
+      ConfigError: it has a key under both names.
+    """
+    changes = {old: (new, None) for old, new in RENAMED.items()} | _REPLACED
+    for old, (new, values) in changes.items():
+        section, _, name = old.rpartition(".")
+        node = config.get(section) if section else config
+        if isinstance(node, ml_collections.ConfigDict | Mapping) and name in node:
+            changed = {key: node[key] for key in node}
+            value = changed.pop(name)
+            target = new.rpartition(".")[2]
+            if target in changed:
+                raise ConfigError(f"config has both {old} and {new}, which is its name today: leave out {old}")
+            changed[target] = value if values is None else values.get(value, value)
+            config = {**{key: config[key] for key in config}, section: changed} if section else changed
+    return config
 
 
 def check_fields(section: Any) -> None:

@@ -63,15 +63,15 @@ Summary = dict[str, Any]
 FIGURES: dict[str, Callable[[Summary], float]] = {
     "accuracy": lambda run: run["normal"]["accuracy"]["value"],
     "AU-F1": lambda run: run["normal"]["au_f1_sample"]["value"],
-    "plain": lambda run: run["normal"]["plain"]["accuracy"]["value"],
-    "subtle": lambda run: run["normal"]["subtle"]["accuracy"]["value"],
-    "subtle no_tools": lambda run: run["no_tools"]["subtle"]["accuracy"]["value"],
-    "subtle blank_crop": lambda run: run["blank_crop"]["subtle"]["accuracy"]["value"],
-    "subtle low_res": lambda run: run["low_res_crop"]["subtle"]["accuracy"]["value"],
-    "plain low_res": lambda run: run["low_res_crop"]["plain"]["accuracy"]["value"],
-    "zoom subtle": lambda run: run["normal"]["subtle"]["zoom_rate"]["value"],
-    "zoom plain": lambda run: run["normal"]["plain"]["zoom_rate"]["value"],
-    "gap in class": lambda run: run["normal"]["zoom"]["gap_within_class"]["value"],
+    "plain": lambda run: run["normal"]["strata"]["plain"]["accuracy"]["value"],
+    "subtle": lambda run: run["normal"]["strata"]["subtle"]["accuracy"]["value"],
+    "subtle no_tools": lambda run: run["no_tools"]["strata"]["subtle"]["accuracy"]["value"],
+    "subtle blank_crop": lambda run: run["blank_crop"]["strata"]["subtle"]["accuracy"]["value"],
+    "subtle low_res": lambda run: run["low_res_crop"]["strata"]["subtle"]["accuracy"]["value"],
+    "plain low_res": lambda run: run["low_res_crop"]["strata"]["plain"]["accuracy"]["value"],
+    "zoom subtle": lambda run: run["normal"]["strata"]["subtle"]["zoom_rate"]["value"],
+    "zoom plain": lambda run: run["normal"]["strata"]["plain"]["zoom_rate"]["value"],
+    "gap in class": lambda run: run["normal"]["strata"]["subtle"]["zoom_gap_within_class"]["value"],
 }
 
 
@@ -174,7 +174,11 @@ def class_gaps(results: dict[str, dict[str, Any]]) -> str:
     emotions = list(next(iter(runs.values()))[0])
     table = [["gap within", *emotions]]
     for method, classes in runs.items():
-        gaps_SxE = np.array([[found[emotion]["zoom_gap"] for emotion in emotions] for found in classes], float)
+        subtle_SxE, plain_SxE = (
+            np.array([[found[emotion]["zoom_rate_in"][stratum] for emotion in emotions] for found in classes], float)
+            for stratum in ("subtle", "plain")
+        )
+        gaps_SxE = subtle_SxE - plain_SxE
         table.append([method, *(f"{gap.mean():.2f} [{gap.min():.2f} {gap.max():.2f}]" for gap in gaps_SxE.T)])
     return align(table, left=1)
 

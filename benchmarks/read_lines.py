@@ -18,12 +18,12 @@ from flax import nnx
 
 from actfer_jax import cli, facs
 from actfer_jax.data.datasets.synth_faces import AMBIGUOUS_PAIRS
-from actfer_jax.data.sources import DataConfig, SubtleSamples, open_source
+from actfer_jax.data.sources import DataConfig, Stratum, open_source
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.evaluation.tables import align
 from actfer_jax.faces.views import ViewConfig
-from actfer_jax.rollout.batch import EpisodeBatch, Sequence, encode_pictures, make_batch
-from actfer_jax.rollout.engine import image_slots
+from actfer_jax.rollout.batch import EpisodeBatch, Sequence, encode_views, make_batch
+from actfer_jax.rollout.engine import view_slots
 from actfer_jax.runs.progress import ProgressLine
 from actfer_jax.runs.provenance import heading, provenance
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
@@ -39,7 +39,7 @@ BATCH = 32
 def last_thought(maker: TraceMaker, sequence: Sequence) -> slice:
     """Where the last turn's thought stands in the tokens of an episode."""
     end = len(sequence.tokens)
-    start = end - sequence.policy[::-1].index(False)
+    start = end - sequence.loss_mask[::-1].index(False)
     text = maker.chat.turn_text
     return slice(start, next(stop for stop in range(start, end) if "</think>" in text(sequence.tokens[start:stop])))
 
@@ -50,17 +50,17 @@ def main(argv: Arguments[str]) -> None:
     agent, card = load_policy(_CHECKPOINT.value, "float32")
     views, rollout = ViewConfig(**card.views), agent.rollout
     maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, rollout)
-    slots = image_slots(rollout, views, agent.model_config)
+    slots = view_slots(rollout, views, agent.model_config)
 
     @jax.jit
     def likeliest(params: nnx.State, batch: EpisodeBatch) -> jax.Array:
         model = nnx.merge(agent.graphdef, params)
-        x, deepstack = model.embed(batch.tokens, batch.image_index, encode_pictures(model, batch.scenes, batch.crops))
+        x, deepstack = model.embed(batch.tokens, batch.image_index, encode_views(model, batch.scenes, batch.views))
         hidden, _ = model.hidden(x, deepstack, batch.positions, batch.segment_ids)
         return jnp.argmax(model.unembed(hidden), -1)
 
     cases = []
-    for sample in SubtleSamples(open_source(data)):
+    for sample in Stratum(open_source(data), "subtle"):
         pair = next((pair for pair in AMBIGUOUS_PAIRS if sample.reference.emotion in pair), None)
         for region in REGIONS if pair else ():
             lines = bool(sample.reference.extra["fine"] & facs.REGION_AUS[region])

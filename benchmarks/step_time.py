@@ -42,7 +42,7 @@ from actfer_jax.parallel import hosts
 from actfer_jax.parallel.sharding import make_meshes
 from actfer_jax.rollout.agent import load_agent
 from actfer_jax.rollout.batch import abstract_batch
-from actfer_jax.rollout.engine import image_slots
+from actfer_jax.rollout.engine import view_slots
 from actfer_jax.training.config import TrainConfig, read_train_config
 from actfer_jax.training.optimizer import make_optimizer
 from actfer_jax.training.rl_steps import rl_steps
@@ -90,7 +90,7 @@ class Faces:
         for index in range(count):
             face = synth_faces.face_of("train", index)
             reference = Reference(labels=synth_faces.DEMO_EMOTIONS, emotion=face.emotion, aus=frozenset(face.aus))
-            self.samples.append(Sample("synth_faces", f"train/{index}", synth_faces.render(face).image, reference))
+            self.samples.append(Sample("synth_faces", f"train/{index}", (synth_faces.render(face).image,), reference))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -98,8 +98,8 @@ class Faces:
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
 
-    def is_subtle(self, index: int) -> bool:
-        return False
+    def strata(self, index: int) -> tuple[str, ...]:
+        return ()
 
 
 def true_size(directory: Path) -> None:
@@ -124,9 +124,12 @@ def work(config: TrainConfig, model_config: Qwen3VLConfig, length: int) -> dict[
       length: positions of a row in the update.
     """
     size, rollout = config.batch, config.rollout
-    rows, slots = size.queries * size.rollouts, image_slots(rollout, config.views, model_config)
-    no_crops, one_view = (dataclasses.replace(slots, crops=0), dataclasses.replace(slots, scene=slots.crop, crops=0))
-    prompts = abstract_batch(size.queries, 1, rollout.prompt_tokens, no_crops, model_config)
+    rows, slots = size.queries * size.rollouts, view_slots(rollout, config.views, model_config)
+    no_views, one_view = (
+        dataclasses.replace(slots, views=0),
+        dataclasses.replace(slots, scene=slots.view, scenes=1, views=0),
+    )
+    prompts = abstract_batch(size.queries, 1, rollout.prompt_tokens, no_views, model_config)
     replies = abstract_batch(rollout.fill_rows, 1, rollout.reply_tokens + 2, one_view, model_config)
     fills = (rollout.max_turns - 1) * -(-rows // rollout.fill_rows)
     episodes = abstract_batch(rows, size.rollouts, length, slots, model_config)

@@ -81,8 +81,7 @@ def look(task: Task) -> dict[str, Any] | None:
     views = [toolbox.scene(picture.image)]
     calls = {"aligned": ToolCall("align_face", {})} | ({"crop": ToolCall("zoom", {"region": region})} if region else {})
     replies = {
-        name: toolbox.execute(call, "", image=picture.image, image_key=seed, views=views)
-        for name, call in calls.items()
+        name: toolbox.execute(call, "", images=[picture.image], key=seed, views=views) for name, call in calls.items()
     }
     pixels = {name: reply.view.pixels for name, reply in replies.items()}
     return {"emotion": emotion, "error": error, **pixels}

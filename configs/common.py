@@ -39,6 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.rollout = ConfigDict()
     config.rollout.format = "actfer"
     config.rollout.prompt_style = "full"
+    config.rollout.images = 1  # most images of a sample
     config.rollout.max_turns = 4
     config.rollout.prompt_tokens = 1280
     config.rollout.turn_tokens = 192
@@ -53,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch.queries = 32
     config.batch.rollouts = 8
     config.batch.length = 2048
-    config.batch.shorter_lengths = (1280, 1664)  # tried first, where all episodes of a step fit
+    config.batch.length_buckets = (1280, 1664)  # tried first, where all episodes of a step fit
     config.batch.microbatches = 4
     config.batch.updates = 1
     config.batch.chunk = 1024
@@ -128,7 +129,7 @@ def use_demo(config: ConfigDict) -> None:
 
     config.batch.queries = 16
     config.batch.length = 208
-    config.batch.shorter_lengths = (144,)
+    config.batch.length_buckets = (144,)
     config.batch.microbatches = 1
     config.batch.chunk = 2048
 

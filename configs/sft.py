@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.traces.readings_steps = 0
     config.traces.readings_views = ("aligned", "brows", "eyes", "nose", "cheeks", "mouth", "chin")
     config.traces.readings_length = 48
-    config.traces.readings_subtle = False
+    config.traces.readings_stratum = ""
     config.traces.no_zoom = 0.3
     config.traces.answer_now = 0.05
     config.traces.instructed_answer = 0.05
@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.batch.queries = 64
     config.batch.rollouts = 1
-    config.batch.shorter_lengths = ()
+    config.batch.length_buckets = ()
     config.optimizer.learning_rate = 1e-5
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50

@@ -14,7 +14,7 @@ import json
 from actfer_jax import facs
 from actfer_jax.agent.parser import ParsedTurn, ToolCall, parse_call
 from actfer_jax.agent.prompts import ANSWER_NOW, Prompt
-from actfer_jax.agent.tools import TOOL_SCHEMAS
+from actfer_jax.agent.tools import tool_schemas
 
 ANSWER_START = ', "aus"'
 
@@ -25,10 +25,11 @@ _SYSTEM = (
 )
 
 
-def make_prompt(style: str, labels: tuple[str, ...], *, answer_now: bool = False) -> Prompt:
-    system = _SYSTEM + json.dumps([schema["function"] for schema in TOOL_SCHEMAS]) if style == "full" else ""
+def make_prompt(style: str, labels: tuple[str, ...], *, images: int = 1, answer_now: bool = False) -> Prompt:
+    tools = [schema["function"] for schema in tool_schemas(images)]
+    system = _SYSTEM + json.dumps(tools) if style == "full" else ""
     request = f"Which emotion does the face show? Choose one of: {', '.join(labels)}."
-    return Prompt(system, f"{request} {ANSWER_NOW}" if answer_now else request, None)
+    return Prompt(system, f"{request} {ANSWER_NOW}" if answer_now else request, None, images)
 
 
 def parse_turn(text: str) -> ParsedTurn:

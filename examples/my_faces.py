@@ -46,10 +46,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def is_subtle(self, index: int) -> bool:
-        return False
+    def strata(self, index: int) -> tuple[str, ...]:
+        return ()
 
     def __getitem__(self, index: int) -> Sample:
         path = self.paths[index]
         reference = Reference(self.labels, emotion=path.parent.name)
-        return Sample("my_faces", f"{path.parent.name}/{path.name}", load_image(path), reference)
+        return Sample("my_faces", f"{path.parent.name}/{path.name}", (load_image(path),), reference)

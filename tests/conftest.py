@@ -61,5 +61,5 @@ def queries() -> list[Query]:
     for index in range(8):
         spec = synth_faces.face_of("validation", index)
         reference = Reference(labels=synth_faces.DEMO_EMOTIONS, emotion=spec.emotion, aus=frozenset(spec.aus))
-        queries.append(Query("synth_faces", f"validation/{index}", synth_faces.render(spec).image, reference, index))
+        queries.append(Query("synth_faces", f"validation/{index}", (synth_faces.render(spec).image,), reference, index))
     return queries

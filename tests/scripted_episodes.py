@@ -29,7 +29,7 @@ def answer(emotion: str, aus: str = "none", think: str = "") -> str:
 
 def play(query: Query, texts: Sequence[str], toolbox: Toolbox, *, max_turns: int = 4, treatment: str = "") -> Rollout:
     """Plays the turns until one does not call, or none are left."""
-    episode, views = Episode(), [toolbox.scene(query.image)]
+    episode, views = Episode(), [toolbox.scene(query.images[0])]
     for number, text in enumerate(texts, start=1):
         turn = Turn(text, parse_turn(text), seconds=0.01)
         episode.turns.append(turn)
@@ -42,8 +42,8 @@ def play(query: Query, texts: Sequence[str], toolbox: Toolbox, *, max_turns: int
         turn.reply = toolbox.execute(
             turn.parsed.call,
             turn.parsed.error,
-            image=query.image,
-            image_key=query.name,
+            images=[query.images[0]],
+            key=query.name,
             views=views,
             treatment=treatment,
         )
@@ -82,8 +82,8 @@ class ScriptedAgent:
     rollout: RolloutConfig = RolloutConfig()
     params: None = None
 
-    def engine(self, *, queries: int, group: int, greedy: bool) -> ScriptedEngine:
-        assert group == 1 and greedy
+    def engine(self, *, queries: int, group_size: int, greedy: bool) -> ScriptedEngine:
+        assert group_size == 1 and greedy
         return ScriptedEngine(self.toolbox, self.script, queries)
 
 

@@ -19,7 +19,7 @@ from actfer_jax import cli
 from actfer_jax.config import ConfigError, Domain, named_config, read_config
 from actfer_jax.evaluation.run import EvaluateConfig
 from actfer_jax.rl.loss import LossConfig
-from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.config import TrainConfig, read_train_config
 from actfer_jax.training.optimizer import OptimizerConfig
 from configs import grpo, sft, ucgrpo
 from configs.eval import synth_faces
@@ -164,7 +164,7 @@ def test_values_come_through_unchanged(learning_rate, betas):
     assert math.copysign(1, read.learning_rate) == math.copysign(1, learning_rate)
 
 
-FREE_TEXTS = ("name", "format", "path", "landmarks", "directory", "cache_directory", "best_metric")
+FREE_TEXTS = ("name", "format", "path", "landmarks", "directory", "cache_directory", "best_metric", "readings_stratum")
 
 
 def leaves(hint: Any, key: str) -> Iterator[tuple[str, type, bool]]:
@@ -236,8 +236,8 @@ def test_what_no_field_may_be_is_refused_in_each(key):
         ("train.estimator.ema_rate", 1.1),
         ("train.estimator.forced_arm_rate", 2.0),
         ("train.batch.queries", 0),
-        ("train.batch.shorter_lengths[0]", 0),
-        ("train.batch.shorter_lengths[0]", 208),
+        ("train.batch.length_buckets[0]", 0),
+        ("train.batch.length_buckets[0]", 208),
         ("train.mesh.update[0]", 0),
         ("train.traces.no_zoom", 1.5),
         ("train.checkpoint.keep", 0),
@@ -273,7 +273,7 @@ def test_the_edges_of_domains_are_allowed():
         "train.optimizer.final_fraction": 1,
         "train.seed": 2**32 - 1,
         "train.batch.rollouts": 2,
-        "train.batch.shorter_lengths[0]": 207,
+        "train.batch.length_buckets[0]": 207,
         "train.mesh.update[0]": 1,
         "train.loss.dual_clip": None,
         "train.traces.two_zooms": 0,
@@ -302,7 +302,7 @@ POD = (
 SFT = ("batch.queries", "batch.rollouts", "optimizer.learning_rate", "optimizer.schedule")
 
 
-@pytest.mark.parametrize(("module", "others"), [(ucgrpo, {*POD, "batch.shorter_lengths"}), (sft, {*POD, *SFT})])
+@pytest.mark.parametrize(("module", "others"), [(ucgrpo, {*POD, "batch.length_buckets"}), (sft, {*POD, *SFT})])
 def test_a_config_file_shows_every_key_of_its_sections_with_the_default_but_where_listed(module, others):
     """A default changed in one of the two places only would be one for Python and another for the commands."""
     raw = module.get_config()
@@ -332,3 +332,18 @@ def test_a_full_disk_is_said_to_be_full():
     with pytest.raises(SystemExit) as ended:
         cli._guarded(fill, ["evaluate"], False)
     assert "/out/results.json" in str(ended.value) and "free some space" in str(ended.value)
+
+
+def test_keys_that_had_another_name_are_read_under_it():
+    """Values of before too; under both names at once a key is refused."""
+    config = sft.get_config("demo").to_dict()
+    del config["batch"]["length_buckets"], config["traces"]["readings_stratum"]
+    config["ucgrpo"] = {"kappa": 3.0}
+    config["batch"]["shorter_lengths"], config["traces"]["readings_subtle"] = (64,), True
+    read = read_train_config(config)
+    assert (read.estimator.kappa, read.batch.length_buckets, read.traces.readings_stratum) == (3.0, (64,), "subtle")
+    config["batch"]["length_buckets"] = (32,)
+    with pytest.raises(
+        ConfigError, match=r"both batch\.shorter_lengths and batch\.length_buckets, .*: leave out batch\.s"
+    ):
+        read_train_config(config)

@@ -4,6 +4,8 @@ Token-in, token-out: only the prompt and the tool replies are ever encoded. What
 that it sampled, so the ids of an episode are prompt, turn, reply, turn, ... put end to end.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +92,8 @@ class Chat:
         banned_V[self.turn_end_id] = False
         return banned_V
 
-    def prompt_ids(self, prompt: Prompt, image_tokens: int) -> list[int]:
-        """Ids of everything before the first assistant turn, with room for `image_tokens` image tokens."""
+    def prompt_ids(self, prompt: Prompt, image_tokens: Sequence[int]) -> list[int]:
+        """Ids of everything before the first assistant turn, with room for the image tokens of each image."""
         return self._encode(self._render(self.opening(prompt), prompt.tools), image_tokens)
 
     def reply_ids(self, text: str, image_tokens: int | None) -> list[int]:
@@ -102,7 +104,7 @@ class Chat:
         """
         template = self._text_reply if image_tokens is None else self._image_reply
         text = text.replace("<", "(").replace(">", ")")
-        return self._encode(template.replace(_SENTINEL, text), image_tokens or 0)
+        return self._encode(template.replace(_SENTINEL, text), [image_tokens or 0])
 
     def turn_text(self, ids: list[int]) -> str:
         """What the policy wrote, without the end-of-turn token."""
@@ -111,7 +113,8 @@ class Chat:
     @staticmethod
     def opening(prompt: Prompt) -> list[dict[str, Any]]:
         """The messages before the first assistant turn, as a chat template takes them."""
-        user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt.request}]}
+        content = [{"type": "image"}] * prompt.images + [{"type": "text", "text": prompt.request}]
+        user = {"role": "user", "content": content}
         return [{"role": "system", "content": prompt.system}, user] if prompt.system else [user]
 
     def _after_turn(self, content: list[dict[str, Any]]) -> str:
@@ -129,6 +132,8 @@ class Chat:
         assert isinstance(text, str)
         return text
 
-    def _encode(self, text: str, image_tokens: int) -> list[int]:
-        ids = self.tokenizer.encode(text.replace(IMAGE_PAD, IMAGE_PAD * image_tokens), add_special_tokens=False)
-        return list(ids)
+    def _encode(self, text: str, image_tokens: Sequence[int]) -> list[int]:
+        """Ids of a text in which each placeholder of an image stands for as many tokens as the image has."""
+        counts = iter(image_tokens)
+        text = re.sub(re.escape(IMAGE_PAD), lambda placeholder: placeholder.group() * next(counts), text)
+        return list(self.tokenizer.encode(text, add_special_tokens=False))

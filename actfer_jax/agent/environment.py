@@ -31,21 +31,23 @@ FORMATS = "agent.formats"
 
 @dataclass(frozen=True)
 class EpisodeConfig:
-    """How long an episode may become.
+    """How long an episode may become. Every number is at least 1.
 
     Attributes:
       format: the grammar of turns: a file of `agent/formats`, or the dotted name of a module of your own.
       prompt_style: "full" or "brief" (agent.prompts).
-      max_turns: assistant turns an episode may take. This number and those that follow are at least 1.
-      prompt_tokens: room for the prompt with the scene.
+      max_turns: assistant turns an episode may take.
+      prompt_tokens: room for the prompt with the scenes.
       turn_tokens: most tokens of a turn; a longer one is cut.
       reply_tokens: room for a tool reply with its view. Words that do not fit are cut off.
+      images: most images of a sample. Each takes the room of a scene, in every row.
       max_length: positions of a row, at least for a prompt, a call, its reply and an answer. Where it is too short for
         every turn, the policy is told earlier to answer.
     """
 
     format: str = "actfer"
     prompt_style: Annotated[str, one_of(*prompts.STYLES)] = "full"
+    images: Count = 1
     max_turns: Count = 4
     prompt_tokens: Count = 1280
     turn_tokens: Count = 192
@@ -96,7 +98,7 @@ class Environment:
 
     Attributes:
       episode: turns and replies so far.
-      views: the scene, then the views that the tools returned.
+      views: the scene of each image, then the views that the tools returned.
       length: token ids so far.
       final: the policy was told to answer; a call is refused.
       done: the episode is over.
@@ -122,19 +124,25 @@ class Environment:
           sample: what it is about; the policy never sees the reference, only its labels.
           forced: "", or the arm that the reply with the aligned face instructs: "zoom" or "answer".
           answer_now: tell the policy to answer at once.
-          seen: False where nobody needs the pixels of the scene.
+          seen: False where nobody needs the pixels of the scenes.
 
         Raises:
-          ConfigError: the prompt with the scene has no room.
+          ConfigError: the sample has more images than the config allows, or the prompt with its scenes has no room.
         """
-        scene = self.toolbox.scene(sample.image) if seen else self.toolbox.unseen_scene(sample.image)
-        prompt = self.format.make_prompt(self.config.prompt_style, sample.reference.labels, answer_now=answer_now)
-        ids = self.chat.prompt_ids(prompt, self.image_tokens(scene))
+        count = len(sample.images)
+        if count > self.config.images:
+            raise ConfigError(
+                f"{sample.name} has {count} images; raise config.rollout.images (now {self.config.images})"
+            )
+        scenes = tuple(self.toolbox.scene(image, index, seen=seen) for index, image in enumerate(sample.images))
+        style, labels = self.config.prompt_style, sample.reference.labels
+        prompt = self.format.make_prompt(style, labels, images=count, answer_now=answer_now)
+        ids = self.chat.prompt_ids(prompt, [self.image_tokens(scene) for scene in scenes])
         _check_room(f"the prompt of {sample.name}", len(ids), "prompt_tokens", self.config.prompt_tokens)
         self.sample = sample
-        self.episode, self.views, self.length = Episode(forced=forced), [scene], len(ids)
+        self.episode, self.views, self.length = Episode(forced=forced), list(scenes), len(ids)
         self.final, self.done = answer_now, False
-        return Observation(ids, (scene,))
+        return Observation(ids, scenes)
 
     def fork(self, forced: str = "") -> "Environment":
         """Another episode of the same sample, which has the observation of `reset` in common with this one."""
@@ -170,8 +178,8 @@ class Environment:
         reply = self.toolbox.execute(
             turn.call,
             turn.error,
-            image=self.sample.image,
-            image_key=self.sample.key,
+            images=self.sample.images,
+            key=self.sample.key,
             views=self.views,
             treatment=self.treatment,
         )

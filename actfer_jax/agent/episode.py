@@ -1,5 +1,6 @@
-"""Episodes: what happened in one attempt of the policy at one image, and what is known about that image."""
+"""Episodes: what happened in one attempt of the policy at one sample, and what is known about that sample."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,21 +13,34 @@ from actfer_jax.faces.views import View
 
 @dataclass(frozen=True)
 class Reference:
-    """What a data set knows about one image.
+    """What a data set knows about one sample.
 
     Attributes:
       labels: the emotion labels of the data set, in its own order and spelling.
       emotion: the true label (any spelling that `facs.normalise_emotion` knows), or None if unlabelled.
       aus: the action units that are present, or None if AUs are not annotated.
       known_aus: the action units that were annotated at all, or None for every AU.
-      extra: what else the data set records (`subtle`, `deciding_region`, ...); never shown to the policy.
+      fine_aus: those of `aus` that only a zoom resolves, as far as the data set knows.
+      strata: names of the parts of the data set that the sample belongs to, such as "occluded" or "female". Metrics
+        are shown for each. A name has letters, digits, "_" and "-".
+      extra: what else the data set records; never shown to the policy.
+
+    Raises:
+      ValueError: a stratum has no such name.
     """
 
     labels: tuple[str, ...]
     emotion: str | None = None
     aus: frozenset[int] | None = None
     known_aus: frozenset[int] | None = None
+    fine_aus: frozenset[int] = frozenset()
+    strata: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for stratum in self.strata:
+            if not re.fullmatch(r"[\w-]+", stratum):
+                raise ValueError(f"strata has {stratum!r}; a name has letters, digits, _ and - only")
 
     @property
     def has_aus(self) -> bool:
@@ -36,30 +50,36 @@ class Reference:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what is known about it.
+    """One image, or several that belong together, with what is known about them.
 
     Attributes:
       dataset, name: where it comes from; the pair is unique.
-      image: uint8 [H, W, 3].
+      images: uint8 [H, W, 3] each, in the order in which they are shown. Of several, such as the onset and the apex of
+        an expression, the reference is about the last.
 
     Raises:
-      ImageError: its image is no such array.
+      ImageError: there is no image, or one is no such array.
     """
 
     dataset: str
     name: str
-    image: np.ndarray
+    images: tuple[np.ndarray, ...]
     reference: Reference
 
     def __post_init__(self) -> None:
-        try:
-            check_image(self.image)
-        except ImageError as error:
-            raise ImageError(f"{self.dataset}/{self.name}: {error}") from error
+        where = f"{self.dataset}/{self.name}"
+        if not isinstance(self.images, tuple) or not self.images:
+            raise ImageError(f"{where}: images is no tuple of one image or more")
+        for index, image in enumerate(self.images):
+            try:
+                check_image(image)
+            except ImageError as error:
+                number = f", image {index}" if len(self.images) > 1 else ""
+                raise ImageError(f"{where}{number}: {error}") from error
 
     @property
     def key(self) -> tuple[str, str]:
-        """What the faces found in the image are remembered by."""
+        """What the faces found in the images are remembered by."""
         return self.dataset, self.name
 
 
@@ -105,7 +125,7 @@ class Turn:
 
 @dataclass
 class Episode:
-    """One attempt at one image.
+    """One attempt at one sample.
 
     Attributes:
       turns: the turns in order. The episode is over when the last one answers, is malformed, or ran out of room.

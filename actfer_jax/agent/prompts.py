@@ -7,10 +7,10 @@ the checkpoint's own chat template); `brief` is for a small model that learns th
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from actfer_jax.agent.tools import TOOL_SCHEMAS
+from actfer_jax.agent.tools import TOOL_SCHEMAS, tool_schemas
 
 ANSWER_NOW = "Answer now."
 ZOOM_FIRST = "Zoom in on one region before you answer."
@@ -19,8 +19,8 @@ NO_CALLS_LEFT = "No calls are left."
 STYLES = ("full", "brief")
 
 _FULL_SYSTEM = (
-    "You are an expert in the Facial Action Coding System. You are shown a picture and name the emotion of a face in "
-    "it, on the evidence of its action units (AUs).\n"
+    "You are an expert in the Facial Action Coding System. You are shown {shown}, on the "
+    "evidence of its action units (AUs).\n"
     "You may look closer: find faces, align a face, and zoom in on a region (brows, eyes, nose, cheeks, mouth, chin) "
     "or a box. Boxes are [left, top, right, bottom] in whole numbers from 0 to 1000 relative to the view they are "
     "given in. Look where the evidence is unclear, and no more than that.\n"
@@ -32,6 +32,8 @@ _FULL_SYSTEM = (
     "Write <aus>none</aus> if no action unit is present."
 )
 _FULL_REQUEST = "Which emotion does the face show? Choose one of: {labels}."
+_ONE_IMAGE = "a picture and name the emotion of a face in it"
+_SEVERAL_IMAGES = "{images} pictures, numbered from 0, and name the emotion of a face in the last of them"
 _BRIEF_REQUEST = "Read this face."
 
 
@@ -41,29 +43,32 @@ class Prompt:
 
     Attributes:
       system: the system message, or "" for none.
-      request: the user's words, after the image.
+      request: the user's words, after the images.
       tools: function schemas for the chat template, or None.
+      images: how many images there are.
     """
 
     system: str
     request: str
     tools: list[dict[str, Any]] | None
+    images: int = 1
 
 
-def make_prompt(style: str, labels: tuple[str, ...], *, answer_now: bool = False) -> Prompt:
+def make_prompt(style: str, labels: tuple[str, ...], *, images: int = 1, answer_now: bool = False) -> Prompt:
     """The prompt in one of `STYLES` for a data set's labels; with `answer_now` the policy is told not to use tools."""
-    if style == "full":
-        prompt = Prompt(_FULL_SYSTEM, _FULL_REQUEST.format(labels=", ".join(labels)), TOOL_SCHEMAS)
-    else:
-        prompt = Prompt("", _BRIEF_REQUEST, None)
+    request = _FULL_REQUEST.format(labels=", ".join(labels)) if style == "full" else _BRIEF_REQUEST
     if answer_now:
-        prompt = Prompt(prompt.system, f"{prompt.request} {ANSWER_NOW}", prompt.tools)
-    return prompt
+        request = f"{request} {ANSWER_NOW}"
+    if style != "full":
+        return Prompt("", request, None, images)
+    shown = _ONE_IMAGE if images == 1 else _SEVERAL_IMAGES.format(images=images)
+    return Prompt(_FULL_SYSTEM.format(shown=shown), request, tool_schemas(images), images)
 
 
 def prompts_hash(make_prompt: Callable[[str, tuple[str, ...]], Prompt]) -> str:
     """SHA-256 of the prompts of a grammar, the instructions and the tool schemas: two runs with one hash had the same
     words."""
-    opening = [asdict(make_prompt(style, ("LABEL",))) for style in STYLES]
+    prompts = [make_prompt(style, ("LABEL",)) for style in STYLES]
+    opening = [{"system": prompt.system, "request": prompt.request, "tools": prompt.tools} for prompt in prompts]
     texts = [opening, ANSWER_NOW, ZOOM_FIRST, NO_CALLS_LEFT, TOOL_SCHEMAS]
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,53 +46,74 @@ _MAX_SHARE_OF_FACE = 0.9
 
 _FACE = {"type": "integer", "minimum": 0, "description": "Number of the face, as detect_faces lists it; 0 by default."}
 
-TOOL_SCHEMAS: list[dict[str, Any]] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "detect_faces",
-            "description": "Lists the faces in the picture, the surest first: number, box, confidence.",
-            "parameters": {"type": "object", "properties": {}, "required": []},
-        },
-    },
-    {
-        "type": "function",
-        "function": {
-            "name": "align_face",
-            "description": "Shows a face upright and large.",
-            "parameters": {"type": "object", "properties": {"face": _FACE}, "required": []},
-        },
-    },
-    {
-        "type": "function",
-        "function": {
-            "name": "zoom",
-            "description": "Shows one region of a face, or one box of a view, from the original pixels. "
-            "Give either region (and face) or bbox (and image).",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "region": {"type": "string", "enum": list(facs.REGIONS), "description": "The region to show."},
-                    "face": _FACE,
-                    "bbox": {
-                        "type": "array",
-                        "items": {"type": "integer", "minimum": 0, "maximum": POLICY_UNITS},
-                        "minItems": 4,
-                        "maxItems": 4,
-                        "description": "The box to show, [x0, y0, x1, y1] in 0..1000 of the view.",
-                    },
-                    "image": {
-                        "type": "integer",
-                        "minimum": 0,
-                        "description": "Number of the view that bbox refers to; 0, the whole picture, by default.",
-                    },
-                },
-                "required": [],
+
+def tool_schemas(images: int) -> list[dict[str, Any]]:
+    """The tools as JSON function schemas, for the chat template.
+
+    Args:
+      images: how many images a sample has. With several, every tool takes the number of one.
+    """
+    which = "Number of the view that bbox refers to; 0, the whole picture, by default."
+    number: dict[str, Any] = {}
+    if images > 1:
+        picture = {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": images - 1,
+            "description": "Number of the picture; 0, the first, by default.",
+        }
+        number = {"image": picture}
+        which = f"Number of the view that bbox refers to: the pictures are 0 to {images - 1}, then the views follow. "
+        which += "With region, the number of the picture. 0 by default."
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": "detect_faces",
+                "description": "Lists the faces in the picture, the surest first: number, box, confidence.",
+                "parameters": {"type": "object", "properties": number, "required": []},
             },
         },
-    },
-]
-"""The tools as JSON function schemas, for the chat template."""
+        {
+            "type": "function",
+            "function": {
+                "name": "align_face",
+                "description": "Shows a face upright and large.",
+                "parameters": {"type": "object", "properties": {"face": _FACE, **number}, "required": []},
+            },
+        },
+        {
+            "type": "function",
+            "function": {
+                "name": "zoom",
+                "description": "Shows one region of a face, or one box of a view, from the original pixels. "
+                "Give either region (and face) or bbox (and image).",
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "region": {
+                            "type": "string",
+                            "enum": list(facs.REGIONS),
+                            "description": "The region to show.",
+                        },
+                        "face": _FACE,
+                        "bbox": {
+                            "type": "array",
+                            "items": {"type": "integer", "minimum": 0, "maximum": POLICY_UNITS},
+                            "minItems": 4,
+                            "maxItems": 4,
+                            "description": "The box to show, [x0, y0, x1, y1] in 0..1000 of the view.",
+                        },
+                        "image": {"type": "integer", "minimum": 0, "description": which},
+                    },
+                    "required": [],
+                },
+            },
+        },
+    ]
+
+
+TOOL_SCHEMAS = tool_schemas(images=1)
 
 
 class _Refusal(Exception):
@@ -117,19 +140,21 @@ class Toolbox:
     def __reduce__(self) -> tuple[Any, ...]:
         return Toolbox, (self.detector, self.view_config, self.store)
 
-    def scene(self, image: NDArray[np.uint8]) -> View:
-        """The whole image, uint8 [H, W, 3], as the first view of an episode."""
-        check_image(image)
-        return cut(image, *scene_frame(image.shape[0], image.shape[1], self.view_config), "scene")
+    def scene(self, image: NDArray[np.uint8], index: int = 0, *, seen: bool = True) -> View:
+        """The whole of an image, uint8 [H, W, 3], as one of the first views of an episode.
 
-    def unseen_scene(self, image: NDArray[np.uint8]) -> View:
-        """The same without its pixels."""
+        Args:
+          index: which of the sample's images it is.
+          seen: with its pixels.
+        """
         check_image(image)
         to_original, size = scene_frame(image.shape[0], image.shape[1], self.view_config)
-        return View.without_pixels(size, to_original, "scene")
+        if not seen:
+            return View.without_pixels(size, to_original, "scene", index)
+        return replace(cut(image, to_original, size, "scene"), image=index)
 
-    def faces(self, image_key: Hashable, image: NDArray[np.uint8]) -> tuple[Face, ...]:
-        """The faces in an image, uint8 [H, W, 3], best score first, detected once for every `image_key`.
+    def faces(self, key: Hashable, image: NDArray[np.uint8], index: int = 0) -> tuple[Face, ...]:
+        """The faces in an image, uint8 [H, W, 3], best score first, detected once for every `key` and `index`.
 
         Threads that ask for the same image wait for the one that came first; different images do not wait.
 
@@ -138,9 +163,9 @@ class Toolbox:
         """
         check_image(image)
         with self._lock:
-            first = image_key not in self._faces
-            future = self._faces.setdefault(image_key, Future())
-            self._faces.move_to_end(image_key)
+            first = (key, index) not in self._faces
+            future = self._faces.setdefault((key, index), Future())
+            self._faces.move_to_end((key, index))
             if len(self._faces) > _CACHED_IMAGES:
                 self._faces.popitem(last=False)
         if first:
@@ -149,7 +174,7 @@ class Toolbox:
                 future.set_result(store.detect(self.detector, image) if store else self.detector.detect(image))
             except BaseException as error:
                 with self._lock:
-                    self._faces.pop(image_key, None)
+                    self._faces.pop((key, index), None)
                 future.set_exception(error)
         return future.result()
 
@@ -158,8 +183,8 @@ class Toolbox:
         call: ToolCall | None,
         error: str,
         *,
-        image: NDArray[np.uint8],
-        image_key: Hashable,
+        images: Sequence[NDArray[np.uint8]],
+        key: Hashable,
         views: Sequence[View],
         treatment: str = "",
     ) -> Reply:
@@ -168,9 +193,9 @@ class Toolbox:
         Args:
           call: the call, or None where it could not be read.
           error: then, why.
-          image: uint8 [H, W, 3], the original image.
-          image_key: what the image is remembered by.
-          views: the views shown so far, the scene first: what `zoom`'s `image` counts.
+          images: uint8 [H, W, 3] each, the images of the sample.
+          key: what the faces in them are remembered by.
+          views: the views shown so far, the scenes first: what `zoom`'s `image` counts.
           treatment: "", or for the controls of an evaluation "blank_crop" (zoomed views are plain grey) or
             "low_res_crop" (zoomed views are cut from the aligned view's pixels, where they would be finer). Neither
             changes any text, size or map.
@@ -180,22 +205,29 @@ class Toolbox:
           `tool` is "" where there is no such tool.
 
         Raises:
-          ValueError: there is no such treatment, or the image is no such array.
+          ValueError: there is no such treatment, or an image is no such array.
         """
-        check_image(image)
+        for image in images:
+            check_image(image)
         if treatment not in TREATMENTS:
             raise ValueError(f"treatment is {treatment!r}; it must be one of {TREATMENTS}")
         if call is None:
             return Reply(error, ok=False)
-        if call.name not in _ARGUMENTS:
-            return Reply(f"unknown tool; the tools are {', '.join(_ARGUMENTS)}", ok=False)
+        if call.name not in TOOLS:
+            return Reply(f"unknown tool; the tools are {', '.join(TOOLS)}", ok=False)
         try:
-            _check_names(call)
+            _check_names(call, len(images))
+            index = _image_index(call, len(images), views)
+            image, faces = images[index], self.faces(key, images[index], index)
             if call.name == "detect_faces":
-                return self._detect_faces(image, self.faces(image_key, image))
+                return self._detect_faces(image, faces)
             if call.name == "align_face":
-                return self._align_face(call.arguments, image, self.faces(image_key, image))
-            return self._zoom(call.arguments, image, self.faces(image_key, image), views, treatment)
+                reply = self._align_face(call.arguments, image, faces)
+            else:
+                reply = self._zoom(call.arguments, image, faces, views, treatment)
+            assert reply.view is not None
+            view = replace(reply.view, image=index)
+            return replace(reply, text=_caption(view, len(images)), view=view)
         except _Refusal as refusal:
             return Reply(str(refusal), ok=False, tool=call.name)
 
@@ -215,7 +247,7 @@ class Toolbox:
         index = _face_index(arguments, faces)
         side = self.view_config.aligned_side
         view = cut(image, aligned_frame(faces[index], side), (side, side), f"face {index} aligned")
-        return Reply(_caption(view), ok=True, tool="align_face", view=view)
+        return Reply("", ok=True, tool="align_face", view=view)
 
     def _zoom(
         self,
@@ -235,7 +267,7 @@ class Toolbox:
             name = f"{region} of face {index}"
         else:
             region = "bbox"
-            index = _view_index(arguments, views)
+            index = arguments.get("image", 0)
             frame = views[index].to_original
             box = views[index].box_pixels(_policy_box(arguments["bbox"]))
             name = f"box of image {index}"
@@ -252,7 +284,7 @@ class Toolbox:
         else:
             view = cut(image, to_original, size, name)
         inspects = _inspects(view.footprint, faces)
-        return Reply(_caption(view), ok=True, tool="zoom", view=view, region=region, inspects=inspects)
+        return Reply("", ok=True, tool="zoom", view=view, region=region, inspects=inspects)
 
     def _coarse_frame(
         self, image: NDArray[np.uint8], faces: tuple[Face, ...], footprint: NDArray[np.float64]
@@ -292,12 +324,13 @@ def _inspects(footprint: NDArray[np.float64], faces: tuple[Face, ...]) -> bool:
     )
 
 
-def _caption(view: View) -> str:
-    return f"{view.name}, {view.width}x{view.height}"
+def _caption(view: View, images: int) -> str:
+    where = f" in image {view.image}" if images > 1 and not view.name.startswith("box") else ""
+    return f"{view.name}{where}, {view.width}x{view.height}"
 
 
-def _check_names(call: ToolCall) -> None:
-    allowed = _ARGUMENTS[call.name]
+def _check_names(call: ToolCall, images: int) -> None:
+    allowed = _arguments(images)[call.name]
     if not set(call.arguments) <= set(allowed):
         raise _Refusal(f"{call.name} takes {', '.join(allowed) or 'no arguments'}")
 
@@ -306,8 +339,6 @@ def _region(arguments: dict[str, Any]) -> str:
     region = arguments["region"]
     if not isinstance(region, str) or region not in facs.REGIONS:
         raise _Refusal(f"unknown region; the regions are {', '.join(facs.REGIONS)}")
-    if "image" in arguments:
-        raise _Refusal("image goes with bbox, not with region")
     return region
 
 
@@ -317,10 +348,16 @@ def _face_index(arguments: dict[str, Any], faces: tuple[Face, ...]) -> int:
     return _index(arguments, "face", len(faces))
 
 
-def _view_index(arguments: dict[str, Any], views: Sequence[View]) -> int:
-    if "face" in arguments:
-        raise _Refusal("face goes with region, not with bbox")
-    return _index(arguments, "image", len(views))
+def _image_index(call: ToolCall, images: int, views: Sequence[View]) -> int:
+    """Which of the sample's images a call is about."""
+    arguments = call.arguments
+    if "bbox" in arguments and "region" not in arguments:
+        if "face" in arguments:
+            raise _Refusal("face goes with region, not with bbox")
+        return views[_index(arguments, "image", len(views))].image
+    if images == 1 and "region" in arguments and "image" in arguments:
+        raise _Refusal("image goes with bbox, not with region")
+    return _index(arguments, "image", images) if images > 1 else 0
 
 
 def _index(arguments: dict[str, Any], name: str, count: int) -> int:
@@ -343,6 +380,12 @@ def _policy_box(value: Any) -> list[int]:
     return value
 
 
-_ARGUMENTS: dict[str, tuple[str, ...]] = {
-    schema["function"]["name"]: tuple(schema["function"]["parameters"]["properties"]) for schema in TOOL_SCHEMAS
-}
+@cache
+def _arguments(images: int) -> dict[str, tuple[str, ...]]:
+    """The arguments that each tool takes, by its name."""
+    functions = [schema["function"] for schema in tool_schemas(images)]
+    return {function["name"]: tuple(function["parameters"]["properties"]) for function in functions}
+
+
+TOOLS = tuple(_arguments(images=1))
+"""Their names."""

@@ -25,8 +25,8 @@ from actfer_jax.config import ConfigError
 from actfer_jax.models import KVCache, Qwen3VLConfig, on_mesh
 from actfer_jax.parallel import sharding
 from actfer_jax.parallel.sharding import Meshes, make_meshes
-from actfer_jax.rollout.batch import ImageSlots, abstract_batch
-from actfer_jax.rollout.engine import image_slots
+from actfer_jax.rollout.batch import ViewSlots, abstract_batch
+from actfer_jax.rollout.engine import view_slots
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
 from actfer_jax.training.config import TrainConfig, read_train_config
 from actfer_jax.training.optimizer import make_optimizer
@@ -146,7 +146,7 @@ def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -
     params = state.weights
     dtype = jnp.dtype(config.model.dtype)
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
-    slots = image_slots(config.rollout, config.views, model_config, dtype)
+    slots = view_slots(config.rollout, config.views, model_config, dtype)
     kept = {"params": params, "optimizer": (state.opt_state, state.skipped)}
     reference = jax.eval_shape(partial(sharding.cast, dtype=dtype), params)
     reference = sharding.place_parameters(reference, meshes.update)
@@ -171,20 +171,22 @@ def _sft_programs(
     graphdef: Any,
     optimizer: Any,
     state: Any,
-    slots: ImageSlots,
+    slots: ViewSlots,
 ) -> Iterator[Program]:
     size, mesh = config.batch, meshes.update
     update = make_sft_update(graphdef, optimizer, chunk=size.chunk, mesh=mesh)
     batches = {"update": (size.queries, size.length, slots)}
     if config.traces.readings_steps:
-        one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
+        one_view = dataclasses.replace(slots, scene=slots.view, scenes=1, views=0)
         rows = size.queries * len(config.traces.readings_views)
         batches["readings: update"] = (rows, config.traces.readings_length, one_view)
-    for name, (rows, length, pictures) in batches.items():
-        batch = abstract_batch(rows, 1, length, pictures, model_config)
+    for name, (rows, length, views) in batches.items():
+        batch = abstract_batch(rows, 1, length, views, model_config)
         work = flops.update(model_config, batch)
-        pieces = _pieces(batch, size.microbatches, mesh)
-        yield Program(name, update, (state, pieces), {"next batch": pieces}, work, _update_advice(config, meshes))
+        microbatches = _split(batch, size.microbatches, mesh)
+        yield Program(
+            name, update, (state, microbatches), {"next batch": microbatches}, work, _update_advice(config, meshes)
+        )
 
 
 def _rollout_programs(
@@ -193,19 +195,19 @@ def _rollout_programs(
     meshes: Meshes,
     graphdef: Any,
     kept: dict[str, Any],
-    slots: ImageSlots,
+    slots: ViewSlots,
     prefix: str,
     queries: int,
-    group: int,
+    group_size: int,
     temperature: float,
     fewer_rows: str,
 ) -> Iterator[Program]:
     """Weights for the rollout, prefill, a chunk of decoding, and a fill of slots."""
     rollout, mesh = config.rollout, meshes.rollout
-    rows, vocabulary = queries * group, model_config.text.vocab_size
+    rows, vocabulary = queries * group_size, model_config.text.vocab_size
     jitted = Programs(
         on_mesh(graphdef, kept["params"], mesh),
-        group=group,
+        group_size=group_size,
         length=rollout.max_length,
         chunk=rollout.chunk,
         turn_tokens=rollout.turn_tokens,
@@ -220,8 +222,8 @@ def _rollout_programs(
         yield Program(f"{prefix}rollout weights", jitted.reshard, (kept["params"],), others, 0.0, advice)
 
     weights = sharding.place_parameters(jax.eval_shape(jitted._reshard, kept["params"]), mesh)
-    prompt = abstract_batch(queries, 1, rollout.prompt_tokens, dataclasses.replace(slots, crops=0), model_config)
-    keys = jax.eval_shape(lambda: row_keys(0, 0, jnp.zeros(queries, jnp.uint32), group))
+    prompt = abstract_batch(queries, 1, rollout.prompt_tokens, dataclasses.replace(slots, views=0), model_config)
+    keys = jax.eval_shape(lambda: row_keys(0, 0, jnp.zeros(queries, jnp.uint32), group_size))
     count, valid = (jax.ShapeDtypeStruct((queries,), dtype) for dtype in (jnp.int32, jnp.bool))
     inputs = (prompt.tokens, count, prompt.positions, prompt.image_index, prompt.scenes, valid, keys)
     inputs = sharding.place(inputs, mesh, "rows")
@@ -236,9 +238,9 @@ def _rollout_programs(
     yield Program(f"{prefix}decode chunk", jitted.decode, (weights, state), kept, work, advice)
 
     filled, length = rollout.fill_rows, rollout.reply_tokens + 2
-    one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
+    one_view = dataclasses.replace(slots, scene=slots.view, scenes=1, views=0)
     replies = abstract_batch(filled, 1, length, one_view, model_config)
-    row = jax.ShapeDtypeStruct((filled,), jnp.int32)
+    row: Any = jax.ShapeDtypeStruct((filled,), jnp.int32)
     fill = Fill(row, replies.tokens, row, replies.positions, row, replies.image_index, replies.scenes)
     fill = sharding.place(fill, mesh, "rows")
     work = flops.fill(model_config, replies, rollout.max_length)
@@ -254,7 +256,7 @@ def _update_programs(
     optimizer: Any,
     state: Any,
     reference: Any,
-    slots: ImageSlots,
+    slots: ViewSlots,
 ) -> Iterator[Program]:
     """Log-probabilities, of the reference and for importance correction, and the update."""
     size, mesh = config.batch, meshes.update
@@ -271,25 +273,25 @@ def _update_programs(
     optimizer_state = {"optimizer": (state.opt_state, state.skipped)}
     kept = {"reference": reference} if config.loss.kl and not config.loss.reference_offload else {}
     update = make_policy_update(graphdef, optimizer, config.loss, **options)
-    for length in (*sorted(size.shorter_lengths), size.length):
+    for length in (*sorted(size.length_buckets), size.length):
         suffix = "" if length == size.length else f" of {length}"
         batch = abstract_batch(rows, shared, length, slots, model_config)
-        pieces = _pieces(batch, size.microbatches, mesh)
+        microbatches = _split(batch, size.microbatches, mesh)
         forward = flops.forward(model_config, batch)
         if config.loss.importance_cap:
             others = kept | optimizer_state
-            yield Program(f"log-probs{suffix}", log_probs, (state.params, pieces), others, forward, advice)
+            yield Program(f"log-probs{suffix}", log_probs, (state.params, microbatches), others, forward, advice)
         if config.loss.kl:
             others = {"params": state.params} | optimizer_state
-            yield Program(f"reference log-probs{suffix}", log_probs, (reference, pieces), others, forward, less)
-        values = _pieces(jax.ShapeDtypeStruct((rows, length), jnp.float32), size.microbatches, mesh)
-        policy_batch = PolicyBatch(pieces, values, values, values, values if config.loss.kl else None)
+            yield Program(f"reference log-probs{suffix}", log_probs, (reference, microbatches), others, forward, less)
+        values = _split(jax.ShapeDtypeStruct((rows, length), jnp.float32), size.microbatches, mesh)
+        policy_batch = PolicyBatch(microbatches, values, values, values, values if config.loss.kl else None)
         work = flops.update(model_config, batch)
         yield Program(f"update{suffix}", update, (state, policy_batch), kept, work, advice)
 
 
-def _pieces(batch: Any, microbatches: int, mesh: Any) -> Any:
-    return sharding.place(jax.eval_shape(partial(split_batch, pieces=microbatches), batch), mesh, None, "rows")
+def _split(batch: Any, microbatches: int, mesh: Any) -> Any:
+    return sharding.place(jax.eval_shape(partial(split_batch, microbatches=microbatches), batch), mesh, None, "rows")
 
 
 def _update_advice(config: TrainConfig, meshes: Meshes, offload: bool = True) -> str:

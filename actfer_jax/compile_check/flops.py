@@ -1,6 +1,6 @@
 """How much work the model's programs are, counted by formula: 2 for each multiplication and addition of a product.
 
-Recomputation (remat) and padding inside of kernels do not count, padding of rows and pictures does, since the device
+Recomputation (remat) and padding inside of kernels do not count, padding of rows and views does, since the device
 computes it. Attention of a causal row of L tokens counts L (L + 1) / 2 pairs (as in appendix B of PaLM, arXiv
 2204.02311, which takes L^2).
 """
@@ -22,14 +22,14 @@ def forward(config: Qwen3VLConfig, batch: EpisodeBatch) -> float:
     rows, length = batch.tokens.shape
     tokens = rows * length
     decoder = tokens * (_token(config.text) + _unembed(config.text)) + rows * _attention(config.text, length)
-    return decoder + pictures(config.vision, batch.scenes) + pictures(config.vision, batch.crops)
+    return decoder + vision(config.vision, batch.scenes) + vision(config.vision, batch.views)
 
 
 def prefill(config: Qwen3VLConfig, prompts: EpisodeBatch) -> float:
     """Prompts with their scenes, without logits."""
     rows, length = prompts.tokens.shape
     decoder = rows * (length * _token(config.text) + _attention(config.text, length))
-    return decoder + pictures(config.vision, prompts.scenes)
+    return decoder + vision(config.vision, prompts.scenes)
 
 
 def decode(config: Qwen3VLConfig, rows: int, steps: int, cached: int) -> float:
@@ -42,11 +42,11 @@ def fill(config: Qwen3VLConfig, replies: EpisodeBatch, cached: int) -> float:
     """Replies with their images, without logits; each token attends to `cached` positions and to its reply."""
     rows, length = replies.tokens.shape
     decoder = rows * length * (_token(config.text) + _pairs(config.text) * (cached + length))
-    return decoder + pictures(config.vision, replies.scenes)
+    return decoder + vision(config.vision, replies.scenes)
 
 
-def pictures(config: VisionConfig, images: ImageInputs) -> float:
-    """The vision tower over padded pictures [..., P, C]."""
+def vision(config: VisionConfig, images: ImageInputs) -> float:
+    """The vision tower over padded views [..., P, C]."""
     *count, patches, _ = images.patches.shape
     size, merged = config.hidden_size, config.hidden_size * config.merge_unit
     block = 4 * size**2 + 2 * size * config.intermediate_size

@@ -26,8 +26,8 @@ class Samples(Protocol):
 class Source(Samples, Protocol):
     """A data set."""
 
-    def is_subtle(self, index: int) -> bool:
-        """Whether a sample's emotion is known to rest on what only a zoom resolves."""
+    def strata(self, index: int) -> tuple[str, ...]:
+        """The strata of a sample (`Reference.strata`), without reading its images."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DataConfig:
       split: of those that the data set has.
       size: how many samples of the split, at least 1; None for all that there are.
       directory: where the data set's own files lie; "" for one that has none.
-      cache_directory: where what is rendered, and the faces found in pictures, are kept between runs: a directory of
+      cache_directory: where what is rendered, and the faces found in images, are kept between runs: a directory of
         its own, which may be deleted at any time.
     """
 
@@ -64,7 +64,7 @@ class DataConfig:
 
 
 def open_face_store(config: DataConfig) -> FaceStore:
-    """Where the faces found in the pictures of a data set are kept.
+    """Where the faces found in the images of a data set are kept.
 
     Raises:
       DataError, OSError: the cache, or the file in it, cannot be used.
@@ -95,14 +95,23 @@ def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).map(check_known)
 
 
-class SubtleSamples:
-    """The samples of a source whose emotion is known to rest on what only a zoom resolves."""
+class Stratum:
+    """The samples of a source that belong to one stratum.
 
-    def __init__(self, source: Source):
+    Raises:
+      DataError: there are none.
+    """
+
+    def __init__(self, source: Source, name: str):
         self.source = source
-        self.indices = [index for index in range(len(source)) if source.is_subtle(index)]
+        by_index = [source.strata(index) for index in range(len(source))]
+        self.indices = [index for index, strata in enumerate(by_index) if name in strata]
         if not self.indices:
-            raise DataError(f"none of the {len(source)} samples is subtle; raise config.data.size")
+            there = ", ".join(sorted(set().union(*by_index))) or "none"
+            raise DataError(
+                f"none of the {len(source)} samples is of the stratum {name!r}; their strata are: {there}. Give one of "
+                "these, or more samples (config.data.size)"
+            )
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -1,20 +1,20 @@
 """Finished episodes as the plain records that `records.EpisodeWriter` saves.
 
 Keys of a record:
-  id, dataset, image: the episode, and the picture that it is about.
+  id, dataset, image: the episode, and the sample that it is about.
   trained_on: names of the data sets that the policy had been trained on.
-  scene: the whole picture as the policy saw it (a view).
+  scene: the first image as the policy saw it (a view). scenes: those of all images of the sample.
   turns: of each turn text, truncated, call (name, arguments) or null, error (why the call or the turn could not be
     read), reply (text, ok, tool, region, inspects) or null, view or null, seconds in the tool.
   token_ids, loss_mask, logprobs, raw_logprobs: one entry a token; the last two are 0 where the policy did not choose
     it. `logprobs` are of the distribution that was sampled, `raw_logprobs` of temperature 1 with nothing banned.
-  images: file names of the pictures in the order of their placeholders (put there by the writer).
+  images: file names of the views in the order of their placeholders (put there by the writer).
   prediction: aus, emotion; both null without an answer.
-  reference: aus, known_aus, emotion, labels, extra.
+  reference: aus, known_aus, emotion, labels, strata, extra.
   reward: its parts, or null. advantage: a number, or null.
   forced: the arm that was instructed ("", "zoom" or "answer"). truncated: a turn ran into its length limit.
-A view is name, size (width, height), to_original (the rows of its affine map to pixels of the picture), picture (an
-index into `images`) and file (the name there).
+A view is name, of (the number of the image that it was cut from), size (width, height), to_original (the rows of its
+affine map to pixels of that image), picture (an index into `images`) and file (the name there).
 """
 
 import math
@@ -40,7 +40,7 @@ def to_record(
     advantage: float | None,
     trained_on: Collection[str],
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """One episode as a record, and its pictures uint8 [h, w, 3] in the order of their placeholders.
+    """One episode as a record, and its views uint8 [h, w, 3] in the order of their placeholders.
 
     Args:
       rollout: a finished episode.
@@ -50,21 +50,22 @@ def to_record(
       trained_on: names of the data sets that the policy had been trained on.
     """
     query, episode = rollout.query, rollout.episode
-    turns, shown = [], 0
+    scenes = rollout.views[: len(query.images)]
+    turns, shown = [], len(scenes)
     for turn in episode.turns:
         view = None if turn.reply is None else turn.reply.view
-        if view is not None:
-            shown += 1
         turns.append(_turn(turn) | {"view": None if view is None else _view(view, shown)})
+        shown += view is not None
     record = {
         "id": id,
         "dataset": query.dataset,
         "image": _clean(query.name),
         "trained_on": list(trained_on),
-        "scene": _view(rollout.views[0], 0),
+        "scene": _view(scenes[0], 0),
+        "scenes": [_view(scene, index) for index, scene in enumerate(scenes)],
         "turns": turns,
         "token_ids": list(rollout.sequence.tokens),
-        "loss_mask": [int(chosen) for chosen in rollout.sequence.policy],
+        "loss_mask": [int(chosen) for chosen in rollout.sequence.loss_mask],
         "logprobs": _numbers(rollout.log_probs),
         "raw_logprobs": _numbers(rollout.raw_log_probs),
         "prediction": _prediction(episode),
@@ -93,6 +94,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
 def _view(view: View, picture: int) -> dict[str, Any]:
     return {
         "name": view.name,
+        "of": view.image,
         "size": [view.width, view.height],
         "to_original": view.to_original.tolist(),
         "picture": picture,
@@ -113,6 +115,7 @@ def _reference(reference: Reference) -> dict[str, Any]:
         "known_aus": _sorted(reference.known_aus),
         "emotion": reference.emotion,
         "labels": list(reference.labels),
+        "strata": list(reference.strata),
         "extra": reference.extra,
     }
 

@@ -63,7 +63,7 @@ def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, 
     check_directory(kept, ANALYSIS)
     agent, card = load_policy(checkpoint, dtype, landmarks)
     # One picture at a time, so that each reading is there as soon as it can be.
-    engine = replace(agent, rollout=replace(agent.rollout, fill_rows=1)).engine(queries=1, group=1, greedy=True)
+    engine = replace(agent, rollout=replace(agent.rollout, fill_rows=1)).engine(queries=1, group_size=1, greedy=True)
     note = caveat(card.trained_on)
     if note:
         print(note)
@@ -86,7 +86,7 @@ def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, 
                     unread.append(str(error))
                     print(f"error: {printable(str(error))}", file=sys.stderr)
                     continue
-                query = Query("pictures", path, image, Reference(labels=card.labels), index=index)
+                query = Query("pictures", path, (image,), Reference(labels=card.labels), index=index)
                 rollout = engine.run(agent.params, [query], seed=0, step=0).rollouts[0][0]
                 faces = agent.toolbox.faces(query.key, image)
                 print(f"\n{printable(path)}\n{transcript(rollout.episode, len(faces))}", flush=True)

@@ -38,8 +38,8 @@ class Outcome:
       answered: the episode ended in an answer, whatever its label.
       aus: true action units among the known ones, or None if unannotated.
       predicted_aus: the answered ones among the known ones; None without an answer.
-      subtle: whether the data set calls the picture subtle; None if it does not say.
-      looked: the episode zoomed into the face at least once (the z of UC-GRPO).
+      strata: names of the parts of the data set that the sample belongs to.
+      inspected: the episode zoomed into the face at least once (the z of UC-GRPO).
       regions: named regions ("bbox" for a box) of the executed zooms, in order.
       calls: (tool, executed) of each call; the tool is "" where the call could not be read.
       turns: assistant turns.
@@ -52,8 +52,8 @@ class Outcome:
     answered: bool
     aus: frozenset[int] | None
     predicted_aus: frozenset[int] | None
-    subtle: bool | None
-    looked: bool
+    strata: tuple[str, ...]
+    inspected: bool
     regions: tuple[str, ...]
     calls: tuple[tuple[str, bool], ...]
     turns: int
@@ -78,7 +78,6 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
     def known(aus: frozenset[int] | None) -> frozenset[int] | None:
         return aus if aus is None or reference.known_aus is None else aus & reference.known_aus
 
-    subtle = reference.extra.get("subtle")
     return Outcome(
         labels=labels,
         emotion=None if reference.emotion is None else facs.normalise_emotion(reference.emotion),
@@ -86,8 +85,8 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         answered=answer is not None,
         aus=known(reference.aus) if reference.has_aus else None,
         predicted_aus=None if answer is None else known(answer.aus),
-        subtle=None if subtle is None else bool(subtle),
-        looked=episode.inspected,
+        strata=reference.strata,
+        inspected=episode.inspected,
         regions=tuple(zoom.region for zoom in episode.zooms),
         calls=tuple((reply.tool, reply.ok) for reply in episode.replies),
         turns=len(episode.turns),
@@ -96,7 +95,10 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
 
 
 def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RESAMPLES) -> Summary:
-    """Every figure of a set of episodes on one data set.
+    """Every figure of a set of episodes, on one data set or on several with labels of their own.
+
+    An answer is right where it is the truth, and valid where it is one of its own episode's labels. The classes are all
+    labels that some episode has, in the order of their first.
 
     Args:
       outcomes: at least one.
@@ -106,33 +108,32 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
     Returns:
       A nested dict; the figures with an interval are {"value", "low", "high"}:
         episodes, turns, truncated, no_answer;
-        accuracy, macro_f1 (mean over the labels that occur in truth or answers), au_f1_sample (mean over pictures of F1
-        within a picture), au_f1_pooled (mean over the action units that occur, of F1 over all pictures);
-        subtle, plain: episodes, accuracy, au_f1_sample, zoom_rate;
-        zoom: rate, gap (rate on subtle minus rate on plain pictures), gap_within_class (that gap within each emotion,
-        weighted by its pictures), regions (zooms per episode), per_episode;
+        accuracy, macro_f1 (mean over the labels that occur in truth or answers), au_f1_sample (mean over samples of F1
+        within a sample), au_f1_pooled (mean over the action units that occur, of F1 over all samples);
+        strata: of each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_gap (its zoom rate minus that of the
+        samples of other strata only) and zoom_gap_within_class (that gap within each emotion, weighted by its samples);
+        zoom: rate, regions (zooms per episode), per_episode;
         tools: calls, success, and the same for each tool;
         confusion: labels (rows, the truth), columns (answers, the last is "invalid"), counts;
-        classes: for each label episodes, precision, recall, f1, zoom_rate, zoom_subtle, zoom_plain, zoom_gap;
+        classes: for each label episodes, precision, recall, f1, zoom_rate, zoom_rate_in (that of each stratum);
         aus: for each action unit name, true_positives, false_positives, false_negatives, f1.
 
     Raises:
-      ValueError: there are no episodes, or they do not share their labels.
+      ValueError: there are no episodes.
     """
     if not outcomes:
         raise ValueError("there are no episodes to summarise")
-    labels = outcomes[0].labels
-    if any(other.labels != labels for other in outcomes):
-        raise ValueError("the episodes have different labels; summarise each data set by itself")
+    labels = list(dict.fromkeys(label for one in outcomes for label in one.labels))
     weights_SxN = bootstrap_weights(len(outcomes), seed=seed, resamples=resamples)
     labelled = np.array([one.emotion is not None for one in outcomes])
     annotated = np.array([one.aus is not None for one in outcomes])
-    correct, looked = (np.array([getattr(one, name) for one in outcomes]) for name in ("correct", "looked"))
+    correct, inspected = (np.array([getattr(one, name) for one in outcomes]) for name in ("correct", "inspected"))
     au_f1 = np.array([one.au_f1 for one in outcomes])
-    parts = {
-        "subtle": np.array([one.subtle is True for one in outcomes]),
-        "plain": np.array([one.subtle is False for one in outcomes]),
+    strata = {
+        name: np.array([name in one.strata for one in outcomes])
+        for name in sorted(set().union(*(one.strata for one in outcomes)))
     }
+    stratified = np.array([bool(one.strata) for one in outcomes])
 
     def rate(values: ArrayLike, where: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         return _mean(weights_SxN, values, np.ones(len(outcomes), bool) if where is None else where)
@@ -147,19 +148,21 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
         "macro_f1": _interval(_nanmean(class_scores(counts_SxCxK)[2])),
         "au_f1_sample": _interval(rate(au_f1, annotated)),
         "au_f1_pooled": _interval(_nanmean(np.where(occurs_SxA, au_f1_SxA, np.nan))),
-        **{
+        "strata": {
             name: {
-                "episodes": int(part.sum()),
-                "accuracy": _interval(rate(correct, part & labelled)),
-                "au_f1_sample": _interval(rate(au_f1, part & annotated)),
-                "zoom_rate": _interval(rate(looked, part)),
+                "episodes": int(member.sum()),
+                "accuracy": _interval(rate(correct, member & labelled)),
+                "au_f1_sample": _interval(rate(au_f1, member & annotated)),
+                "zoom_rate": _interval(rate(inspected, member)),
+                "zoom_gap": _interval(rate(inspected, member) - rate(inspected, stratified & ~member)),
+                "zoom_gap_within_class": _interval(
+                    _gap_within_class(weights_SxN, outcomes, labels, inspected, member, stratified & ~member)
+                ),
             }
-            for name, part in parts.items()
+            for name, member in strata.items()
         },
         "zoom": {
-            "rate": _interval(rate(looked)),
-            "gap": _interval(rate(looked, parts["subtle"]) - rate(looked, parts["plain"])),
-            "gap_within_class": _interval(_gap_within_class(weights_SxN, outcomes, looked, parts)),
+            "rate": _interval(rate(inspected)),
             "per_episode": _value(rate([len(one.regions) for one in outcomes])),
             "regions": {
                 region: _value(rate([one.regions.count(region) for one in outcomes]))
@@ -171,11 +174,11 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
         "truncated": _value(rate([one.truncated for one in outcomes])),
         "no_answer": _value(rate([not one.answered for one in outcomes])),
         "confusion": {
-            "labels": list(labels),
+            "labels": labels,
             "columns": [*labels, INVALID],
             "counts": counts_SxCxK[0].astype(int).tolist(),
         },
-        "classes": _classes(weights_SxN[:1], outcomes, labels, counts_SxCxK[:1], looked, parts),
+        "classes": _classes(weights_SxN[:1], outcomes, labels, counts_SxCxK[:1], inspected, strata),
         "aus": {
             f"AU{au}": {
                 "name": facs.AU_NAMES.get(au, ""),
@@ -236,15 +239,20 @@ def au_counts(weights_SxN: Weights, outcomes: Sequence[Outcome]) -> tuple[list[i
 
 
 def _gap_within_class(
-    weights_SxN: Weights, outcomes: Sequence[Outcome], looked: NDArray[np.bool_], parts: dict[str, NDArray[np.bool_]]
+    weights_SxN: Weights,
+    outcomes: Sequence[Outcome],
+    labels: Sequence[str],
+    inspected_N: NDArray[np.bool_],
+    inside_N: NDArray[np.bool_],
+    outside_N: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Mean over the emotions that have both kinds of picture, by their pictures, of the gap in zoom rate [S]."""
+    """Mean over the emotions with samples both inside and outside, by their samples, of the gap in zoom rate [S]."""
     total, weight = np.zeros(len(weights_SxN)), np.zeros(len(weights_SxN))
-    for label in outcomes[0].labels:
-        members = np.array([one.emotion == label and one.subtle is not None for one in outcomes])
-        subtle, plain = (_mean(weights_SxN, looked, members & parts[part]) for part in ("subtle", "plain"))
-        gap = subtle - plain
-        size = np.where(np.isnan(gap), 0.0, weights_SxN @ members)
+    for label in labels:
+        members = np.array([one.emotion == label for one in outcomes])
+        inside, outside = (_mean(weights_SxN, inspected_N, members & part) for part in (inside_N, outside_N))
+        gap = inside - outside
+        size = np.where(np.isnan(gap), 0.0, weights_SxN @ (members & (inside_N | outside_N)))
         total += size * np.nan_to_num(gap)
         weight += size
     return _ratio(total, weight)
@@ -255,23 +263,22 @@ def _classes(
     outcomes: Sequence[Outcome],
     labels: Sequence[str],
     counts_1xCxK: NDArray[np.float64],
-    looked: NDArray[np.bool_],
-    parts: dict[str, NDArray[np.bool_]],
+    inspected: NDArray[np.bool_],
+    strata: dict[str, NDArray[np.bool_]],
 ) -> dict[str, Any]:
     precision, recall, scores = class_scores(counts_1xCxK)
     classes = {}
     for c, label in enumerate(labels):
         members = np.array([one.emotion == label for one in outcomes])
-        subtle, plain = (_mean(ones_1xN, looked, members & parts[part]) for part in ("subtle", "plain"))
         classes[label] = {
             "episodes": int(members.sum()),
             "precision": _value(precision[:, c]),
             "recall": _value(recall[:, c]),
             "f1": _value(scores[:, c]),
-            "zoom_rate": _value(_mean(ones_1xN, looked, members)),
-            "zoom_subtle": _value(subtle),
-            "zoom_plain": _value(plain),
-            "zoom_gap": _value(subtle - plain),
+            "zoom_rate": _value(_mean(ones_1xN, inspected, members)),
+            "zoom_rate_in": {
+                name: _value(_mean(ones_1xN, inspected, members & member)) for name, member in strata.items()
+            },
         }
     return classes
 

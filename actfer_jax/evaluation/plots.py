@@ -38,7 +38,7 @@ def confusion_figure(summary: Summary) -> Figure:
 
 
 def aus_figure(runs: Mapping[str, Summary]) -> Figure:
-    """F1 of each action unit that occurs in the truth, over all pictures.
+    """F1 of each action unit that occurs in the truth, over all samples.
 
     Args:
       runs: summaries by name, drawn side by side.
@@ -60,16 +60,13 @@ def aus_figure(runs: Mapping[str, Summary]) -> Figure:
 
 
 def zoom_figure(summary: Summary) -> Figure:
-    """The zoom rate of each emotion on subtle and on plain pictures, and which regions are zoomed into."""
+    """The zoom rate of each emotion, in each stratum if there are any, and which regions are zoomed into."""
     figure = Figure(figsize=(9.5, 3.8), dpi=_DPI, layout="constrained")
     by_class, by_region = figure.subplots(1, 2, width_ratios=(3, 2))
     classes = summary["classes"]
-    subtle = [values["zoom_subtle"] for values in classes.values()]
-    plain = [values["zoom_plain"] for values in classes.values()]
-    if all(value is None for value in subtle + plain):
+    bars = {name: [values["zoom_rate_in"][name] for values in classes.values()] for name in summary["strata"]}
+    if not bars:
         bars = {"all": [values["zoom_rate"] for values in classes.values()]}
-    else:
-        bars = {"subtle": subtle, "plain": plain}
     _bars(by_class, list(classes), bars)
     by_class.set_ylabel("share of episodes with a zoom")
     by_class.set_title("When it zooms", loc="left")

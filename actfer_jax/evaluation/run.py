@@ -37,7 +37,7 @@ class EvaluateConfig:
     Attributes:
       data: the samples.
       controls: what is played beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
-      queries: pictures at a time, at least 1.
+      queries: samples at a time, at least 1.
       seed: of the bootstrap resamples, and of the sampling; from 0 to 2^32 - 1.
       greedy: take the likeliest tokens; or sample, as in training, for what the policy does on average.
       dtype: of the model's weights and activations, "float32" or "bfloat16".
@@ -129,7 +129,7 @@ def _play(
         writer.write(next(shards), episodes)
 
     return evaluate_policy(
-        agent.engine(queries=config.queries, group=1, greedy=config.greedy),
+        agent.engine(queries=config.queries, group_size=1, greedy=config.greedy),
         agent.params,
         source,
         controls=config.controls,

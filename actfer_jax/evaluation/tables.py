@@ -1,20 +1,21 @@
 """Summaries as text for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from actfer_jax.evaluation.metrics import Summary
 
-_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("accuracy", ("accuracy",)),
-    ("macro-F1", ("macro_f1",)),
-    ("AU-F1", ("au_f1_sample",)),
-    ("subtle acc", ("subtle", "accuracy")),
-    ("plain acc", ("plain", "accuracy")),
-    ("zoom rate", ("zoom", "rate")),
-    ("zoom subtle", ("subtle", "zoom_rate")),
-    ("zoom plain", ("plain", "zoom_rate")),
-)
+
+def _columns(strata: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Headings, and where in a summary their figures are."""
+    return {
+        "accuracy": ("accuracy",),
+        "macro-F1": ("macro_f1",),
+        "AU-F1": ("au_f1_sample",),
+        **{f"{name} acc": ("strata", name, "accuracy") for name in strata},
+        "zoom rate": ("zoom", "rate"),
+        **{f"zoom {name}": ("strata", name, "zoom_rate") for name in strata},
+    }
 
 
 def controls_table(runs: Mapping[str, Mapping[str, Summary]]) -> str:
@@ -28,22 +29,26 @@ def controls_table(runs: Mapping[str, Mapping[str, Summary]]) -> str:
     """
     named = any(runs)
     controls = list(dict.fromkeys(control for run in runs.values() for control in run))
-    rows = [["control", *(["run"] if named else []), *(title for title, _ in _COLUMNS)]]
+    columns = _columns(
+        sorted({name for run in runs.values() for summary in run.values() for name in summary["strata"]})
+    )
+    rows = [["control", *(["run"] if named else []), *columns]]
     for control in controls:
         title = control
         for name, run in runs.items():
             if control in run:
-                rows.append([title, *([name] if named else []), *_cells(run[control])])
+                rows.append([title, *([name] if named else []), *_cells(run[control], columns.values())])
                 title = ""
     return align(rows, left=2 if named else 1)
 
 
 def classes_table(summary: Summary) -> str:
     """One row for each emotion."""
-    columns = ("episodes", "precision", "recall", "f1", "zoom_rate", "zoom_subtle", "zoom_plain")
-    rows = [["emotion", *(column.replace("_", " ") for column in columns)]]
+    columns, strata = ("episodes", "precision", "recall", "f1", "zoom_rate"), list(summary["strata"])
+    rows = [["emotion", *(column.replace("_", " ") for column in columns), *(f"zoom {name}" for name in strata)]]
     for label, values in summary["classes"].items():
-        rows.append([label, *(_number(values[column]) for column in columns)])
+        by_stratum = values["zoom_rate_in"]
+        rows.append([label, *(_number(values[column]) for column in columns), *map(_number, by_stratum.values())])
     return align(rows, left=1)
 
 
@@ -61,13 +66,13 @@ def align(rows: list[list[str]], *, left: int) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _cells(summary: Summary) -> list[str]:
+def _cells(summary: Summary, paths: Iterable[tuple[str, ...]]) -> list[str]:
     cells = []
-    for _, path in _COLUMNS:
+    for path in paths:
         node: Any = summary
         for key in path:
-            node = node[key]
-        cells.append(_number(node["value"]))
+            node = node.get(key, {})
+        cells.append(_number(node.get("value")))
     low, high = summary["accuracy"]["low"], summary["accuracy"]["high"]
     if low is not None:
         cells[0] += f" ±{(high - low) / 2:.3f}"

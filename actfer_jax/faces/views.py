@@ -1,7 +1,7 @@
-"""Views: pictures cut from an image, each with its affine map back to that image.
+"""Views: rectangles cut from an image, each with its affine map back to that image.
 
 Coordinates are continuous pixel coordinates (x, y): pixel (row r, column c) covers the square from (c, r) to
-(c + 1, r + 1), so a picture of w x h pixels spans (0, 0) to (w, h). Affine maps are float64 [2, 3]; a point p goes to
+(c + 1, r + 1), so an image of w x h pixels spans (0, 0) to (w, h). Affine maps are float64 [2, 3]; a point p goes to
 `map[:, :2] @ p + map[:, 2]`. The policy reads and writes integers 0..1000 relative to a view's width and height.
 """
 
@@ -29,22 +29,24 @@ _MAX_SAMPLES = 4  # Samples per view pixel and axis.
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture and where it was cut from.
+    """What the policy is shown of an image, and where it was cut from.
 
     Attributes:
       pixels: uint8 [h, w, 3]; [h, w, 0] of a view whose pixels another process has.
       to_original: float64 [2, 3], from pixel coordinates of the view to pixel coordinates of the original image.
       name: what it shows, in a few words.
+      image: which of the sample's images it was cut from.
     """
 
     pixels: NDArray[np.uint8]
     to_original: Affine
     name: str
+    image: int = 0
 
     @classmethod
-    def without_pixels(cls, size: tuple[int, int], to_original: Affine, name: str) -> "View":
+    def without_pixels(cls, size: tuple[int, int], to_original: Affine, name: str, image: int = 0) -> "View":
         """Where a view of (height, width) pixels lies, for a process that does not need to see it."""
-        return cls(np.empty((*size, 0), np.uint8), to_original, name)
+        return cls(np.empty((*size, 0), np.uint8), to_original, name, image)
 
     @property
     def is_seen(self) -> bool:

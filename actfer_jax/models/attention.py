@@ -8,7 +8,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import Mesh
 
 from actfer_jax.models.precision import exact_products
-from actfer_jax.parallel.sharding import locally, platform
+from actfer_jax.parallel.sharding import platform, shard_mapped
 
 BACKENDS = ("auto", "xla", "tiled", "cudnn", "splash", "splash_interpret")
 _MASKED = -1e30  # finite, so that a row that may attend to nothing stays finite
@@ -56,7 +56,7 @@ def attention(
 
     names = ("rows . kv_heads", "rows . kv_heads", "rows . kv_heads", "rows")
     with exact_products(query_BxLxHxD.dtype):
-        return locally(attend, mesh, names, "rows . kv_heads")(
+        return shard_mapped(attend, mesh, names, "rows . kv_heads")(
             query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL
         )
 
@@ -104,7 +104,7 @@ def cached_attention(
         return _cached(query, key, value, segment_ids_BxL, keys, values, length_B)
 
     with exact_products(query_BxLxHxD.dtype):
-        return locally(attend, mesh, names, "rows . kv_heads")(*arguments)
+        return shard_mapped(attend, mesh, names, "rows . kv_heads")(*arguments)
 
 
 def _cached(

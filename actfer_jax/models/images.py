@@ -7,13 +7,18 @@ each `merge**2` neighbouring patches become one token of the decoder.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from actfer_jax.models.config import Qwen3VLConfig
 
 
 class ImageInputs(NamedTuple):
-    """Pictures as the vision tower takes them. P patches each, leading axes free; unused patches are zero and masked.
+    """Images as the vision tower takes them, P patches each; unused patches are zero and masked.
+
+    Leading axes are free. The arrays are numpy's until they are placed on devices.
 
     Attributes:
       patches: float32 [..., P, C], normalised pixel values (C = channels x temporal patch x patch x patch).
@@ -23,11 +28,26 @@ class ImageInputs(NamedTuple):
       mask: bool [..., P].
     """
 
-    patches: Any
-    position_index: Any
-    position_weight: Any
-    coordinates: Any
-    mask: Any
+    patches: jax.Array
+    position_index: jax.Array
+    position_weight: jax.Array
+    coordinates: jax.Array
+    mask: jax.Array
+
+
+def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig, dtype: DTypeLike) -> ImageInputs:
+    """Masked images [count, capacity, ...], their patches in a dtype."""
+
+    def zeros(dtype: DTypeLike, *shape: int) -> Any:
+        return np.zeros((count, capacity, *shape), jnp.dtype(dtype))
+
+    return ImageInputs(
+        patches=zeros(dtype, config.vision.patch_dim),
+        position_index=zeros(np.int32, 4),
+        position_weight=zeros(np.float32, 4),
+        coordinates=zeros(np.int32, 2),
+        mask=zeros(bool),
+    )
 
 
 def image_inputs(
@@ -51,13 +71,7 @@ def image_inputs(
     if len(patches) != len(grids):
         raise ValueError(f"{len(patches)} pictures, but {len(grids)} grids")
     count = len(grids)
-    result = ImageInputs(
-        patches=np.zeros((count, capacity, vision.patch_dim), np.float32),
-        position_index=np.zeros((count, capacity, 4), np.int32),
-        position_weight=np.zeros((count, capacity, 4), np.float32),
-        coordinates=np.zeros((count, capacity, 2), np.int32),
-        mask=np.zeros((count, capacity), bool),
-    )
+    result = empty_inputs(count, capacity, config, np.float32)
     for index, (picture, grid) in enumerate(zip(patches, grids, strict=True)):
         coordinates = patch_coordinates(grid, vision.spatial_merge_size)
         used = len(coordinates)

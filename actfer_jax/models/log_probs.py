@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from actfer_jax.models.qwen3_vl import Qwen3VL
-from actfer_jax.parallel.sharding import map_pieces
+from actfer_jax.parallel.sharding import map_in_turn
 
 _BANNED = -1e30  # finite: a banned target has probability 0, not a NaN in the gradient of what is masked out
 
@@ -31,37 +31,37 @@ def token_log_probs(
       targets_BxL: token ids.
       temperature: above 0.
       banned_V: bool [V], True where a token cannot be chosen; a banned target has log-probability -1e30.
-      chunk: tokens per piece.
+      chunk: see above.
     """
     rows, length = targets_BxL.shape
     size = max(chunk // rows, 1)
-    pieces = -(-length // size)
+    chunks = -(-length // size)
 
-    def piece(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def one_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         hidden, targets = inputs
         logits = model.unembed(hidden) / temperature
         if banned_V is not None:
             logits = jnp.where(banned_V, _BANNED, logits)
         log_probs = jax.nn.log_softmax(logits)
         entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, -1)
-        return pick(log_probs, targets, model.execution.mesh), entropy
+        return take_log_prob(log_probs, targets, model.execution.mesh), entropy
 
-    if pieces == 1:
-        return piece((hidden_BxLxD, targets_BxL))
+    if chunks == 1:
+        return one_chunk((hidden_BxLxD, targets_BxL))
 
     def split(x: jax.Array) -> jax.Array:
-        """[B, L, ...] to pieces of all rows [pieces, B, size, ...]: every device keeps its rows."""
-        padded = jnp.pad(x, [(0, 0), (0, pieces * size - length)] + [(0, 0)] * (x.ndim - 2))
-        return padded.reshape(rows, pieces, size, *x.shape[2:]).swapaxes(0, 1)
+        """[B, L, ...] to chunks of all rows [chunks, B, size, ...]: every device keeps its rows."""
+        padded = jnp.pad(x, [(0, 0), (0, chunks * size - length)] + [(0, 0)] * (x.ndim - 2))
+        return padded.reshape(rows, chunks, size, *x.shape[2:]).swapaxes(0, 1)
 
     inputs = split(hidden_BxLxD), split(targets_BxL)
-    values = map_pieces(jax.checkpoint(piece), inputs, model.execution.mesh)
+    values = map_in_turn(jax.checkpoint(one_chunk), inputs, model.execution.mesh)
     log_prob, entropy = (x.swapaxes(0, 1).reshape(rows, -1)[:, :length] for x in values)
     return log_prob, entropy
 
 
-def pick(values: jax.Array, index: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """values[..., index[...]]; on a mesh by a sum, to which each device adds its part of the last axis."""
+def take_log_prob(log_probs: jax.Array, token: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """log_probs[..., token[...]]; on a mesh by a sum, to which each device adds its part of the last axis."""
     if mesh is None:
-        return jnp.take_along_axis(values, index[..., None], -1)[..., 0]
-    return jnp.sum(jnp.where(jnp.arange(values.shape[-1]) == index[..., None], values, 0), -1)
+        return jnp.take_along_axis(log_probs, token[..., None], -1)[..., 0]
+    return jnp.sum(jnp.where(jnp.arange(log_probs.shape[-1]) == token[..., None], log_probs, 0), -1)

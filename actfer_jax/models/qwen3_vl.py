@@ -32,7 +32,7 @@ from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import Execution, LayerNorm, RMSNorm, inverse_frequencies, linear, rotate, stack, table
 from actfer_jax.models.precision import exact_products
-from actfer_jax.parallel.sharding import locally
+from actfer_jax.parallel.sharding import shard_mapped
 
 
 class ImageFeatures(NamedTuple):
@@ -76,7 +76,7 @@ def write_cache(
     row_B = jnp.arange(batch) if row_B is None else row_B
     arguments = (*map(jnp.asarray, (start_B, count_B, row_B)), jnp.arange(rows))
     names = ("layers rows kv_heads", "layers rows kv_heads", "rows", "rows", "rows", "rows")
-    write = locally(_write_rows, mesh, names, "layers rows kv_heads")
+    write = shard_mapped(_write_rows, mesh, names, "layers rows kv_heads")
     return KVCache(write(cache.keys, new.keys, *arguments), write(cache.values, new.values, *arguments))
 
 

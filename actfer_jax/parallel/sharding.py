@@ -138,10 +138,10 @@ def check_multiple(key: str, value: int, unit: int, why: str) -> None:
         raise ConfigError(f"{key} is {value}, but {why}: it must be a multiple of {unit}; {would_do} would do")
 
 
-def shared_rows(group: int, rows: int, mesh: Mesh | None) -> int:
-    """How many rows of a group can share a scene, so that the scenes of `rows` rows divide over the mesh as they do."""
+def shared_rows(group_size: int, rows: int, mesh: Mesh | None) -> int:
+    """How many rows of a group can share scenes, so that the scenes of `rows` rows divide over the mesh as they do."""
     parts = row_shards(mesh)
-    return next(size for size in range(group, 0, -1) if group % size == 0 and rows // size % parts == 0)
+    return next(size for size in range(group_size, 0, -1) if group_size % size == 0 and rows // size % parts == 0)
 
 
 def platform(mesh: Mesh | None) -> str:
@@ -158,12 +158,12 @@ def loops(mesh: Mesh | None) -> bool:
     return platform(mesh) != "cpu" or jax.process_count() == 1
 
 
-def map_pieces(function: Callable[[Any], Any], pieces: Any, mesh: Mesh | None) -> Any:
+def map_in_turn(function: Callable[[Any], Any], parts: Any, mesh: Mesh | None) -> Any:
     """`jax.lax.map`, unrolled where a loop must not contain collectives (`loops`)."""
-    return jax.lax.scan(lambda _, piece: (None, function(piece)), None, pieces, unroll=1 if loops(mesh) else True)[1]
+    return jax.lax.scan(lambda _, part: (None, function(part)), None, parts, unroll=1 if loops(mesh) else True)[1]
 
 
-def settle(x: Any, mesh: Mesh | None) -> Any:
+def block_on_cpu(x: Any, mesh: Mesh | None) -> Any:
     """The results of a program. On a mesh of CPU devices, waits until they are computed.
 
     CPU devices share a pool of threads. Two programs with collectives that run at the same time can deadlock.
@@ -197,18 +197,18 @@ def constrain(x: jax.Array, mesh: Mesh | None, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, names, x.shape)))
 
 
-def holders(mesh: Mesh | None, rows: int, pieces: int = 1) -> list[frozenset[int]]:
-    """The processes that hold each row of a batch which is cut into equal pieces, each divided over the mesh."""
+def holders(mesh: Mesh | None, rows: int, microbatches: int = 1) -> list[frozenset[int]]:
+    """The processes that hold each row of a batch which is cut into microbatches, each divided over the mesh."""
     if mesh is None:
         return [frozenset({0})] * rows
-    size = rows // pieces
+    size = rows // microbatches
     held: list[set[int]] = [set() for _ in range(size)]
     sharding = NamedSharding(mesh, spec(mesh, ("rows",), (size,)))
     devices: dict[Any, Any] = dict(sharding.devices_indices_map((size,)))
     for device, (part,) in devices.items():
         for row in range(*part.indices(size)):
             held[row].add(device.process_index)
-    return [frozenset(processes) for processes in held] * pieces
+    return [frozenset(processes) for processes in held] * microbatches
 
 
 def fetch(tree: Any, mesh: Mesh | None) -> Any:
@@ -347,7 +347,7 @@ def in_memory(tree: Any, kind: str) -> Any:
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 
 
-def locally(function: Callable[..., jax.Array], mesh: Mesh | None, names: Sequence[str], result: str) -> Any:
+def shard_mapped(function: Callable[..., jax.Array], mesh: Mesh | None, names: Sequence[str], result: str) -> Any:
     """A function that every device applies to its own parts of the arguments.
 
     A name is divided only where it can be in every argument.

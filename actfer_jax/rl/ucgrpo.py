@@ -176,14 +176,14 @@ def advantages(
     if emotion.shape != shape[:1]:
         raise ValueError(f"emotion has the shape {list(emotion.shape)}, reward {list(shape)}")
 
-    looked, direct = valid & inspected, valid & ~inspected
-    n, n1, n0 = (mask.sum(axis=1).astype(jnp.float32) for mask in (valid, looked, direct))
+    zoomed, direct = valid & inspected, valid & ~inspected
+    n, n1, n0 = (mask.sum(axis=1).astype(jnp.float32) for mask in (valid, zoomed, direct))
     both_arms, enough = (n1 > 0) & (n0 > 0), n >= 2
     pairs, zoom_rate = n1 * n0 / jnp.maximum(n, 1), n1 / jnp.maximum(n, 1)
 
     # Contrast, shrunk towards its class, which is shrunk towards all classes.
     task_BxG, task_unit_B = _in_units(task_reward, valid)
-    contrast = jnp.where(both_arms, _mean(task_BxG, looked) - _mean(task_BxG, direct), 0)
+    contrast = jnp.where(both_arms, _mean(task_BxG, zoomed) - _mean(task_BxG, direct), 0)
     contrast = _saturate(contrast * task_unit_B)
     trust = jnp.where(both_arms, _divide(pairs, pairs + config.kappa), 0)
     expected, count = _class_estimate(state, emotion, config.kappa_g)
@@ -191,8 +191,8 @@ def advantages(
 
     # From here to the division, everything is in units of the group's largest reward: no square overflows.
     reward_BxG, unit_B = _in_units(reward, valid)
-    arm_mean_BxG = jnp.where(inspected, _mean(reward_BxG, looked)[:, None], _mean(reward_BxG, direct)[:, None])
-    reward_contrast = jnp.where(both_arms, _mean(reward_BxG, looked) - _mean(reward_BxG, direct), 0)
+    arm_mean_BxG = jnp.where(inspected, _mean(reward_BxG, zoomed)[:, None], _mean(reward_BxG, direct)[:, None])
+    reward_contrast = jnp.where(both_arms, _mean(reward_BxG, zoomed) - _mean(reward_BxG, direct), 0)
     warm = 1.0 if config.ramp == 0 else jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / config.ramp)
     differs = reward_BxG.max(axis=1) * unit_B >= 1e-6
     blend = config.beta * warm * jnp.where((count >= config.n_min) & differs, 1.0, 0.0)

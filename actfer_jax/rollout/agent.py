@@ -26,7 +26,7 @@ from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.layers import REMAT_POLICIES
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel.sharding import ONE_DEVICE, Meshes, place_parameters
-from actfer_jax.rollout.encoder import PictureEncoder
+from actfer_jax.rollout.encoder import ViewEncoder
 from actfer_jax.rollout.engine import RolloutConfig, RolloutEngine
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class Agent:
     graphdef: nnx.GraphDef[Qwen3VL]
     params: nnx.State
     chat: Chat
-    encoder: PictureEncoder
+    encoder: ViewEncoder
     toolbox: Toolbox
     rollout: RolloutConfig
     meshes: Meshes = ONE_DEVICE
@@ -149,11 +149,11 @@ class Agent:
         self,
         *,
         queries: int,
-        group: int,
+        group_size: int,
         greedy: bool = False,
         needed_by: Sequence[frozenset[int]] | None = None,
     ) -> RolloutEngine:
-        """An engine that plays `group` episodes of each of `queries` pictures at a time (`RolloutEngine`)."""
+        """An engine that plays `group_size` episodes of each of `queries` samples at a time (`RolloutEngine`)."""
         return RolloutEngine(
             on_mesh(self.graphdef, self.params, self.meshes.rollout),
             self.model_config,
@@ -162,7 +162,7 @@ class Agent:
             self.encoder,
             self.toolbox,
             queries=queries,
-            group=group,
+            group_size=group_size,
             greedy=greedy,
             meshes=self.meshes,
             needed_by=needed_by,
@@ -212,7 +212,7 @@ def _load_agent(
     # What is soon read is read first: of a large model the weights take minutes.
     config = Qwen3VLConfig.from_json(directory / "config.json")
     model.trained_on  # noqa: B018 (a damaged card is better found now than when the first episodes are written)
-    chat, encoder = Chat.from_pretrained(directory), PictureEncoder(directory, views)
+    chat, encoder = Chat.from_pretrained(directory), ViewEncoder(directory, views)
     options = model.options(meshes.update)
     if model.initialise == "random":
         network = Qwen3VL(config, **options, rngs=nnx.Rngs(seed))

@@ -10,12 +10,12 @@ from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.rollout.batch import Patches
 
 
-class PictureEncoder:
+class ViewEncoder:
     """The image processor of a Hugging Face directory, held to the sizes of our views.
 
     Raises:
       ValueError: a view could be smaller or larger than the processor's limits, or not a multiple of its patches: the
-        processor would resize it, and the saved picture would no longer give the same patches. Or there is none.
+        processor would resize it, and the saved view would no longer give the same patches. Or there is none.
     """
 
     def __init__(self, path: str | Path, views: ViewConfig):
@@ -46,7 +46,7 @@ class PictureEncoder:
                 )
 
     def __call__(self, pixels: np.ndarray) -> Patches:
-        """Patches [p, C] float32 and the grid of a picture uint8 [H, W, 3]; no patches of a view without pixels, whose
+        """Patches [p, C] float32 and the grid of a view uint8 [H, W, 3]; no patches of a view without pixels, whose
         array is [H, W, 0].
 
         Raises:
@@ -57,14 +57,14 @@ class PictureEncoder:
             check_image(pixels)
         expected = (1, pixels.shape[0] // self.processor.patch_size, pixels.shape[1] // self.processor.patch_size)
         if not is_seen:
-            return np.zeros((0, 0), np.float32), expected
+            return Patches(np.zeros((0, 0), np.float32), expected)
         inputs = self.processor(images=[pixels], return_tensors="np")
         grid = tuple(int(n) for n in inputs["image_grid_thw"][0])
         if grid != expected:
             raise ValueError(
                 f"the image processor resized a {pixels.shape[1]}x{pixels.shape[0]} view to the grid {grid}"
             )
-        return inputs["pixel_values"].astype(np.float32), grid
+        return Patches(inputs["pixel_values"].astype(np.float32), expected)
 
     def tokens(self, view: View) -> int:
         """Image tokens that a view becomes."""

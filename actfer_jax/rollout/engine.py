@@ -1,12 +1,13 @@
 """Runs episodes: the loop on the host between the jitted programs and the face tools."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as AnySequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -24,8 +25,8 @@ from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import mrope_positions
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel import sharding
-from actfer_jax.rollout.batch import ImageSlots, Patches, Sequence, placed_inputs
-from actfer_jax.rollout.encoder import PictureEncoder
+from actfer_jax.rollout.batch import Patches, Sequence, ViewSlots, placed_inputs
+from actfer_jax.rollout.encoder import ViewEncoder
 from actfer_jax.rollout.exchange import Answered, exchange
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
 
@@ -73,7 +74,7 @@ class Rollout:
     Attributes:
       episode: turns and replies.
       views: the scene, then the views that the tools returned.
-      sequence: the same as tokens and pictures, as training takes it.
+      sequence: the same as tokens and views, as training takes it.
       log_probs, raw_log_probs: float32 [l], 0 at tokens that the policy did not choose.
       owner: the process that surely has the pixels of the views, and that others rely on for what is written once.
     """
@@ -98,7 +99,7 @@ class _Row:
 
     query: Query
     environment: Environment
-    pictures: list[Patches]
+    views: list[Patches]
     next_position: int
     waiting: bool = False
     pending: int = 0
@@ -117,7 +118,7 @@ class RolloutResult:
 
 
 class RolloutEngine:
-    """Samples episodes for up to `queries` pictures at a time, `group` rollouts each.
+    """Samples episodes of up to `queries` samples at a time, `group_size` of each.
 
     The programs compile on first use and never again, whatever the policy does.
 
@@ -126,7 +127,7 @@ class RolloutEngine:
       model_config: its configuration.
       greedy: take the likeliest token instead of sampling.
       meshes: the one that the parameters come from, and the one over which rows, heads and vocabulary are divided.
-      needed_by: of each row, processes that need its pictures afterwards, beside those that hold it on the mesh.
+      needed_by: of each row, processes that need its views afterwards, beside those that hold it on the mesh.
       dtype: the model's, in which pixels are sent to it.
 
     Raises:
@@ -139,11 +140,11 @@ class RolloutEngine:
         model_config: Qwen3VLConfig,
         config: RolloutConfig,
         chat: Chat,
-        encoder: PictureEncoder,
+        encoder: ViewEncoder,
         toolbox: Toolbox,
         *,
         queries: int,
-        group: int,
+        group_size: int,
         greedy: bool = False,
         meshes: sharding.Meshes = sharding.ONE_DEVICE,
         needed_by: AnySequence[frozenset[int]] | None = None,
@@ -156,16 +157,16 @@ class RolloutEngine:
         sharding.check_multiple("config.rollout.fill_rows", config.fill_rows, self.parts, why)
         self.config, self.model_config = config, model_config
         self.chat, self.encoder, self.toolbox = chat, encoder, toolbox
-        self.queries, self.group = queries, group
-        held = sharding.holders(self.mesh, queries * group)
+        self.queries, self.group_size = queries, group_size
+        held = sharding.holders(self.mesh, queries * group_size)
         # A row's tools are run by every process that needs its pixels; what the first of its holders hears, counts.
         self.owners = [min(processes) for processes in held]
         self.holders = held if needed_by is None else [a | b for a, b in zip(held, needed_by, strict=True)]
         self.here = jax.process_index()
-        self.slots = image_slots(config, toolbox.view_config, model_config, dtype)
+        self.slots = view_slots(config, toolbox.view_config, model_config, dtype)
         self.programs = Programs(
             graphdef,
-            group=group,
+            group_size=group_size,
             length=config.max_length,
             chunk=config.chunk,
             turn_tokens=config.turn_tokens,
@@ -204,14 +205,14 @@ class RolloutEngine:
         clock = _Clock(seconds)
         rows, prompts = self._open(queries, forced, treatment)
         clock.lap("host")
-        params = sharding.settle(self.programs.weights(params), self.mesh)
+        params = sharding.block_on_cpu(self.programs.weights(params), self.mesh)
         state = self._prefill(params, rows, prompts, seed, step)
         clock.lap("prefill")
         waiting: list[int] = []
         replies: dict[int, Future[Answered]] = {}
         with _tool_threads(self.config.tool_threads) as pool:
             while not all(row.done for row in rows):
-                state = sharding.settle(self.programs.decode(params, state), self.mesh)
+                state = sharding.block_on_cpu(self.programs.decode(params, state), self.mesh)
                 tokens, length, active = sharding.fetch((state.tokens, state.length, state.active), self.mesh)
                 clock.lap("decode")
                 for index, row in enumerate(rows):
@@ -241,7 +242,7 @@ class RolloutEngine:
                 between_chunks()
         result = self._collect(rows, state)
         clock.lap("host")
-        return RolloutResult([result[i : i + self.group] for i in range(0, len(result), self.group)], seconds)
+        return RolloutResult([result[i : i + self.group_size] for i in range(0, len(result), self.group_size)], seconds)
 
     def _open(
         self, queries: list[Query], forced: list[list[str]] | None, treatment: str
@@ -249,13 +250,13 @@ class RolloutEngine:
         """The rows of all episodes, and the token ids of each query's prompt."""
         rows, prompts = [], []
         for q, query in enumerate(queries):
-            seen = any(self.here in self.holders[q * self.group + g] for g in range(self.group))
+            seen = any(self.here in self.holders[q * self.group_size + g] for g in range(self.group_size))
             first = Environment(self.config, self.chat, self.toolbox, self.encoder.tokens, treatment=treatment)
-            prompt, (scene,) = first.reset(query, answer_now=query.answer_now, seen=seen)
-            patches = self.encoder(scene.pixels)
+            prompt, scenes = first.reset(query, answer_now=query.answer_now, seen=seen)
+            patches = [self.encoder(scene.pixels) for scene in scenes]
             prompts.append(prompt)
-            for g in range(self.group):
-                rows.append(_Row(query, first.fork(forced[q][g] if forced else ""), [patches], 0))
+            for g in range(self.group_size):
+                rows.append(_Row(query, first.fork(forced[q][g] if forced else ""), list(patches), 0))
         return rows, prompts
 
     def _prefill(self, params: nnx.State, rows: list[_Row], prompts: list[list[int]], seed: int, step: int) -> RowState:
@@ -264,24 +265,26 @@ class RolloutEngine:
         positions = np.zeros((self.queries, capacity, 3), np.int32)
         image_index = np.full((self.queries, capacity), -1, np.int32)
         count = np.ones(self.queries, np.int32)
-        merge = self.model_config.vision.spatial_merge_size
-        groups = [rows[first : first + self.group] for first in range(0, len(rows), self.group)]
+        merge, slots = self.model_config.vision.spatial_merge_size, self.slots
+        groups = [rows[first : first + self.group_size] for first in range(0, len(rows), self.group_size)]
         for q, (group, ids) in enumerate(zip(groups, prompts, strict=True)):
             count[q] = len(ids)
             tokens[q, : len(ids)] = ids
             positions[q, : len(ids)], next_position = mrope_positions(
-                tokens[q, : len(ids)], np.array([group[0].pictures[0][1]]), self.model_config
+                tokens[q, : len(ids)], np.array([scene.grid for scene in group[0].views]), self.model_config
             )
             at = np.flatnonzero(tokens[q] == self.model_config.image_token_id)
-            image_index[q, at] = self.slots.token_index([at.size], merge)
+            scene_tokens = [math.prod(scene.grid) // merge**2 for scene in group[0].views]
+            image_index[q, at] = slots.token_index(scene_tokens, len(scene_tokens), merge)
             for row in group:
                 row.next_position = next_position
-        pictures = {(q,): group[0].pictures[0] for q, group in enumerate(groups)}
-        scenes = placed_inputs(pictures, (self.queries,), self.slots.scene, self.model_config, self.slots.dtype)
+        scene_of = {(q, i): scene for q, group in enumerate(groups) for i, scene in enumerate(group[0].views)}
+        shape = (self.queries, slots.scenes)
+        scenes = placed_inputs(scene_of, shape, slots.scene, self.model_config, slots.dtype)
         # Places of queries short of the engine's number stay idle.
         index = np.zeros(self.queries, np.uint32)
         index[: len(groups)] = [group[0].query.index for group in groups]
-        keys = row_keys(seed, step, index, self.group)
+        keys = row_keys(seed, step, index, self.group_size)
         valid = np.arange(self.queries) < len(groups)
         inputs = sharding.place((tokens, count, positions, image_index, scenes, valid, keys), self.mesh, "rows")
         return jax.block_until_ready(self.programs.prefill(params, *inputs))
@@ -297,7 +300,7 @@ class RolloutEngine:
 
     def _slots(self, waiting: list[int]) -> dict[int, int]:
         """The slots of the rows that the next fill serves: each part of the mesh has its own, for its own rows."""
-        rows, slots = self.queries * self.group // self.parts, self.config.fill_rows // self.parts
+        rows, slots = self.queries * self.group_size // self.parts, self.config.fill_rows // self.parts
         chosen: dict[int, int] = {}
         used = [0] * self.parts
         for row in waiting:
@@ -318,16 +321,16 @@ class RolloutEngine:
         image_index = np.full((size, capacity), -1, np.int32)
         count, position = np.ones(size, np.int32), np.zeros(size, np.int32)
         index = np.full(size, len(state.length), np.int32)
-        pictures: dict[tuple[int, ...], Patches] = {}
+        view_of: dict[tuple[int, int], Patches] = {}
         for f, (r, reply, seconds) in served.items():
             row = rows[r]
             reply_ids, views = row.environment.observe(reply, seconds)
             ids = [row.pending, *reply_ids]
             patches = [self.encoder(view.pixels) for view in views]
-            row.pictures += patches
+            row.views += patches
             if patches:
-                (pictures[f,],) = patches
-            grids = np.array([grid for _, grid in patches], np.int64).reshape(-1, 3)
+                (view_of[f, 0],) = patches
+            grids = np.array([view.grid for view in patches], np.int64).reshape(-1, 3)
             n = len(ids)
             index[f], count[f] = r, n
             tokens[f, :n] = ids
@@ -338,32 +341,37 @@ class RolloutEngine:
             at = np.flatnonzero(tokens[f] == self.model_config.image_token_id)
             image_index[f, at] = np.arange(at.size)
             row.waiting = False
-        inputs = placed_inputs(pictures, (size,), self.slots.crop, self.model_config, self.slots.dtype)
-        fill = Fill(index, tokens, count, positions, position, image_index, inputs)
-        return sharding.settle(self.programs.fill(params, state, sharding.place(fill, self.mesh, "rows")), self.mesh)
+        inputs = placed_inputs(view_of, (size, 1), self.slots.view, self.model_config, self.slots.dtype)
+        arrays: tuple[Any, ...] = index, tokens, count, positions, position, image_index, inputs
+        fill = Fill(*arrays)
+        return sharding.block_on_cpu(
+            self.programs.fill(params, state, sharding.place(fill, self.mesh, "rows")), self.mesh
+        )
 
     def _collect(self, rows: list[_Row], state: RowState) -> list[Rollout]:
-        arrays = state.tokens, state.policy, state.log_probs, state.raw_log_probs
-        tokens, policy, log_probs, raw = sharding.fetch(arrays, self.mesh)
+        arrays = state.tokens, state.loss_mask, state.log_probs, state.raw_log_probs
+        tokens, loss_mask, log_probs, raw = sharding.fetch(arrays, self.mesh)
         rollouts = []
         for r, row in enumerate(rows):
             n = row.environment.length
-            sequence = Sequence(tokens[r, :n].tolist(), policy[r, :n].tolist(), row.pictures)
+            scenes = len(row.query.images)
+            sequence = Sequence(tokens[r, :n].tolist(), loss_mask[r, :n].tolist(), row.views, scenes)
             chosen = log_probs[r, :n], raw[r, :n]
             played = row.environment
             rollouts.append(Rollout(row.query, played.episode, played.views, sequence, *chosen, self.owners[r]))
         return rollouts
 
 
-def image_slots(
+def view_slots(
     config: RolloutConfig, views: ViewConfig, model_config: Qwen3VLConfig, dtype: DTypeLike = np.float32
-) -> ImageSlots:
-    """The picture capacities that a rollout's views need, for a model that computes in a dtype."""
+) -> ViewSlots:
+    """The capacities that a rollout's views need, for a model that computes in a dtype."""
     unit = model_config.vision.merge_unit  # patches of a token, which is views.multiple pixels wide
-    return ImageSlots(
+    return ViewSlots(
         scene=views.scene_max_pixels // views.multiple**2 * unit,
-        crop=max(views.aligned_side**2, views.zoom_max_pixels) // views.multiple**2 * unit,
-        crops=max(config.max_turns - 1, 1),
+        view=max(views.aligned_side**2, views.zoom_max_pixels) // views.multiple**2 * unit,
+        views=max(config.max_turns - 1, 1),
+        scenes=config.images,
         dtype=dtype,
     )
 

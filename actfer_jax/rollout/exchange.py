@@ -58,6 +58,7 @@ def _record(reply: Reply) -> dict[str, Any]:
         "size": [view.height, view.width],
         "to_original": view.to_original.tolist(),
         "name": view.name,
+        "image": view.image,
     }
     parts = ("text", "ok", "tool", "region", "inspects")
     return {part: getattr(reply, part) for part in parts} | {"view": geometry}
@@ -68,5 +69,5 @@ def _reply(record: Mapping[str, Any]) -> Reply:
     if parts["view"] is not None:
         height, width = parts["view"]["size"]
         to_original = np.array(parts["view"]["to_original"], np.float64)
-        parts["view"] = View.without_pixels((height, width), to_original, parts["view"]["name"])
+        parts["view"] = View.without_pixels((height, width), to_original, parts["view"]["name"], parts["view"]["image"])
     return Reply(**parts)

@@ -2,24 +2,25 @@
 
 Shapes never depend on what the policy does. Every row has cursors of its own and no gaps: a row's tokens, its KV cache
 and its rotary positions are those of the same episode run alone. The last token of a row is always *pending*: it is in
-`tokens`, but its
-keys and values are not in the cache yet. So every program starts from the same state, and only decoding computes
-logits.
+`tokens`, but its keys and values are not in the cache yet. So every program starts from the same state, and only
+decoding computes logits.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from actfer_jax.models.images import ImageInputs
-from actfer_jax.models.log_probs import pick
-from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, write_cache
+from actfer_jax.models.log_probs import take_log_prob
+from actfer_jax.models.qwen3_vl import KVCache, Qwen3VL, init_cache, write_cache
 from actfer_jax.parallel import sharding
 from actfer_jax.parallel.resharding import reshard
 from actfer_jax.parallel.sharding import ONE_DEVICE, Meshes
+from actfer_jax.rollout.batch import encode_views
 
 
 class RowState(NamedTuple):
@@ -27,7 +28,7 @@ class RowState(NamedTuple):
 
     Attributes:
       tokens: int32 [R, T].
-      policy: bool [R, T], true where the policy sampled the token.
+      loss_mask: bool [R, T], true where the policy sampled the token.
       log_probs: float32 [R, T], of the distribution that was sampled (temperature and ban applied); 0 elsewhere.
       raw_log_probs: float32 [R, T], at temperature 1 and without the ban.
       length: int32 [R], tokens so far.
@@ -39,7 +40,7 @@ class RowState(NamedTuple):
     """
 
     tokens: jax.Array
-    policy: jax.Array
+    loss_mask: jax.Array
     log_probs: jax.Array
     raw_log_probs: jax.Array
     length: jax.Array
@@ -54,32 +55,33 @@ class Fill(NamedTuple):
     """Replies for F rows; a row index of R or more is padding.
 
     Where rows are divided over the parts of a mesh, so are the F slots, and each part's slots are for its own rows.
+    The arrays are numpy's until they are placed on devices.
 
     Attributes:
       rows: int32 [F].
       tokens: int32 [F, S]: the row's pending token, then the reply; the last reply token becomes the pending one.
       used: int32 [F], how many of them there are.
       positions: int32 [F, S, 3]; position: int32 [F], that of the last token.
-      image_index: int32 [F, S], -1 at text, else the image token within the picture.
-      pictures: [F, P, ...].
+      image_index: int32 [F, S], -1 at text, else the image token within the view.
+      views: [F, 1, P, ...].
     """
 
-    rows: Any
-    tokens: Any
-    used: Any
-    positions: Any
-    position: Any
-    image_index: Any
-    pictures: ImageInputs
+    rows: jax.Array
+    tokens: jax.Array
+    used: jax.Array
+    positions: jax.Array
+    position: jax.Array
+    image_index: jax.Array
+    views: ImageInputs
 
 
-def row_keys(seed: int, step: int, query_Q: jax.typing.ArrayLike, group: int) -> jax.Array:
+def row_keys(seed: int, step: int, query_Q: ArrayLike, group_size: int) -> jax.Array:
     """One key a rollout, [Q * G], folded from (seed, step, query, rollout) alone: no schedule can change a draw."""
     # threefry, since rbg keys make batched draws depend on the position in the batch.
     base = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, 0))
-    query = jnp.repeat(jax.vmap(partial(jax.random.fold_in, base))(jnp.asarray(query_Q)), group)
-    return fold(query, jnp.arange(query.size) % group)
+    query = jnp.repeat(jax.vmap(partial(jax.random.fold_in, base))(jnp.asarray(query_Q)), group_size)
+    return fold(query, jnp.arange(query.size) % group_size)
 
 
 class Programs:
@@ -87,7 +89,7 @@ class Programs:
 
     Args:
       graphdef: the model's structure (`nnx.split`), on the mesh (`models.on_mesh`).
-      group: rollouts a query, G.
+      group_size: rollouts a query, G.
       length: positions a row holds, T.
       chunk: most tokens a call of `decode` adds.
       turn_tokens: most tokens of a turn.
@@ -101,17 +103,17 @@ class Programs:
         self,
         graphdef: nnx.GraphDef[Qwen3VL],
         *,
-        group: int,
+        group_size: int,
         length: int,
         chunk: int,
         turn_tokens: int,
         turn_end_id: int,
         temperature: float,
-        banned_V: jax.typing.ArrayLike,
+        banned_V: ArrayLike,
         meshes: Meshes = ONE_DEVICE,
     ):
         self.graphdef = graphdef
-        self.group, self.length, self.chunk = group, length, chunk
+        self.group_size, self.length, self.chunk = group_size, length, chunk
         self.turn_tokens, self.turn_end_id = turn_tokens, turn_end_id
         self.temperature, self.banned_V = temperature, jnp.asarray(banned_V)
         self.update_mesh, self.mesh = meshes
@@ -149,21 +151,21 @@ class Programs:
         queries, capacity = tokens_QxP.shape
         # All but the last token go into the cache; the last is pending.
         segment_ids = (jnp.arange(capacity) < count_Q[:, None] - 1).astype(jnp.int32)
-        x, deepstack = model.embed(tokens_QxP, image_index_QxP, model.encode_images(scenes))
+        x, deepstack = model.embed(tokens_QxP, image_index_QxP, encode_views(model, scenes))
         _, new = model.hidden(x, deepstack, positions_QxPx3, segment_ids)
         cache = init_cache(model.config, queries, self.length, new.keys.dtype)
         cache = write_cache(cache, new, jnp.zeros_like(count_Q), count_Q - 1, mesh=self.mesh)
 
         def to_rows(values: jax.Array, axis: int = 0) -> jax.Array:
-            return jnp.repeat(values, self.group, axis=axis)
+            return jnp.repeat(values, self.group_size, axis=axis)
 
-        rows = queries * self.group
+        rows = queries * self.group_size
         last = jnp.take_along_axis(positions_QxPx3[:, :, 0], count_Q[:, None] - 1, axis=1)[:, 0]
         tokens = jnp.zeros((queries, self.length), jnp.int32).at[:, :capacity].set(tokens_QxP)
         length = to_rows(count_Q)
         state = RowState(
             tokens=to_rows(tokens),
-            policy=jnp.zeros((rows, self.length), bool),
+            loss_mask=jnp.zeros((rows, self.length), bool),
             log_probs=jnp.zeros((rows, self.length), jnp.float32),
             raw_log_probs=jnp.zeros((rows, self.length), jnp.float32),
             length=length,
@@ -203,7 +205,7 @@ class Programs:
             ended = (token == self.turn_end_id) | (length >= state.limit)
             return count + 1, state._replace(
                 tokens=state.tokens.at[at].set(token, mode="drop"),
-                policy=state.policy.at[at].set(True, mode="drop"),
+                loss_mask=state.loss_mask.at[at].set(True, mode="drop"),
                 log_probs=state.log_probs.at[at].set(log_prob, mode="drop"),
                 raw_log_probs=state.raw_log_probs.at[at].set(raw_log_prob, mode="drop"),
                 length=length,
@@ -230,7 +232,7 @@ class Programs:
             token = jnp.argmax(scaled, axis=-1)
 
         def log_prob(logits: jax.Array) -> jax.Array:
-            return pick(jax.nn.log_softmax(logits), token, self.mesh)
+            return take_log_prob(jax.nn.log_softmax(logits), token, self.mesh)
 
         return token.astype(jnp.int32), log_prob(scaled), log_prob(logits_RxV)
 
@@ -243,8 +245,7 @@ class Programs:
         start = state.length[rows]
         size = fill.tokens.shape[1]
         segment_ids = (jnp.arange(size) < fill.used[:, None] - 1).astype(jnp.int32)
-        features: ImageFeatures = model.encode_images(fill.pictures)
-        x, deepstack = model.embed(fill.tokens, fill.image_index, features)
+        x, deepstack = model.embed(fill.tokens, fill.image_index, encode_views(model, fill.views))
         _, new = model.hidden(
             x,
             deepstack,

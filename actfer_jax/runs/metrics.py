@@ -91,7 +91,8 @@ def read_evaluations(workdir: epath.PathLike) -> dict[str, Any]:
     path = epath.Path(workdir) / EVALUATION
     try:
         found = json.loads(path.read_text()) if path.exists() else {}
-        return {when: run for when, run in found.items() if run["step"] >= 0 and run["results"]["normal"]["accuracy"]}
+        # Those of older versions have no strata, and are made anew.
+        return {when: run for when, run in found.items() if run["step"] >= 0 and "strata" in run["results"]["normal"]}
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise WorkdirError(
             f"{path} cannot be read ({error!r}): move it away, and the same command evaluates anew"
@@ -111,9 +112,9 @@ def write_evaluation(workdir: epath.PathLike, step: int, summaries: Mapping[str,
         prefix = "eval" if control == "normal" else f"eval/{control}"
         for name in ("accuracy", "macro_f1", "au_f1_sample"):
             numbers[f"{prefix}/{name}"] = summary[name]["value"]
-        for part in ("subtle", "plain"):
+        for stratum, figures in summary["strata"].items():
             for name in ("accuracy", "zoom_rate"):
-                numbers[f"{prefix}/{name}/{part}"] = summary[part][name]["value"]
+                numbers[f"{prefix}/{name}/{stratum}"] = figures[name]["value"]
     writer = metric_writers.SummaryWriter(os.fspath(workdir))
     writer.write_scalars(step, {name: value for name, value in numbers.items() if value is not None})
     writer.close()
@@ -407,8 +408,8 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
 def manifest_config(workdir: epath.PathLike) -> dict[str, Any]:
     """The config of the run in a workdir, from its manifest.
 
-    What older versions called otherwise has its name of today: sections (`config.RENAMED`), and the cache of rendered
-    faces, which was `data.directory`.
+    What had another name in older versions has that of today: sections and keys (`config.with_new_names`), and the
+    cache of rendered faces, which was `data.directory`.
 
     Raises:
       ValueError, KeyError: the manifest cannot be read as one.

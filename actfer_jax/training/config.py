@@ -28,11 +28,11 @@ class BatchConfig:
     """What one step takes in, and how the update divides it; every number at least 1.
 
     Attributes:
-      queries: pictures a step, a multiple of microbatches.
+      queries: samples a step, a multiple of microbatches.
       rollouts: episodes of each: 1 in supervised training, and at least 2 from rollouts, which are compared.
       length: positions a row is padded to in the update, and most that it may have.
-      shorter_lengths: lengths below `length` that the rows of rollouts are padded to where the longest of a batch fits.
-        Each one that occurs compiles an update of its own.
+      length_buckets: lengths below `length`. The rows of rollouts are padded to the least that the longest of a batch
+        fits into. Each length that occurs compiles an update of its own.
       microbatches: slices of whole groups whose gradients are added up.
       updates: passes over the batch, each one an update.
       chunk: tokens whose logits exist at one time.
@@ -41,24 +41,24 @@ class BatchConfig:
     queries: Count = 32
     rollouts: Count = 8
     length: Count = 2048
-    shorter_lengths: tuple[Count, ...] = ()
+    length_buckets: tuple[Count, ...] = ()
     microbatches: Count = 1
     updates: Count = 1
     chunk: Count = 1024
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for index, length in enumerate(self.shorter_lengths):
+        for index, length in enumerate(self.length_buckets):
             if length >= self.length:
                 raise ValueError(
-                    f"shorter_lengths[{index}] is {length}; it must be below length, which is {self.length}"
+                    f"length_buckets[{index}] is {length}; it must be below length, which is {self.length}"
                 )
         if self.queries % self.microbatches:
             raise ValueError(f"queries is {self.queries}; it must be a multiple of microbatches ({self.microbatches})")
 
     def padded(self, longest: int) -> int:
-        """The positions that a batch is padded to whose longest row has so many."""
-        return min((length for length in self.shorter_lengths if length >= longest), default=self.length)
+        """The positions to which a batch is padded whose longest row has `longest`."""
+        return min((length for length in self.length_buckets if length >= longest), default=self.length)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class EvaluationConfig:
     Attributes:
       data: the held-out samples.
       controls: what is evaluated beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
-      queries: pictures at a time, at least 1.
+      queries: samples at a time, at least 1.
     """
 
     data: DataConfig = field(default_factory=lambda: DataConfig(split="test", size=700))
@@ -160,7 +160,7 @@ class TrainConfig:
         if self.algorithm == "rl" and self.batch.rollouts < 2:
             raise ValueError(
                 f"batch.rollouts is {self.batch.rollouts}; it must be at least 2: a rollout is compared with others of "
-                "its picture, and alone it teaches nothing"
+                "its sample, and alone it teaches nothing"
             )
         if self.algorithm == "rl" and self.estimator.forced_arm_rate and self.batch.rollouts < 4:
             raise ValueError(

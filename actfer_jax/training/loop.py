@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from functools import partial
+from typing import Any
 
 import jax
 import ml_collections
@@ -65,8 +67,8 @@ from actfer_jax.training.state import Episodes, RunState, abstract_state, initia
 
 log = logging.getLogger(__name__)
 
-SHOWN = ("sft/loss", "reward/total", "reward/emotion", "zoom_rate/subtle", "zoom_rate/plain", "policy/entropy")
-"""Metrics that stand in the line of progress, as far as the run has them."""
+SHOWN = ("sft/loss", "reward/total", "reward/emotion", "zoom_rate", "policy/entropy")
+"""Metrics in the line of progress, as far as the run has them: each by itself, or what it is in each stratum."""
 
 
 def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination) -> None:
@@ -148,7 +150,7 @@ def _train(
                     lease.check()
                     if writer is not None and (step % config.logging.every == 0 or step == config.steps):
                         writer.write(step, metrics)
-                        progress.update(step, {name: float(metrics[name]) for name in SHOWN if name in metrics})
+                        progress.update(step, _shown(metrics))
                         for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
                             log.warning("step %d: %s", step, alarm)
                     if output.episodes is not None:
@@ -177,6 +179,12 @@ def _train(
     _evaluate("after", config, agent, params, workdir, stop, lease)
     # A process that leaves long before another, which writes the policy, takes it along.
     hosts.gather(None)
+
+
+def _shown(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those of `SHOWN`."""
+    names = [name for shown in SHOWN for name in metrics if name == shown or name.rpartition("/")[0] == shown]
+    return {name: float(metrics[name]) for name in names}
 
 
 def _check(stop: Termination, doing: str) -> None:
@@ -313,7 +321,7 @@ def _evaluate(
     # A run that had ended may have been given more steps since.
     if when not in runs or runs[when]["step"] != step:
         samples = hosts.first_before_others(lambda: open_source(evaluation.data))
-        engine = agent.engine(queries=evaluation.queries, group=1, greedy=True)
+        engine = agent.engine(queries=evaluation.queries, group_size=1, greedy=True)
         try:
             outcomes = evaluate_policy(
                 engine,

@@ -5,10 +5,9 @@ from collections import Counter
 import numpy as np
 
 from actfer_jax import facs
-from actfer_jax.agent.tools import TOOL_SCHEMAS
+from actfer_jax.agent.tools import TOOLS
 from actfer_jax.rollout.engine import Rollout
 
-TOOLS = tuple(schema["function"]["name"] for schema in TOOL_SCHEMAS)
 _ARMS = {"zoom": True, "direct": False}
 
 
@@ -18,8 +17,8 @@ def rollout_metrics(rollouts: list[list[Rollout]], scores: list[list[dict[str, f
     flat_scores = [score for group in scores for score in group]
     metrics = _reward_metrics(scores, flat_scores) | _tool_metrics(flat) | _zoom_metrics(flat, flat_scores)
     metrics |= _arm_outcomes(rollouts, scores)
-    policy_tokens = np.array([sum(rollout.sequence.policy) for rollout in flat])
-    prompt_tokens = np.array([rollout.sequence.policy.index(True) for rollout in flat])
+    policy_tokens = np.array([sum(rollout.sequence.loss_mask) for rollout in flat])
+    prompt_tokens = np.array([rollout.sequence.loss_mask.index(True) for rollout in flat])
     all_tokens = np.array([len(rollout.sequence.tokens) for rollout in flat])
     metrics |= {
         "turns": float(np.mean([len(rollout.episode.turns) for rollout in flat])),
@@ -57,19 +56,19 @@ def _tool_metrics(rollouts: list[Rollout]) -> dict[str, float]:
 
 def _zoom_metrics(rollouts: list[Rollout], scores: list[dict[str, float]]) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    looked = np.array([rollout.episode.inspected for rollout in rollouts])
+    inspected = np.array([rollout.episode.inspected for rollout in rollouts])
     right = np.array([score["emotion"] for score in scores])
     classes = np.array([facs.normalise_emotion(rollout.query.reference.emotion or "") for rollout in rollouts])
     for name in sorted(set(classes) - {""}):
         member = classes == name
-        metrics[f"zoom_rate/class/{name}"] = float(looked[member].mean())
-        for arm, mask in (("acc_zoom", member & looked), ("acc_nozoom", member & ~looked)):
+        metrics[f"zoom_rate/class/{name}"] = float(inspected[member].mean())
+        for arm, mask in (("acc_zoom", member & inspected), ("acc_nozoom", member & ~inspected)):
             if mask.any():
                 metrics[f"{arm}/class/{name}"] = float(right[mask].mean())
-    subtle = np.array([rollout.query.reference.extra.get("subtle", np.nan) for rollout in rollouts], float)
-    for name, kind in (("subtle", 1), ("plain", 0)):
-        if (subtle == kind).any():
-            metrics[f"zoom_rate/{name}"] = float(looked[subtle == kind].mean())
+    strata = [rollout.query.reference.strata for rollout in rollouts]
+    for name in sorted(set().union(*strata)):
+        member = np.array([name in of_one for of_one in strata])
+        metrics[f"zoom_rate/{name}"] = float(inspected[member].mean())
     regions = Counter(zoom.region for rollout in rollouts for zoom in rollout.episode.zooms)
     for region in (*facs.REGIONS, "bbox"):
         metrics[f"zoom_region/{region}"] = regions[region] / max(regions.total(), 1)

@@ -15,7 +15,7 @@ from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.episode import Sample
 from actfer_jax.data.sources import Source, batches, emotion_labels, order
 from actfer_jax.parallel.hosts import Termination
-from actfer_jax.parallel.sharding import cast, holders, in_memory, local, place, settle, shared_rows
+from actfer_jax.parallel.sharding import block_on_cpu, cast, holders, in_memory, local, place, shared_rows
 from actfer_jax.rl import rewards
 from actfer_jax.rl.estimators import Estimator, Groups
 from actfer_jax.rollout.agent import Agent
@@ -67,7 +67,7 @@ def rl_steps(
     answer_start = load_format(config.rollout).ANSWER_START if config.estimator.differs_by_token else None
     estimator: Estimator = plugins.load(config.estimator.FOLDER, config.estimator.name)
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
-    engine = agent.engine(queries=size.queries, group=size.rollouts, needed_by=needed_by)
+    engine = agent.engine(queries=size.queries, group_size=size.rollouts, needed_by=needed_by)
     sample = make_sample(config, engine, source, start, stop)
     update = make_update(config, agent, engine, optimizer, estimator)
 
@@ -105,7 +105,8 @@ def make_sample(
     def with_faces(index: int, sample: Sample) -> Sample:
         """The sample; its faces are found while the devices work, so that the tools of its episodes need not wait."""
         if held[index % size.queries]:
-            toolbox.faces(sample.key, sample.image)
+            for number, image in enumerate(sample.images):
+                toolbox.faces(sample.key, image, number)
         return sample
 
     dataset = order(source, config.seed).map_with_index(with_faces)
@@ -190,23 +191,23 @@ def make_update(
         length = size.padded(max(len(row.sequence.tokens) for row in rows))
         episodes = make_batch([row.sequence for row in rows], scene_rows, length, slots, model_config)
         padding = 1 - episodes.segment_ids.mean()
-        credits_NxL = estimator.token_advantages(result, groups, episodes.policy, config=config.estimator)
+        credits_NxL = estimator.token_advantages(result, groups, episodes.loss_mask, config=config.estimator)
         host_side = episodes, _pad([row.log_probs for row in rows], length), credits_NxL
         episodes, sampled_log_probs, credits = split_batch(host_side, size.microbatches, mesh)
         batch = PolicyBatch(
             episodes,
             sampled_log_probs,
-            settle(log_probs(state.weights, episodes), mesh) if config.loss.importance_cap else sampled_log_probs,
+            block_on_cpu(log_probs(state.weights, episodes), mesh) if config.loss.importance_cap else sampled_log_probs,
             credits,
-            None if reference is None else settle(log_probs(in_memory(reference, "device"), episodes), mesh),
+            None if reference is None else block_on_cpu(log_probs(in_memory(reference, "device"), episodes), mesh),
         )
         packed = time.perf_counter() - began
         began = time.perf_counter()
-        state, metrics = settle(update_once(state, batch), mesh)
+        state, metrics = block_on_cpu(update_once(state, batch), mesh)
         # The gap between sampler and trainer means something before the first update only.
         mismatch = {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
         for _ in range(size.updates - 1):
-            state, metrics = settle(update_once(state, batch), mesh)
+            state, metrics = block_on_cpu(update_once(state, batch), mesh)
         metrics = jax.device_get(metrics | mismatch)
         trained = time.perf_counter() - began
         seconds = {"perf/host_s": packed, "perf/train_s": trained}
@@ -228,9 +229,9 @@ def _assign_arms(config: TrainConfig, step: int) -> list[list[str]]:
 def _decision_end(chat: Chat, rollout: Rollout, answer_start: str) -> int:
     """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or
     the first token of the answer's fields (the last token, where there is neither)."""
-    policy = np.array(rollout.sequence.policy)
-    starts = np.flatnonzero(policy & ~np.roll(policy, 1))
-    ends = np.flatnonzero(policy & ~np.roll(policy, -1))
+    loss_mask = np.array(rollout.sequence.loss_mask)
+    starts = np.flatnonzero(loss_mask & ~np.roll(loss_mask, 1))
+    ends = np.flatnonzero(loss_mask & ~np.roll(loss_mask, -1))
     for turn, end in zip(rollout.episode.turns, ends, strict=True):
         if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
             return int(end)
@@ -256,6 +257,6 @@ def _timings(sampled: Sampled, metrics: dict[str, Any]) -> dict[str, float]:
     """Seconds by phase; the host is busy in rollouts and in packing their batch."""
     seconds = sampled.seconds
     rollout = sum(seconds.values()) - seconds["perf/data_s"]
-    tokens = sum(sum(row.sequence.policy) for row in sampled.rows)
+    tokens = sum(sum(row.sequence.loss_mask) for row in sampled.rows)
     host = seconds["perf/host_s"] + metrics["perf/host_s"]
     return seconds | {"perf/rollout_s": rollout, "perf/host_s": host, "perf/tokens_per_s": tokens / rollout}

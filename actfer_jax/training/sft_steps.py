@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import optax
 
-from actfer_jax.data.sources import DataError, Sample, Source, SubtleSamples, batches, order
+from actfer_jax.data.sources import DataError, Sample, Source, Stratum, batches, order
 from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.parallel.hosts import Termination
-from actfer_jax.parallel.sharding import holders, place_parameters, settle
+from actfer_jax.parallel.sharding import block_on_cpu, holders, place_parameters
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import EpisodeBatch, Sequence, make_batch
-from actfer_jax.rollout.engine import image_slots
+from actfer_jax.rollout.engine import view_slots
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.state import RunState, StepFunction, StepOutput
 from actfer_jax.training.traces import TraceMaker
@@ -29,7 +29,7 @@ def whitened(config: TrainConfig, agent: Agent, source: Source) -> Agent:
         patches
         for index in range(min(len(source), 256))
         for sequence in maker.readings(source[index])
-        for patches, _ in sequence.pictures
+        for patches, _ in sequence.views
     ]
     params = whiten_patch_embedding(agent.params, np.concatenate(patches), config.seed)
     return dataclasses.replace(agent, params=place_parameters(params, agent.meshes.update))
@@ -54,8 +54,8 @@ def sft_steps(
     rows = _trace_rows(config, maker, source, start, held)
     update = make_sft_update(agent.graphdef, optimizer, chunk=size.chunk, mesh=mesh)
     model_config = agent.model_config
-    slots = image_slots(config.rollout, config.views, model_config, config.model.dtype)
-    one_view = dataclasses.replace(slots, scene=slots.crop, crops=0)
+    slots = view_slots(config.rollout, config.views, model_config, config.model.dtype)
+    one_view = dataclasses.replace(slots, scene=slots.view, scenes=1, views=0)
 
     def packed(step: int) -> tuple[EpisodeBatch, float]:
         reads = step <= readings_steps
@@ -70,7 +70,7 @@ def sft_steps(
 
     def step_function(state: RunState, step: int) -> StepOutput:
         batch, padding = ready.pop()
-        train_state, metrics = settle(update(state.train, batch), mesh)
+        train_state, metrics = block_on_cpu(update(state.train, batch), mesh)
         began = time.perf_counter()
         ready.extend(islice(rest, 1))
         packing = time.perf_counter() - began
@@ -90,13 +90,14 @@ def _trace_rows(
     queries, readings_steps = config.batch.queries, config.traces.readings_steps
     samples = order(source, config.seed)
     if start < readings_steps:
-        read = order(SubtleSamples(source), config.seed) if config.traces.readings_subtle else samples
+        stratum = config.traces.readings_stratum
+        read = order(Stratum(source, stratum), config.seed) if stratum else samples
         readings = batches(read.map(maker.readings), queries, start)
         for faces in islice(readings, readings_steps - start):
             # A face that was not found has no readings; its rows are taken by others, since the shape is fixed.
             found = [reading for face in faces for reading in face]
             if not found:
-                raise DataError(f"no face was found in {queries} pictures in a row of {config.data.name}")
+                raise DataError(f"no face was found in {queries} samples in a row of {config.data.name}")
             yield list(islice(cycle(found), queries * len(config.traces.readings_views)))
 
     def episode(indexed: tuple[int, Sample], rng: np.random.Generator) -> Sequence:

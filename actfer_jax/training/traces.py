@@ -1,7 +1,7 @@
 """Supervised traces: what a looker that knows the truth writes, with the views that the real tools return.
 
 A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions
-drawn uniformly, whatever the picture shows, names after each view the action units seen in it, and answers. What only a
+drawn uniformly, whatever the image shows, names after each view the action units seen in it, and answers. What only a
 zoom can resolve is never named before its region was zoomed into; the answer is always the truth, so without the right
 zoom it is a guess.
 """
@@ -20,7 +20,7 @@ from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import Count, Share, at_least, check_fields, one_of
 from actfer_jax.data.errors import DataError
 from actfer_jax.rollout.batch import Patches, Sequence
-from actfer_jax.rollout.encoder import PictureEncoder
+from actfer_jax.rollout.encoder import ViewEncoder
 
 ALIGNED = "aligned"
 """The name of the aligned view among the views of a face; the others are called by their region."""
@@ -36,7 +36,8 @@ class TraceConfig:
         faster, and they say nothing of when or where to look.
       readings_views: which views of a face are read: "aligned" or a region.
       readings_length: positions such a row is padded to, at least 1.
-      readings_subtle: read subtle faces only. Fine lines take many times more examples than what is seen from afar.
+      readings_stratum: read samples of this stratum only, such as "subtle" of the rendered faces; "" for all. Fine
+        lines take many times more examples than what is seen from afar.
       no_zoom: share of traces without a zoom; `answer_now` and `instructed_answer` are parts of it.
       answer_now: share of traces that are told to answer at once and use no tool.
       instructed_answer: share of traces that are told after the alignment to answer.
@@ -47,7 +48,7 @@ class TraceConfig:
     readings_steps: Annotated[int, at_least(0)] = 0
     readings_views: tuple[Annotated[str, one_of(ALIGNED, *facs.REGIONS)], ...] = (ALIGNED, *facs.REGIONS)
     readings_length: Count = 48
-    readings_subtle: bool = False
+    readings_stratum: str = ""
     no_zoom: Share = 0.3
     answer_now: Share = 0.05
     instructed_answer: Share = 0.05
@@ -111,7 +112,7 @@ class TraceMaker:
         self,
         config: TraceConfig,
         chat: Chat,
-        encoder: PictureEncoder,
+        encoder: ViewEncoder,
         toolbox: Toolbox,
         rules: EpisodeConfig,
     ):
@@ -125,10 +126,10 @@ class TraceMaker:
         thoughts, calls = [seen], []
         if plan.align:
             thoughts = ["Find the face.", seen]
-            calls = [ToolCall("align_face", {})]
+            calls = [_look(sample)]
         for region in plan.regions:
             thoughts.append(_seen(reference, region))
-            calls.append(ToolCall("zoom", {"region": region}))
+            calls.append(_look(sample, region))
         answer = self.format.answer_text(reference.aus or frozenset(), str(reference.emotion))
         ends = [*map(self.format.call_text, calls), answer]
         return [self.format.thought_text(think) + end for think, end in zip(thoughts, ends, strict=True)]
@@ -140,20 +141,18 @@ class TraceMaker:
         there is nothing to read.
         """
         reference = _check(sample)
-        scene = self.toolbox.scene(sample.image)
         sequences = []
         for view in self.config.readings_views:
             region = "" if view == ALIGNED else view
-            call = ToolCall("zoom", {"region": region}) if region else ToolCall("align_face", {})
-            reply = self.toolbox.execute(call, "", image=sample.image, image_key=sample.key, views=[scene])
+            reply = self.toolbox.execute(_look(sample, region), "", images=sample.images, key=sample.key, views=())
             if reply.view is None:
                 continue
-            picture = self.encoder(reply.view.pixels)
+            patches = self.encoder(reply.view.pixels)
             context = self.chat.reply_ids(reply.text, self.encoder.tokens(reply.view))
             thought = self.format.thought_text(_seen(reference, region))
             words = self.chat.tokenizer.encode(thought, add_special_tokens=False)
-            policy = [False] * len(context) + [True] * len(words)
-            sequences.append(Sequence(context + words, policy, [picture]))
+            loss_mask = [False] * len(context) + [True] * len(words)
+            sequences.append(Sequence(context + words, loss_mask, [patches]))
         return sequences
 
     def episode(self, sample: Sample, rng: np.random.Generator) -> Sequence:
@@ -166,20 +165,20 @@ class TraceMaker:
         observation: Observation | None = environment.reset(sample, forced=plan.forced, answer_now=not plan.align)
         turns = self.turns(sample, plan)
         tokens: list[int] = []
-        policy: list[bool] = []
-        pictures: list[Patches] = []
+        loss_mask: list[bool] = []
+        views: list[Patches] = []
         index = 0
         while observation is not None:
             tokens += observation.token_ids
-            policy += [False] * len(observation.token_ids)
-            pictures += [self.encoder(view.pixels) for view in observation.views]
+            loss_mask += [False] * len(observation.token_ids)
+            views += [self.encoder(view.pixels) for view in observation.views]
             turn = self.chat.tokenizer.encode(turns[index], add_special_tokens=False) + [self.chat.turn_end_id]
             tokens += turn
-            policy += [True] * len(turn)
+            loss_mask += [True] * len(turn)
             observation = environment.step(turns[index], len(turn))
             refused = not all(reply.ok for reply in environment.episode.replies)
             index = len(turns) - 1 if environment.final or refused else index + 1
-        return Sequence(tokens, policy, pictures)
+        return Sequence(tokens, loss_mask, views, len(sample.images))
 
 
 def _check(sample: Sample) -> Reference:
@@ -192,9 +191,16 @@ def _check(sample: Sample) -> Reference:
     return reference
 
 
+def _look(sample: Sample, region: str = "") -> ToolCall:
+    """The call that aligns the face that the reference is about, or zooms into a region of it."""
+    last = len(sample.images) - 1
+    image = {"image": last} if last else {}
+    return ToolCall("zoom", {"region": region, **image}) if region else ToolCall("align_face", image)
+
+
 def _seen(reference: Reference, region: str = "") -> str:
     """The words for what the aligned view shows, or a zoom into a region."""
     aus = reference.aus or frozenset()
     if region:
         return f"{region}: {facs.format_aus(aus & facs.REGION_AUS[region])}"
-    return facs.format_aus(aus - reference.extra.get("fine", frozenset()))
+    return facs.format_aus(aus - reference.fine_aus)

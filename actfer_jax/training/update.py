@@ -1,7 +1,7 @@
 """One update of the parameters, supervised or by policy gradient, as one jitted program each.
 
-All programs take their batch in pieces (`split_batch`), whose gradients are added up. Among the metrics of an update is
-whether the state that it leaves is finite (`finite.Watch`).
+All programs take their batch in microbatches (`split_batch`), whose gradients are added up. Among the metrics of an
+update is whether the state that it leaves is finite (`finite.Watch`).
 """
 
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def apply_gradients(
 def accumulate(
     loss: Callable[[nnx.State, Any], tuple[jax.Array, Metrics]],
     params: nnx.State,
-    pieces: Any,
+    microbatches: Any,
     mesh: Mesh | None = None,
 ) -> tuple[nnx.State, Metrics]:
     """Gradient and metrics of a loss, accumulated over the microbatches of a batch (`split_batch`).
@@ -91,20 +91,20 @@ def accumulate(
     divided as the parameters are.
     """
 
-    def grad(params: nnx.State, piece: Any) -> tuple[nnx.State, Metrics]:
-        grads, metrics = jax.grad(loss, has_aux=True)(params, piece)
+    def grad(params: nnx.State, microbatch: Any) -> tuple[nnx.State, Metrics]:
+        grads, metrics = jax.grad(loss, has_aux=True)(params, microbatch)
         return sharding.constrain_parameters(grads, mesh), metrics
 
-    first = jax.tree.map(lambda x: x[0], pieces)
-    if len(jax.tree.leaves(pieces)[0]) == 1:
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    if len(jax.tree.leaves(microbatches)[0]) == 1:
         return grad(params, first)
 
-    def step(total: Any, piece: Any) -> tuple[Any, None]:
+    def step(total: Any, microbatch: Any) -> tuple[Any, None]:
         grads, metrics = total
         # The backward pass adds to these, layer by layer: there is never a second gradient of all layers in memory.
         refs = jax.tree.map(jax.new_ref, grads)
         pullback: Any
-        value, pullback, more_metrics = jax.vjp(lambda params: loss(params, piece), params, has_aux=True)
+        value, pullback, more_metrics = jax.vjp(lambda params: loss(params, microbatch), params, has_aux=True)
         pullback.with_refs(refs)(jnp.ones_like(value))
         combined = {
             name: jnp.maximum(value, more_metrics[name]) if name.endswith("_max") else value + more_metrics[name]
@@ -114,20 +114,20 @@ def accumulate(
 
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first))
     zero = sharding.constrain_parameters(zero[0], mesh), zero[1]
-    return jax.lax.scan(step, zero, pieces)[0]
+    return jax.lax.scan(step, zero, microbatches)[0]
 
 
-def split_batch(batch: Any, pieces: int, mesh: Mesh | None = None) -> Any:
-    """Cuts every array along its leading axis into equal pieces [pieces, ...]; whole groups stay together.
+def split_batch(batch: Any, microbatches: int, mesh: Mesh | None = None) -> Any:
+    """Cuts every array along its leading axis into equal microbatches [P, ...]; whole groups stay together.
 
-    On a mesh every device gets its rows of each piece.
+    On a mesh every device gets its rows of each microbatch.
     """
-    split = jax.tree.map(lambda x: x.reshape(pieces, x.shape[0] // pieces, *x.shape[1:]), batch)
+    split = jax.tree.map(lambda x: x.reshape(microbatches, x.shape[0] // microbatches, *x.shape[1:]), batch)
     return sharding.place(split, mesh, None, "rows")
 
 
 def _totals(mask_PxRxL: jax.Array) -> Totals:
-    """`totals` of all pieces."""
+    """`totals` of all microbatches."""
     return Totals(*(parts.sum() for parts in jax.vmap(totals)(mask_PxRxL)))
 
 
@@ -138,23 +138,26 @@ def make_sft_update(
     chunk: int,
     mesh: Mesh | None = None,
 ) -> jax.stages.Wrapped:
-    """A jitted (TrainState, EpisodeBatch in pieces) -> (TrainState, metrics): cross-entropy per policy token.
+    """A jitted (TrainState, EpisodeBatch in microbatches) -> (TrainState, metrics): cross-entropy per policy token.
 
     Args:
       chunk: tokens whose logits exist at one time.
       mesh: on which the model is (`models.on_mesh`).
     """
 
-    def update(state: TrainState, pieces: EpisodeBatch) -> tuple[TrainState, Metrics]:
-        total = _totals(pieces.policy)
+    def update(state: TrainState, microbatches: EpisodeBatch) -> tuple[TrainState, Metrics]:
+        total = _totals(microbatches.loss_mask)
 
-        def loss(params: nnx.State, piece: EpisodeBatch) -> tuple[jax.Array, Metrics]:
+        def loss(params: nnx.State, microbatch: EpisodeBatch) -> tuple[jax.Array, Metrics]:
             model = nnx.merge(graphdef, params, state.frozen)
-            log_prob, entropy = episode_log_probs(model, piece, temperature=1.0, banned_V=None, chunk=chunk)
-            value = cross_entropy(log_prob, piece.policy, total.tokens)
-            return value, {"sft/loss": value, "sft/entropy": jnp.where(piece.policy, entropy, 0).sum() / total.tokens}
+            log_prob, entropy = episode_log_probs(model, microbatch, temperature=1.0, banned_V=None, chunk=chunk)
+            value = cross_entropy(log_prob, microbatch.loss_mask, total.tokens)
+            return value, {
+                "sft/loss": value,
+                "sft/entropy": jnp.where(microbatch.loss_mask, entropy, 0).sum() / total.tokens,
+            }
 
-        grads, metrics = accumulate(loss, state.params, pieces, mesh)
+        grads, metrics = accumulate(loss, state.params, microbatches, mesh)
         state, norm = apply_gradients(state, grads, optimizer)
         metrics |= {"sft/grad_norm": norm, "sft/skipped_updates": state.skipped}
         return sharding.constrain_parameters(state, mesh), metrics | {STATE_FINITE: all_finite(state, mesh)}
@@ -163,7 +166,7 @@ def make_sft_update(
 
 
 class PolicyBatch(NamedTuple):
-    """Episodes with what the policy loss needs, [R, L] each, or [P, R / P, L] in P pieces.
+    """Episodes with what the policy loss needs, [R, L] each, or [P, R / P, L] in P microbatches.
 
     Attributes:
       log_probs: as sampled; old_log_probs: what the ratio is relative to, the same unless recomputed by the trainer.
@@ -186,14 +189,16 @@ def make_log_probs(
     chunk: int,
     mesh: Mesh | None = None,
 ) -> jax.stages.Wrapped:
-    """A jitted (parameters, EpisodeBatch in P pieces) -> log-probabilities [P, R / P, L], for the reference and
+    """A jitted (parameters, EpisodeBatch in P microbatches) -> log-probabilities [P, R / P, L], for the reference and
     importance correction."""
 
-    def log_probs(params: nnx.State, pieces: EpisodeBatch) -> jax.Array:
+    def log_probs(params: nnx.State, microbatches: EpisodeBatch) -> jax.Array:
         model = nnx.merge(graphdef, params)
         values = jax.lax.map(
-            lambda piece: episode_log_probs(model, piece, temperature=temperature, banned_V=banned_V, chunk=chunk)[0],
-            pieces,
+            lambda microbatch: episode_log_probs(
+                model, microbatch, temperature=temperature, banned_V=banned_V, chunk=chunk
+            )[0],
+            microbatches,
         )
         return sharding.constrain(values, mesh, None, "rows")
 
@@ -210,34 +215,34 @@ def make_policy_update(
     chunk: int,
     mesh: Mesh | None = None,
 ) -> jax.stages.Wrapped:
-    """A jitted (TrainState, PolicyBatch in pieces) -> (TrainState, metrics), at the temperature and with the ban of
-    sampling."""
+    """A jitted (TrainState, PolicyBatch in microbatches) -> (TrainState, metrics), at the temperature and with the ban
+    of sampling."""
 
-    def update(state: TrainState, pieces: PolicyBatch) -> tuple[TrainState, Metrics]:
-        total = _totals(pieces.episodes.policy)
+    def update(state: TrainState, microbatches: PolicyBatch) -> tuple[TrainState, Metrics]:
+        total = _totals(microbatches.episodes.loss_mask)
 
-        def loss(params: nnx.State, piece: PolicyBatch) -> tuple[jax.Array, Metrics]:
+        def loss(params: nnx.State, microbatch: PolicyBatch) -> tuple[jax.Array, Metrics]:
             model = nnx.merge(graphdef, params, state.frozen)
-            mask = piece.episodes.policy
+            mask = microbatch.episodes.loss_mask
             log_prob, entropy = episode_log_probs(
-                model, piece.episodes, temperature=temperature, banned_V=banned_V, chunk=chunk
+                model, microbatch.episodes, temperature=temperature, banned_V=banned_V, chunk=chunk
             )
             value, metrics = policy_loss(
                 log_prob,
-                piece.old_log_probs,
-                piece.advantages,
+                microbatch.old_log_probs,
+                microbatch.advantages,
                 mask,
                 total,
                 config=config,
                 entropy_BxL=entropy,
-                reference_log_prob_BxL=piece.reference_log_probs,
-                sampler_log_prob_BxL=piece.log_probs,
+                reference_log_prob_BxL=microbatch.reference_log_probs,
+                sampler_log_prob_BxL=microbatch.log_probs,
             )
-            gap = jnp.abs(jnp.where(mask, log_prob - piece.log_probs, 0))
+            gap = jnp.abs(jnp.where(mask, log_prob - microbatch.log_probs, 0))
             mismatch = {"mismatch/logp_abs_diff": gap.sum() / total.tokens, "mismatch/logp_abs_diff_max": gap.max()}
             return value, metrics | mismatch
 
-        grads, metrics = accumulate(loss, state.params, pieces, mesh)
+        grads, metrics = accumulate(loss, state.params, microbatches, mesh)
         state, norm = apply_gradients(state, grads, optimizer)
         metrics |= {"policy/grad_norm": norm, "policy/skipped_updates": state.skipped}
         return sharding.constrain_parameters(state, mesh), metrics | {STATE_FINITE: all_finite(state, mesh)}

@@ -118,7 +118,7 @@ def test_pieces_put_end_to_end_are_the_template_byte_for_byte(chat):
         ),
         (ANSWER, None, False),
     ]
-    ids = chat.prompt_ids(prompt, 9)
+    ids = chat.prompt_ids(prompt, [9])
     for text, reply, image in turns:
         ids += chat.tokenizer.encode(text, add_special_tokens=False) + [chat.turn_end_id]
         if reply is not None:
@@ -161,7 +161,7 @@ def test_no_special_token_but_the_end_of_a_turn_can_be_sampled(chat):
 
 def test_the_full_prompt_carries_labels_and_tools(chat):
     prompt = prompts.make_prompt("full", ("angry", "happy"), answer_now=True)
-    text = chat.tokenizer.decode(chat.prompt_ids(prompt, 2))
+    text = chat.tokenizer.decode(chat.prompt_ids(prompt, [2]))
     assert "angry, happy" in text and text.count(IMAGE_PAD) == 2 and prompts.ANSWER_NOW in text
     for schema in prompts.TOOL_SCHEMAS:
         assert json.dumps(schema) in text

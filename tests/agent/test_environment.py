@@ -99,7 +99,7 @@ def test_a_trace_is_the_episode_that_its_turns_play(agent, queries):
     trace = maker.planned(queries[1], plan)
     environment = Environment(rules, agent.chat, agent.toolbox, agent.encoder.tokens)
     assert trace.tokens == played(environment, queries[1], *maker.turns(queries[1], plan), forced="zoom")
-    assert len(trace.pictures) == 4 == len(environment.views)
+    assert len(trace.views) == 4 == len(environment.views)
 
 
 def test_a_trace_answers_where_no_room_is_left_for_a_call(agent, queries):
@@ -107,5 +107,5 @@ def test_a_trace_answers_where_no_room_is_left_for_a_call(agent, queries):
     least = config.prompt_tokens + 2 * config.turn_tokens + config.reply_tokens
     maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, replace(config, max_length=least))
     trace = maker.planned(queries[1], Plan(align=True, regions=("brows", "mouth")))
-    words = agent.chat.tokenizer.decode(np.array(trace.tokens)[trace.policy])
+    words = agent.chat.tokenizer.decode(np.array(trace.tokens)[trace.loss_mask])
     assert words.count("<tool_call>") == 1 and words.count("<answer>") == 1 and len(trace.tokens) <= least

@@ -45,8 +45,8 @@ class Desk:
         reply = self.toolbox.execute(
             ToolCall(name, arguments),
             "",
-            image=self.image,
-            image_key=self.key,
+            images=[self.image],
+            key=self.key,
             views=self.views,
             treatment=treatment,
         )
@@ -250,7 +250,7 @@ def test_refused_boxes(desk, bbox):
 
 
 def test_an_unreadable_call_is_answered_with_its_error(toolbox):
-    reply = toolbox.execute(None, "the tool call is not valid JSON", image=PHOTOGRAPH, image_key="a", views=[])
+    reply = toolbox.execute(None, "the tool call is not valid JSON", images=[PHOTOGRAPH], key="a", views=[])
     assert (reply.text, reply.ok, reply.tool) == ("the tool call is not valid JSON", False, "")
 
 
@@ -297,7 +297,7 @@ hostile_calls = st.builds(
 @settings(deadline=None, max_examples=400)
 def test_whatever_is_called_there_is_a_reply_of_one_line(toolbox, call, treatment):
     views = [SCENE]
-    reply = toolbox.execute(call, "", image=PHOTOGRAPH, image_key="astronaut", views=views, treatment=treatment)
+    reply = toolbox.execute(call, "", images=[PHOTOGRAPH], key="astronaut", views=views, treatment=treatment)
     assert views == [SCENE]
     assert 0 < len(reply.text) < 150 and reply.text.isascii() and reply.text.isprintable() and "<|" not in reply.text
     assert reply.tool in ("", "detect_faces", "align_face", "zoom")

@@ -19,7 +19,7 @@ from actfer_jax.compile_check import flops
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, demo_checkpoint
 from actfer_jax.parallel.sharding import make_meshes
-from actfer_jax.rollout.batch import ImageSlots, abstract_batch, episode_log_probs
+from actfer_jax.rollout.batch import ViewSlots, abstract_batch, episode_log_probs
 from actfer_jax.training.config import TrainConfig
 from configs import ucgrpo
 
@@ -48,7 +48,7 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
         "--config.batch.rollouts=8",
         "--config.rollout.max_length=224",
         "--config.batch.length=224",
-        "--config.batch.shorter_lengths=(128,)",
+        "--config.batch.length_buckets=(128,)",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(report.read_text())
@@ -181,7 +181,7 @@ def test_the_formula_counts_every_matrix_product() -> None:
     model = nnx.eval_shape(lambda: Qwen3VL(config, attention="xla", unroll=1, rngs=nnx.Rngs(0)))
     graph, params = nnx.split(model, nnx.Param)
     rows, length = 4, 65
-    batch = abstract_batch(rows, 2, length, ImageSlots(scene=36, crop=24, crops=2), config)
+    batch = abstract_batch(rows, 2, length, ViewSlots(scene=36, view=24, views=2), config)
 
     def program(params: nnx.State, batch: Any) -> jax.Array:
         return episode_log_probs(nnx.merge(graph, params), batch, temperature=1.0, banned_V=None, chunk=64)[0]

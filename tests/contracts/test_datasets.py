@@ -17,8 +17,10 @@ def test_a_data_set_keeps_its_protocol(name, tmp_path):
     assert len(source) == 3 and len(set(labels)) == len(labels)
     for index in range(3):
         sample, again = source[index], source[index]
-        np.testing.assert_array_equal(sample.image, again.image)
+        for image, same in zip(sample.images, again.images, strict=True):
+            np.testing.assert_array_equal(image, same)
         assert sample.reference.labels == labels and sample.reference.emotion in labels
+        assert sample.reference.strata == source.strata(index)
     with pytest.raises(ConfigError, match=r"^data\.split is 'nowhere'"):
         read_config(given | {"split": "nowhere"}, DataConfig, "data")
 
@@ -31,7 +33,7 @@ def test_a_module_of_ones_own_is_a_data_set(tmp_path):
     config = read_config(given, DataConfig, "data")
     assert emotion_labels(config) == ("anger", "sadness")
     source = open_source(config)
-    shown = sorted((source[i].reference.emotion, source[i].image[0, 0, 0]) for i in range(len(source)))
+    shown = sorted((source[i].reference.emotion, source[i].images[0][0, 0, 0]) for i in range(len(source)))
     assert shown == [("anger", 20), ("sadness", 10), ("sadness", 30)]
     with pytest.raises(DataError, match="size is 4, but .* has 3 images"):
         open_source(read_config(given | {"size": 4}, DataConfig, "data"))

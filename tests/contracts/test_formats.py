@@ -65,7 +65,7 @@ def test_a_trace_in_a_grammar_plays_as_an_episode_and_is_rewarded(agent, queries
     for text in maker.turns(queries[0], plan):
         assert not environment.done
         environment.step(text, len(agent.chat.tokenizer.encode(text, add_special_tokens=False)) + 1)
-    assert environment.done and environment.length == len(trace.tokens) and len(trace.pictures) == 3
+    assert environment.done and environment.length == len(trace.tokens) and len(trace.views) == 3
     reward = score(environment.episode, queries[0].reference, RewardConfig())
     assert (reward["format"], reward["tool"], reward["au"], reward["emotion"]) == (1, 1, 1, 1)
 

@@ -32,7 +32,7 @@ class Records:
         return len(self.references)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample("records", f"picture {index}", np.zeros((4, 4, 3), np.uint8), self.references[index])
+        return Sample("records", f"picture {index}", (np.zeros((4, 4, 3), np.uint8),), self.references[index])
 
 
 def one_pass(references: Sequence[Reference]) -> list[Sample]:
@@ -113,10 +113,10 @@ def test_a_cache_is_a_new_an_empty_or_an_own_directory(tmp_path):
 
 def test_a_read_only_cache_is_enough(tmp_path, make_read_only: Callable[[Path], None], caplog):
     config = DataConfig(size=2, cache_directory=str(tmp_path / "data"))
-    expected = open_source(config)[1].image
+    expected = open_source(config)[1].images[0]
     (tmp_path / "data" / "CACHEDIR.TAG").unlink()
     make_read_only(tmp_path / "data")
-    np.testing.assert_array_equal(open_source(config)[1].image, expected)
+    np.testing.assert_array_equal(open_source(config)[1].images[0], expected)
     open_face_store(config)
     assert [f"{tmp_path}/data/faces.sqlite" in message for message in caplog.messages] == [True]
 
@@ -133,4 +133,4 @@ def test_a_file_that_is_damaged_while_it_is_read_is_named(tmp_path):
 
 def test_a_sample_whose_image_is_none_is_named():
     with pytest.raises(ImageError, match=r"^records/picture 0: an image is uint8 .* not float64"):
-        Sample("records", "picture 0", np.zeros((4, 4, 3)), FEAR)
+        Sample("records", "picture 0", (np.zeros((4, 4, 3)),), FEAR)

@@ -141,7 +141,7 @@ def test_portrait_gives_terminal_records_and_page(run, portrait, astronaut, tool
     assert np.array_equal(original, astronaut)
     assert len(views) == len(saved) and all(np.array_equal(a, b) for a, b in zip(views, saved, strict=True))
     # Every view's outline is where its pixels came from, in the colour of its frame on the page.
-    query = Query("", str(portrait), astronaut, Reference(LABELS))
+    query = Query("", str(portrait), (astronaut,), Reference(LABELS))
     footprints = [view.footprint for view in play(query, looks_twice(query, ""), toolbox).views[1:]]
     colours = [re.search(r"#\w+", image["style"])[0] for image in page.all("img")[2:]]
     outlines = [polygon for polygon in page.all("polygon") if polygon["stroke"] != "#fff"]

@@ -420,4 +420,4 @@ class Faces:
 
     def __getitem__(self, index: int) -> Sample:
         query = self.queries[index]
-        return Sample(query.dataset, query.name, query.image, query.reference)
+        return Sample(query.dataset, query.name, query.images, query.reference)

@@ -28,8 +28,10 @@ def samples():
         Sample(
             "synth_faces",
             f"test/{index}",
-            render(face, 512).image,
-            Reference(DEMO_EMOTIONS, face.emotion, frozenset(face.aus), extra={"subtle": face.subtle}),
+            (render(face, 512).image,),
+            Reference(
+                DEMO_EMOTIONS, face.emotion, frozenset(face.aus), strata=("subtle",) if face.subtle else ("plain",)
+            ),
         )
         for index, face in enumerate(faces)
     ]
@@ -115,7 +117,7 @@ def test_record_holds_the_episode_and_its_pictures(samples, toolbox, tmp_path):
     assert [turn["view"] is not None for turn in record["turns"]] == [False, True, True, False]
     assert record["prediction"] == {"aus": [6, 12], "emotion": "happiness"}
     assert record["reference"]["aus"] == sorted(sample.reference.aus)
-    assert record["reference"]["extra"] == {"subtle": sample.reference.extra["subtle"]}
+    assert record["reference"]["strata"] == list(sample.reference.strata)
     assert (record["reward"], record["advantage"], record["trained_on"]) == ({"total": 0.5}, 0.25, ["synth_faces"])
     assert np.array_equal(np.array(record["logprobs"], np.float32), rollout.log_probs)
     assert len(record["token_ids"]) == len(record["loss_mask"]) == len(record["raw_logprobs"])
@@ -143,7 +145,7 @@ def test_record_holds_the_episode_and_its_pictures(samples, toolbox, tmp_path):
     ],
 )
 def test_what_a_policy_writes_always_becomes_standard_json(samples, toolbox, tmp_path, arguments):
-    query = Query("d", "n", samples[0].image, samples[0].reference)
+    query = Query("d", "n", samples[0].images, samples[0].reference)
     text = f'<think></think><tool_call>{{"name": "zoom", "arguments": {arguments}}}</tool_call>'
     rollout = play(query, [text, "no answer at all"], toolbox)
     path = EpisodeWriter(tmp_path).write(0, [to_record(rollout, id="a", reward=None, advantage=None, trained_on=())])

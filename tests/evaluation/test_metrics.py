@@ -13,10 +13,12 @@ from actfer_jax.evaluation import plots, tables
 from actfer_jax.evaluation.metrics import Outcome, outcome, summarise
 
 LABELS = ("neutral", "happiness", "fear")
+OTHER_LABELS = ("happiness", "contempt")
 AUS = (1, 4, 6, 12, 25)
 
 
 def random_outcomes(seed: int, count: int) -> list[Outcome]:
+    """Episodes of two data sets with labels of their own, which have one in common, and with strata that overlap."""
     rng = np.random.default_rng(seed)
 
     def some_aus() -> frozenset[int]:
@@ -24,18 +26,19 @@ def random_outcomes(seed: int, count: int) -> list[Outcome]:
 
     outcomes = []
     for _ in range(count):
+        labels = LABELS if rng.random() < 0.7 else OTHER_LABELS
         answered = rng.random() < 0.9
         regions = tuple(str(region) for region in rng.choice(["mouth", "brows", "bbox"], rng.integers(3)))
         outcomes.append(
             Outcome(
-                labels=LABELS,
-                emotion=str(rng.choice(LABELS)) if rng.random() < 0.95 else None,
-                predicted=str(rng.choice(LABELS)) if answered and rng.random() < 0.9 else None,
+                labels=labels,
+                emotion=str(rng.choice(labels)) if rng.random() < 0.95 else None,
+                predicted=str(rng.choice(labels)) if answered and rng.random() < 0.9 else None,
                 answered=answered,
                 aus=some_aus() if rng.random() < 0.9 else None,
                 predicted_aus=some_aus() if answered else None,
-                subtle=[True, False, None][rng.integers(3)],
-                looked=bool(regions),
+                strata=[("subtle",), ("plain",), ("female", "subtle"), ()][rng.integers(4)],
+                inspected=bool(regions),
                 regions=regions,
                 calls=tuple(("zoom", True) for _ in regions) + (("align_face", bool(rng.random() < 0.8)),),
                 turns=int(rng.integers(1, 5)),
@@ -63,9 +66,13 @@ def test_every_figure_equals_counting(seed):
     assert found["accuracy"]["value"] == pytest.approx(share([one.predicted == one.emotion for one in labelled]))
 
     class_f1 = []
-    for row, label in enumerate(LABELS):
+    classes = found["confusion"]["labels"]
+    assert sorted(classes) == sorted({label for one in outcomes for label in one.labels})
+    strata = {name for one in outcomes for name in one.strata}
+    assert set(found["strata"]) == strata
+    for row, label in enumerate(classes):
         members = [one for one in labelled if one.emotion == label]
-        for column, other in enumerate((*LABELS, None)):
+        for column, other in enumerate((*classes, None)):
             expected = sum(one.predicted == other for one in members)
             assert found["confusion"]["counts"][row][column] == expected
         hits = sum(one.predicted == label for one in members)
@@ -76,8 +83,9 @@ def test_every_figure_equals_counting(seed):
         assert values["precision"] == (pytest.approx(hits / answers) if answers else None)
         class_f1.append(f1(hits, answers - hits, len(members) - hits))
         assert values["f1"] == (None if class_f1[-1] is None else pytest.approx(class_f1[-1]))
-        assert values["zoom_rate"] == share([one.looked for one in members])
-        assert values["zoom_subtle"] == share([one.looked for one in members if one.subtle is True])
+        assert values["zoom_rate"] == share([one.inspected for one in members])
+        for name in strata:
+            assert values["zoom_rate_in"][name] == share([one.inspected for one in members if name in one.strata])
     defined = [value for value in class_f1 if value is not None]
     assert found["macro_f1"]["value"] == pytest.approx(sum(defined) / len(defined))
 
@@ -103,17 +111,25 @@ def test_every_figure_equals_counting(seed):
         within.append(0.0 if one.predicted_aus is None else 2 * agreed / both if both else 1.0)
     assert found["au_f1_sample"]["value"] == pytest.approx(np.mean(within))
 
-    gaps, sizes = [], []
-    for label in LABELS:
-        subtle = [one.looked for one in labelled if one.emotion == label and one.subtle is True]
-        plain = [one.looked for one in labelled if one.emotion == label and one.subtle is False]
-        if subtle and plain:
-            gaps.append(share(subtle) - share(plain))
-            sizes.append(len(subtle) + len(plain))
-    expected = np.average(gaps, weights=sizes) if gaps else None
-    gap = found["zoom"]["gap_within_class"]["value"]
-    assert gap == (None if expected is None else pytest.approx(expected))
-    assert found["zoom"]["rate"]["value"] == pytest.approx(share([one.looked for one in outcomes]))
+    for name in strata:
+        inside = [one for one in outcomes if name in one.strata]
+        outside = [one for one in outcomes if one.strata and name not in one.strata]
+        values, known = found["strata"][name], [one.predicted == one.emotion for one in inside if one.emotion]
+        assert values["episodes"] == len(inside)
+        assert values["accuracy"]["value"] == (pytest.approx(share(known)) if known else None)
+        rate, other_rate = (share([one.inspected for one in part]) for part in (inside, outside))
+        assert values["zoom_rate"]["value"] == pytest.approx(rate)
+        assert values["zoom_gap"]["value"] == (None if other_rate is None else pytest.approx(rate - other_rate))
+        gaps, sizes = [], []
+        for label in classes:
+            here, there = ([one.inspected for one in part if one.emotion == label] for part in (inside, outside))
+            if here and there:
+                gaps.append(share(here) - share(there))
+                sizes.append(len(here) + len(there))
+        expected = np.average(gaps, weights=sizes) if gaps else None
+        gap = values["zoom_gap_within_class"]["value"]
+        assert gap == (None if expected is None else pytest.approx(expected))
+    assert found["zoom"]["rate"]["value"] == pytest.approx(share([one.inspected for one in outcomes]))
     assert found["zoom"]["regions"]["mouth"] == pytest.approx(np.mean([one.regions.count("mouth") for one in outcomes]))
     assert found["tools"]["align_face"]["calls"] == len(outcomes)
     assert found["tools"]["success"] == pytest.approx(share([ok for one in outcomes for _, ok in one.calls]))
@@ -124,8 +140,8 @@ def test_every_figure_equals_counting(seed):
 
 
 def test_interval_has_the_width_that_theory_gives():
-    right = Outcome(LABELS, "fear", "fear", True, None, frozenset(), None, False, (), (), 1, False)
-    wrong = Outcome(LABELS, "fear", "neutral", True, None, frozenset(), None, False, (), (), 1, False)
+    right = Outcome(LABELS, "fear", "fear", True, None, frozenset(), (), False, (), (), 1, False)
+    wrong = Outcome(LABELS, "fear", "neutral", True, None, frozenset(), (), False, (), (), 1, False)
     outcomes = [right] * 320 + [wrong] * 80
     first, again = (summarise(outcomes, seed=1)["accuracy"] for _ in range(2))
     assert first == again
@@ -137,8 +153,11 @@ def test_interval_has_the_width_that_theory_gives():
 
 
 def test_figures_without_any_episode_are_null_and_not_numbers():
-    found = summarise([Outcome(LABELS, None, None, False, None, None, None, False, (), (), 1, True)])
-    for part in (found["accuracy"], found["au_f1_sample"], found["subtle"]["accuracy"], found["zoom"]["gap"]):
+    found = summarise([Outcome(LABELS, None, None, False, None, None, (), False, (), (), 1, True)])
+    alone = summarise([Outcome(LABELS, None, None, False, None, None, ("dim",), False, (), (), 1, True)])["strata"][
+        "dim"
+    ]
+    for part in (found["accuracy"], found["au_f1_sample"], alone["accuracy"], alone["zoom_gap"]):
         assert part == {"value": None, "low": None, "high": None}
     assert found["tools"] == {"calls": 0, "success": None}
     json.dumps(found, allow_nan=False)
@@ -148,12 +167,8 @@ def test_figures_without_any_episode_are_null_and_not_numbers():
 
 
 def test_refuses_what_cannot_be_summarised():
-    one = random_outcomes(0, 1)[0]
-    other = Outcome(("anger",), None, None, False, None, None, None, False, (), (), 1, True)
     with pytest.raises(ValueError, match="no episodes"):
         summarise([])
-    with pytest.raises(ValueError, match="different labels"):
-        summarise([one, other])
 
 
 def test_outcome_reads_an_episode():
@@ -162,7 +177,7 @@ def test_outcome_reads_an_episode():
         emotion="Happy",
         aus=frozenset({6, 12}),
         known_aus=frozenset({1, 6, 12}),
-        extra={"subtle": np.bool_(True)},
+        strata=("female", "subtle"),
     )
     replies = (
         Reply("no face found", ok=False, tool="align_face"),
@@ -183,8 +198,8 @@ def test_outcome_reads_an_episode():
         answered=True,
         aus=frozenset({6, 12}),
         predicted_aus=frozenset({1, 12}),
-        subtle=True,
-        looked=True,
+        strata=("female", "subtle"),
+        inspected=True,
         regions=("mouth",),
         calls=(("align_face", False), ("zoom", True), ("", False)),
         turns=4,
@@ -212,7 +227,7 @@ def test_tables_say_what_the_summaries_say():
         ["no_tools", "before"],
     ]
     # Every column ends where its title ends.
-    for title, value in (("macro-F1", after["macro_f1"]), ("zoom plain", after["plain"]["zoom_rate"])):
+    for title, value in (("macro-F1", after["macro_f1"]), ("zoom plain", after["strata"]["plain"]["zoom_rate"])):
         end = heading.index(title) + len(title)
         assert rows[1][:end].split()[-1] == f"{value['value']:.3f}"
     low, high = after["accuracy"]["low"], after["accuracy"]["high"]
@@ -220,8 +235,9 @@ def test_tables_say_what_the_summaries_say():
     assert len(rule) == len(heading)
     assert "run" not in tables.controls_table({"": {"normal": after}})
     classes = tables.classes_table(after).splitlines()
-    assert [line.split()[0] for line in classes[2:]] == list(LABELS)
-    assert classes[2].split()[1] == str(after["classes"]["neutral"]["episodes"])
+    assert {line.split()[0] for line in classes[2:]} == {*LABELS, *OTHER_LABELS}
+    label, episodes, *_ = classes[2].split()
+    assert episodes == str(after["classes"][label]["episodes"])
 
 
 def test_figures_show_the_counts():

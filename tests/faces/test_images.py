@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -291,13 +292,13 @@ def test_every_function_that_takes_a_picture_checks_it(agent, tmp_path):
         toolbox.detector.detect,
         lambda image: FaceStore(tmp_path / "faces.sqlite").detect(toolbox.detector, image),
         toolbox.scene,
-        toolbox.unseen_scene,
+        partial(toolbox.scene, seen=False),
         lambda image: toolbox.faces("key", image),
-        lambda image: toolbox.execute(ToolCall("detect_faces", {}), "", image=image, image_key="key", views=()),
+        lambda image: toolbox.execute(ToolCall("detect_faces", {}), "", images=[image], key="key", views=()),
         lambda image: cut(image, np.eye(2, 3), (8, 8)),
         agent.encoder,
-        lambda image: Query("mine", "picture", image, reference),
-        lambda image: Sample("mine", "picture", image, reference),
+        lambda image: Query("mine", "picture", (image,), reference),
+        lambda image: Sample("mine", "picture", (image,), reference),
     ]
     for door in doors:
         for image in (RGB / 255, RGB[..., 0], RGB.transpose(2, 0, 1), RGB[:0], Image.fromarray(RGB)):

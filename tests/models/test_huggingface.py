@@ -39,7 +39,7 @@ from actfer_jax.models import (
 )
 from actfer_jax.outputs import OutputError
 from actfer_jax.parallel.finite import NotFiniteError
-from actfer_jax.rollout.encoder import PictureEncoder
+from actfer_jax.rollout.encoder import ViewEncoder
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "model.safetensors"
@@ -640,8 +640,8 @@ def test_transformers_makes_the_processor_of_a_policy(tmp_path: Path) -> None:
         return_tensors="np",
     )
     prompt = Prompt("", "Read this face.", None)
-    assert found["input_ids"][0].tolist() == Chat.from_pretrained(tmp_path / "policy").prompt_ids(prompt, 4)
-    patches, grid = PictureEncoder(
+    assert found["input_ids"][0].tolist() == Chat.from_pretrained(tmp_path / "policy").prompt_ids(prompt, [4])
+    patches, grid = ViewEncoder(
         tmp_path / "policy",
         ViewConfig(
             scene_min_pixels=2048, scene_max_pixels=9216, aligned_side=64, zoom_min_pixels=2048, zoom_max_pixels=6144

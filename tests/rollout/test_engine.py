@@ -25,10 +25,10 @@ SEED = 5
 
 
 def make_engine(
-    agent: Agent, *, queries: int, group: int = GROUP, greedy: bool = False, **changes: int
+    agent: Agent, *, queries: int, group_size: int = GROUP, greedy: bool = False, **changes: int
 ) -> RolloutEngine:
     return dataclasses.replace(agent, rollout=dataclasses.replace(agent.rollout, **changes)).engine(
-        queries=queries, group=group, greedy=greedy
+        queries=queries, group_size=group_size, greedy=greedy
     )
 
 
@@ -54,20 +54,20 @@ def test_episodes_are_what_they_are_meant_to_be(agent, result):
     assert any(len(rollout.views) >= 3 for rollout in flat)
     for rollout in flat:
         prompt = prompts.make_prompt(agent.rollout.prompt_style, rollout.query.reference.labels)
-        opening = agent.chat.prompt_ids(prompt, agent.encoder.tokens(rollout.views[0]))
+        opening = agent.chat.prompt_ids(prompt, [agent.encoder.tokens(rollout.views[0])])
         assert rollout.sequence.tokens[: len(opening)] == opening
         text = agent.chat.tokenizer.decode(rollout.sequence.tokens)
         for turn in rollout.episode.turns:
             assert turn.text + ("" if turn.truncated else "<|im_end|>") in text
         # One placeholder a picture token, in the order of the views.
-        patches = sum(grid[0] * grid[1] * grid[2] for _, grid in rollout.sequence.pictures)
+        patches = sum(grid[0] * grid[1] * grid[2] for _, grid in rollout.sequence.views)
         assert rollout.sequence.tokens.count(agent.chat.image_pad_id) == patches // 4
 
 
 def test_only_sampled_tokens_are_trained_on(agent, result):
     for group in result.rollouts:
         for rollout in group:
-            policy = np.array(rollout.sequence.policy)
+            policy = np.array(rollout.sequence.loss_mask)
             written = [token for token, chosen in zip(rollout.sequence.tokens, policy, strict=True) if chosen]
             turns = "".join(turn.text + ("" if turn.truncated else "<|im_end|>") for turn in rollout.episode.turns)
             assert agent.chat.tokenizer.decode(written) == turns
@@ -87,7 +87,7 @@ def test_the_sampler_and_the_trainer_agree(agent, engine, result):
     banned = engine.programs.banned_V
     sampled, raw = (np.asarray(log_probs(agent.params, batch, mask)) for mask in (banned, jnp.zeros_like(banned)))
     for row, rollout in enumerate(flat):
-        policy = np.array(rollout.sequence.policy)
+        policy = np.array(rollout.sequence.loss_mask)
         np.testing.assert_allclose(sampled[row, : policy.size][policy], rollout.log_probs[policy], atol=1e-4)
         np.testing.assert_allclose(raw[row, : policy.size][policy], rollout.raw_log_probs[policy], atol=1e-4)
 
@@ -157,10 +157,10 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int, arm: s
     key = jax.random.key(SEED, impl="threefry2x32")
     for number in (step, query.index, rollout):
         key = jax.random.fold_in(key, number)
-    views = [agent.toolbox.scene(query.image)]
+    views = [agent.toolbox.scene(query.images[0])]
     pictures = [agent.encoder(views[0].pixels)]
     prompt = prompts.make_prompt(config.prompt_style, query.reference.labels)
-    tokens = chat.prompt_ids(prompt, agent.encoder.tokens(views[0]))
+    tokens = chat.prompt_ids(prompt, [agent.encoder.tokens(views[0])])
     banned = chat.banned(agent.model_config.text.vocab_size)
     final, turns = False, 0
     while True:
@@ -182,7 +182,7 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int, arm: s
         turn = parse_turn(chat.turn_text(tokens[start:]))
         if not turn.calls or final:
             return tokens
-        reply = agent.toolbox.execute(turn.call, turn.error, image=query.image, image_key=query.key, views=views)
+        reply = agent.toolbox.execute(turn.call, turn.error, images=[query.images[0]], key=query.key, views=views)
         told = arm if reply.ok and reply.tool == "align_face" else ""
         room = config.max_length - len(tokens) - config.reply_tokens
         final = turns + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens or told == "answer"
@@ -244,7 +244,7 @@ def test_an_episode_always_has_room_for_an_answer(agent, queries):
     for group in tight.run(agent.params, queries[:4], seed=SEED, step=1).rollouts:
         for rollout in group:
             assert len(rollout.sequence.tokens) <= shortest
-            spans = np.diff(np.flatnonzero(np.diff(np.array([0, *rollout.sequence.policy, 0]))))[::2]
+            spans = np.diff(np.flatnonzero(np.diff(np.array([0, *rollout.sequence.loss_mask, 0]))))[::2]
             for turn, span in zip(rollout.episode.turns, spans, strict=True):
                 assert (
                     turn.truncated == (span == config.turn_tokens and not turn.text.endswith("<|im_end|>"))
@@ -254,7 +254,7 @@ def test_an_episode_always_has_room_for_an_answer(agent, queries):
 
 @pytest.mark.slow
 def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):
-    greedy = make_engine(agent, queries=4, group=1, greedy=True)
+    greedy = make_engine(agent, queries=4, group_size=1, greedy=True)
     first, second = (greedy.run(agent.params, queries[:4], seed=seed, step=seed) for seed in (1, 2))
     assert tokens_of(first) == tokens_of(second)
 
@@ -310,8 +310,8 @@ engine.TOOL_SECONDS = 0.1
 Toolbox.execute = lambda *args, **options: threading.Event().wait()
 def main(argv):
     agent, card = load_policy("demo", "float32")
-    query = engine.Query("pictures", "grey", np.full((96, 96, 3), 99, np.uint8), Reference(labels=card.labels))
-    agent.engine(queries=1, group=1, greedy=True).run(agent.params, [query], seed=0, step=0)
+    query = engine.Query("pictures", "grey", (np.full((96, 96, 3), 99, np.uint8),), Reference(labels=card.labels))
+    agent.engine(queries=1, group_size=1, greedy=True).run(agent.params, [query], seed=0, step=0)
 cli.run(main)
 """
 

@@ -35,8 +35,13 @@ def groups():
     toolbox, groups = small_toolbox(), []
     for index, names in enumerate(GROUPS):
         face = synth_faces.face_of("validation", index)
-        reference = Reference(synth_faces.DEMO_EMOTIONS, face.emotion, frozenset(face.aus), extra={"subtle": index % 2})
-        query = Query("synth_faces", f"validation/{index}", synth_faces.render(face).image, reference, index)
+        reference = Reference(
+            synth_faces.DEMO_EMOTIONS,
+            face.emotion,
+            frozenset(face.aus),
+            strata=("plain", "subtle")[index % 2 : index % 2 + 1],
+        )
+        query = Query("synth_faces", f"validation/{index}", (synth_faces.render(face).image,), reference, index)
         groups.append([play(query, SCRIPTS[name](face.emotion), toolbox) for name in names])
     return groups
 

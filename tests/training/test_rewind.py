@@ -63,7 +63,7 @@ def everything(workdir: epath.Path) -> dict[str, list]:
 @pytest.mark.parametrize("explained", [5, 4])
 def test_what_goes_further_than_the_checkpoint(workdir, explained, tmp_path):
     write_steps(workdir, range(1, 6))
-    results = {"normal": {"accuracy": {"value": 1.0}}}
+    results = {"normal": {"accuracy": {"value": 1.0}, "strata": {}}}
     evaluations = {"before": {"step": 0, "results": results}, "after": {"step": 5, "results": results}}
     (workdir / "evaluation.json").write_text(json.dumps(evaluations))
     (workdir / "policy").mkdir()

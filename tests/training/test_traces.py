@@ -11,9 +11,9 @@ from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.config import ConfigError
 from actfer_jax.data.datasets.synth_faces import DEMO_EMOTIONS, face_of, render
-from actfer_jax.data.sources import DataConfig, DataError, SubtleSamples, open_source
+from actfer_jax.data.sources import DataConfig, DataError, Stratum, open_source
 from actfer_jax.rollout.batch import Sequence, make_batch
-from actfer_jax.rollout.engine import image_slots
+from actfer_jax.rollout.engine import view_slots
 from actfer_jax.training.traces import TraceConfig, TraceMaker, draw_plan
 
 FEAR = 4  # In each seven faces: neutral, happiness, sadness, surprise, fear, disgust, anger.
@@ -23,9 +23,9 @@ FEAR = 4  # In each seven faces: neutral, happiness, sadness, surprise, fear, di
 def subtle() -> Sample:
     index = next(i for i in range(FEAR, 700, 7) if face_of("validation", i).subtle)
     spec = face_of("validation", index)
-    extra = {"fine": spec.fine, "subtle": True, "deciding_region": spec.deciding_region}
-    reference = Reference(labels=DEMO_EMOTIONS, emotion=spec.emotion, aus=frozenset(spec.aus), extra=extra)
-    return Sample("synth_faces", f"validation/{index}", render(spec).image, reference)
+    fine = frozenset(spec.fine)
+    reference = Reference(labels=DEMO_EMOTIONS, emotion=spec.emotion, aus=frozenset(spec.aus), fine_aus=fine)
+    return Sample("synth_faces", f"validation/{index}", (render(spec).image,), reference)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,13 @@ def test_plans_zoom_as_often_as_configured_and_everywhere_alike():
 
 
 def test_a_trace_names_what_is_in_view_and_answers_with_the_truth(maker, subtle):
-    fine, aus = subtle.reference.extra["fine"], subtle.reference.aus
+    fine, aus = subtle.reference.fine_aus, subtle.reference.aus
     assert fine
     for seed in range(40):
         trace = maker.episode(subtle, np.random.default_rng(seed))
-        *looks, answer = (parse_turn(text) for text in policy_turns(maker, trace.tokens, trace.policy))
+        *looks, answer = (parse_turn(text) for text in policy_turns(maker, trace.tokens, trace.loss_mask))
         assert answer.answer == "fear" and set(answer.aus) == aus
-        assert len(trace.pictures) == 1 + len(looks)
+        assert len(trace.views) == 1 + len(looks)
         for look, turn in zip(looks, [*looks, answer][1:], strict=True):
             assert look.call is not None
             named = {int(word[2:]) for word in turn.think.split() if word.startswith("AU")}
@@ -74,18 +74,20 @@ def test_readings_are_pieces_of_episodes(maker, subtle):
         for index, reading in enumerate(readings):
             if " ".join(map(str, reading.tokens)) in words:
                 found.add(index)
-                ((patches, grid),) = reading.pictures
-                assert any(grid == other and np.array_equal(patches, seen) for seen, other in trace.pictures[1:])
+                ((patches, grid),) = reading.views
+                assert any(grid == other and np.array_equal(patches, seen) for seen, other in trace.views[1:])
     assert found == set(range(1 + len(facs.REGIONS)))
 
 
-def test_subtle_samples_are_those_whose_emotion_rests_on_fine_lines(tmp_path):
+def test_the_subtle_stratum_has_the_faces_whose_emotion_rests_on_fine_lines(tmp_path):
     source = open_source(DataConfig(split="validation", size=28, cache_directory=str(tmp_path)))
-    subtle = SubtleSamples(source)
+    subtle = Stratum(source, "subtle")
     wanted = [index for index in range(28) if face_of("validation", index).subtle]
     assert [subtle[index].name for index in range(len(subtle))] == [f"validation/{index:06d}" for index in wanted]
-    with pytest.raises(DataError, match="none of the 1 samples is subtle"):
-        SubtleSamples(open_source(DataConfig(split="validation", size=1, cache_directory=str(tmp_path))))
+    with pytest.raises(
+        DataError, match="none of the 1 samples is of the stratum 'subtle'; their strata are: plain. Give one of"
+    ):
+        Stratum(open_source(DataConfig(split="validation", size=1, cache_directory=str(tmp_path))), "subtle")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,6 @@ def test_a_sample_that_lacks_what_traces_say_is_named(maker, subtle, unknown, wo
 
 
 def test_an_episode_that_does_not_fit_names_the_setting(agent):
-    slots = image_slots(agent.rollout, agent.toolbox.view_config, agent.model_config)
+    slots = view_slots(agent.rollout, agent.toolbox.view_config, agent.model_config)
     with pytest.raises(ConfigError, match=r"a row has 9 tokens: raise config.batch.length \(now 8\)"):
         make_batch([Sequence([1] * 9, [True] * 9, [])], 1, 8, slots, agent.model_config)

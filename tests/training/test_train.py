@@ -377,7 +377,7 @@ def test_every_part_of_the_loss_at_once(shared):
         (["--config.rollout.temperature=0.0"], "rollout.temperature is 0"),
         (["--config.estimator.credit=decision", "--config.loss.ratio=sequence"], "sequence_token"),
         (["--config.logging.every=0"], "every is 0"),
-        (["--config.batch.shorter_lengths=(500,)"], "shorter_lengths"),
+        (["--config.batch.length_buckets=(500,)"], "length_buckets"),
         (["--config=configs/nowhere.py:demo"], "there is no file configs/nowhere.py"),
         (["--config", "configs"], "there is no file configs"),
         (["--workdir=/proc/nowhere"], "/proc/nowhere"),

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig
 from actfer_jax.parallel.finite import STATE_FINITE
 from actfer_jax.rl.loss import LossConfig
-from actfer_jax.rollout.batch import EpisodeBatch, ImageSlots, abstract_batch, episode_log_probs
+from actfer_jax.rollout.batch import EpisodeBatch, ViewSlots, abstract_batch, encode_views, episode_log_probs
 from actfer_jax.training import update as train_step
 from actfer_jax.training.optimizer import OptimizerConfig, make_optimizer
 from actfer_jax.training.update import (
@@ -32,7 +32,7 @@ from actfer_jax.training.update import (
 )
 
 ROWS, GROUP, LENGTH = 4, 2, 24
-SLOTS = ImageSlots(scene=8, crop=4, crops=2)
+SLOTS = ViewSlots(scene=8, view=4, views=2)
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +65,23 @@ def split(config: Qwen3VLConfig, remat: str, dtype: DTypeLike = jnp.float32) -> 
 def test_pieces_add_up_to_the_gradient_of_the_batch(config: Qwen3VLConfig) -> None:
     batch = random_batch(config)
 
-    def gradient(remat: str, pieces: int) -> tuple[nnx.State, dict[str, np.ndarray]]:
+    def gradient(remat: str, microbatches: int) -> tuple[nnx.State, dict[str, np.ndarray]]:
         graph, params = split(config, remat)
 
-        def loss(params: nnx.State, piece: EpisodeBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def loss(params: nnx.State, microbatch: EpisodeBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
             log_prob, entropy = episode_log_probs(
-                nnx.merge(graph, params), piece, temperature=1.0, banned_V=None, chunk=16
+                nnx.merge(graph, params), microbatch, temperature=1.0, banned_V=None, chunk=16
             )
-            return -jnp.where(piece.policy, log_prob, 0).sum(), {"sum": entropy.sum(), "entropy_max": entropy.max()}
+            return -jnp.where(microbatch.loss_mask, log_prob, 0).sum(), {
+                "sum": entropy.sum(),
+                "entropy_max": entropy.max(),
+            }
 
-        return jax.device_get(jax.jit(partial(accumulate, loss))(params, split_batch(batch, pieces)))
+        return jax.device_get(jax.jit(partial(accumulate, loss))(params, split_batch(batch, microbatches)))
 
-    expected, expected_metrics = gradient("none", pieces=1)
+    expected, expected_metrics = gradient("none", microbatches=1)
     for remat in ("none", "full"):  # the second encodes crops slot by slot
-        found, metrics = gradient(remat, pieces=2)
+        found, metrics = gradient(remat, microbatches=2)
         for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(leaf, other, rtol=2e-4, atol=2e-5 * np.abs(other).max())
         assert metrics.keys() == expected_metrics.keys()
@@ -89,7 +92,7 @@ def test_pieces_add_up_to_the_gradient_of_the_batch(config: Qwen3VLConfig) -> No
 def test_pixels_sent_in_the_dtype_of_the_model_are_the_same_pixels(config: Qwen3VLConfig) -> None:
     batch = random_batch(config)
     graph, params = split(config, "none", jnp.bfloat16)
-    encode = jax.jit(lambda params, images: nnx.merge(graph, params).encode_images(images))
+    encode = jax.jit(lambda params, images: encode_views(nnx.merge(graph, params), images))
     short = batch.scenes._replace(patches=batch.scenes.patches.astype(jnp.bfloat16))
     assert np.any(short.patches.astype(np.float32) != batch.scenes.patches)
     for found, expected in zip(encode(params, short), encode(params, batch.scenes), strict=True):
@@ -102,9 +105,9 @@ def test_an_update_tells_whether_the_state_that_it_leaves_is_finite(
 ) -> None:
     """Parameters and both moments, in the one program of the update, whose state is donated."""
 
-    def quick(model: Qwen3VL, piece: EpisodeBatch, **_: Any) -> tuple[jax.Array, jax.Array]:
+    def quick(model: Qwen3VL, microbatch: EpisodeBatch, **_: Any) -> tuple[jax.Array, jax.Array]:
         total = sum(jnp.sum(x * x) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
-        return jnp.full(piece.tokens.shape, 1e-6 * total), jnp.zeros(piece.tokens.shape)
+        return jnp.full(microbatch.tokens.shape, 1e-6 * total), jnp.zeros(microbatch.tokens.shape)
 
     monkeypatch.setattr(train_step, "episode_log_probs", quick)  # the model's own takes a minute to compile
     graph, params = split(config, "full")
@@ -117,7 +120,7 @@ def test_an_update_tells_whether_the_state_that_it_leaves_is_finite(
         update = make_policy_update(graph, optimizer, LossConfig(), **options)
         old = np.full((ROWS, LENGTH), -3.0, np.float32)
         batch = PolicyBatch(episodes, old, old, np.ones_like(old), None)
-    pieces = split_batch(batch, 2)
+    microbatches = split_batch(batch, 2)
 
     leaves, tree = jax.tree.flatten_with_path(jax.device_get(init_train_state(params, optimizer)))
 
@@ -129,7 +132,7 @@ def test_an_update_tells_whether_the_state_that_it_leaves_is_finite(
             if jax.tree_util.keystr(path, simple=True, separator="/") == where:
                 array[1, 2, 3] = value
             arrays.append(jnp.asarray(array))
-        state, metrics = update(jax.tree.unflatten(tree, arrays), pieces)
+        state, metrics = update(jax.tree.unflatten(tree, arrays), microbatches)
         assert bool(metrics[STATE_FINITE]) == all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state)))
         return bool(metrics[STATE_FINITE]), int(state.skipped)
 
@@ -161,9 +164,9 @@ def gradient(dtype, mesh):
     graph, params = split(config, "full", dtype)
     graph, params = on_mesh(graph, params, mesh), place_parameters(params, mesh)
 
-    def loss(params, piece):
-        log_prob, _ = episode_log_probs(nnx.merge(graph, params), piece, temperature=1.0, banned_V=None, chunk=16)
-        return -jnp.where(piece.policy, log_prob, 0).sum(), {}
+    def loss(params, microbatch):
+        log_prob, _ = episode_log_probs(nnx.merge(graph, params), microbatch, temperature=1.0, banned_V=None, chunk=16)
+        return -jnp.where(microbatch.loss_mask, log_prob, 0).sum(), {}
 
     grads, _ = jax.jit(partial(accumulate, loss, mesh=mesh))(params, split_batch(batch, 2, mesh))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, grads)))

@@ -15,10 +15,11 @@ class Format(Protocol):
 
     ANSWER_START: str
 
-    def make_prompt(self, style: str, labels: tuple[str, ...], *, answer_now: bool = False) -> Prompt:
+    def make_prompt(self, style: str, labels: tuple[str, ...], *, images: int = 1, answer_now: bool = False) -> Prompt:
         """What opens an episode, in one of `prompts.STYLES`; "full" names every label.
 
         Args:
+          images: how many images the sample has; of several, the last is to be read.
           answer_now: tell the policy not to use tools.
         """
 

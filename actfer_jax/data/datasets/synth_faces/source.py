@@ -57,8 +57,8 @@ class SynthFacesSource:
     def __len__(self) -> int:
         return len(self.faces)
 
-    def is_subtle(self, index: int) -> bool:
-        return self.faces.is_subtle(index)
+    def strata(self, index: int) -> tuple[str, ...]:
+        return ("subtle",) if self.faces.is_subtle(index) else ("plain",)
 
     def __getitem__(self, index: int) -> Sample:
         face = self.faces[index]
@@ -66,6 +66,8 @@ class SynthFacesSource:
             labels=DEMO_EMOTIONS,
             emotion=face["emotion"],
             aus=frozenset(face["aus"]),
+            fine_aus=frozenset(face["fine"]),
+            strata=self.strata(index),
             extra={"subtle": face["subtle"], "deciding_region": face["deciding_region"], "fine": face["fine"]},
         )
-        return Sample("synth_faces", f"{self.split}/{index:06d}", face["image"], reference)
+        return Sample("synth_faces", f"{self.split}/{index:06d}", (face["image"],), reference)
