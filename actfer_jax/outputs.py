@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from etils import epath
 
@@ -277,7 +278,7 @@ def _written(directory: epath.Path, output: Output) -> set[str]:
     return {name for name in names if output.names.fullmatch(name)}
 
 
-def _read_marker(directory: epath.Path) -> dict | None:
+def _read_marker(directory: epath.Path) -> dict[str, Any] | None:
     path = directory / MARKER
     if not path.exists():
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import grain
 
@@ -13,6 +13,8 @@ from actfer_jax.data.cache import open_cache
 from actfer_jax.data.errors import DataError
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.files import as_path, is_remote
+
+Element = TypeVar("Element")
 
 
 class Samples(Protocol):
@@ -120,7 +122,7 @@ class Stratum:
         return self.source[self.indices[index]]
 
 
-def batches(dataset: grain.MapDataset, batch: int, start: int) -> Iterator[list]:
+def batches(dataset: grain.MapDataset[Element], batch: int, start: int) -> Iterator[list[Element]]:
     """Consecutive batches from batch number `start` on, two of them read ahead in threads."""
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch)
     rows = iter(dataset[start * batch :].to_iter_dataset(options))

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flax import nnx
-
 from actfer_jax.data.sources import Source, check_known
 from actfer_jax.evaluation.metrics import Outcome, outcome
+from actfer_jax.models.layers import Params
 from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
 
 
@@ -35,7 +34,7 @@ CONTROLS: dict[str, Control] = {
 
 def evaluate_policy(
     engine: RolloutEngine,
-    params: nnx.State,
+    params: Params,
     samples: Source,
     *,
     controls: Sequence[str] = tuple(CONTROLS),

@@ -344,7 +344,7 @@ def load_pretrained(
     return model
 
 
-def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable, mesh: Mesh | None) -> jax.Array:
+def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable[Any], mesh: Mesh | None) -> jax.Array:
     """Reads one parameter to where it belongs."""
     shape, dtype = variable.shape, variable.dtype
     if mesh is None:

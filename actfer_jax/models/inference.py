@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
+from actfer_jax.models.layers import Params
 from actfer_jax.models.qwen3_vl import ImageFeatures, Qwen3VL
 
 
@@ -69,7 +70,7 @@ def logits(
 @partial(jax.jit, static_argnums=0)
 def _logits(
     graph: nnx.GraphDef[Qwen3VL],
-    state: nnx.State,
+    state: Params,
     tokens_BxL: jax.Array,
     mask_BxL: jax.Array,
     image_index_BxL: jax.Array,

@@ -4,10 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from actfer_jax.models.layers import Params
+
 _FLOOR = 1e-3  # Of the patches' variance along a direction: what varies less is not amplified further.
 
 
-def whiten_patch_embedding(params: nnx.State, patches_NxC: np.ndarray, seed: int) -> nnx.State:
+def whiten_patch_embedding(params: Params, patches_NxC: np.ndarray, seed: int) -> Params:
     """Parameters whose patch embedding gives every direction of the patches the same weight.
 
     Neighbouring pixels of pictures are much alike, so a random projection of patches is nearly their mean colour, and

@@ -28,6 +28,9 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 }
 _UNROLL_UP_TO = 8  # layers; a longer stack takes too long to compile
 
+Params = nnx.State[Any, Any]
+"""The parameters of a model, as `nnx.split(model, nnx.Param)` gives them, or a tree like it: gradients, for example."""
+
 Part = TypeVar("Part")
 
 

@@ -30,7 +30,17 @@ from jax.typing import DTypeLike
 from actfer_jax.models.attention import cached_attention
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.images import ImageInputs
-from actfer_jax.models.layers import Execution, LayerNorm, RMSNorm, inverse_frequencies, linear, rotate, stack, table
+from actfer_jax.models.layers import (
+    Execution,
+    LayerNorm,
+    Params,
+    RMSNorm,
+    inverse_frequencies,
+    linear,
+    rotate,
+    stack,
+    table,
+)
 from actfer_jax.models.precision import exact_products
 from actfer_jax.parallel.sharding import shard_mapped
 
@@ -438,7 +448,7 @@ class Qwen3VL(nnx.Module):
         return self.execution.constrain(logits, "row_groups", *(None,) * (hidden.ndim - 2), "vocab")
 
 
-def on_mesh(graphdef: nnx.GraphDef[Qwen3VL], params: nnx.State, mesh: Mesh | None) -> nnx.GraphDef[Qwen3VL]:
+def on_mesh(graphdef: nnx.GraphDef[Qwen3VL], params: Params, mesh: Mesh | None) -> nnx.GraphDef[Qwen3VL]:
     """The structure of the same model, run on a mesh.
 
     Args:

@@ -382,7 +382,7 @@ def _dividing(mesh: Mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
     return axes
 
 
-def _is_divided(leaf: nnx.Variable) -> bool:
+def _is_divided(leaf: nnx.Variable[Any]) -> bool:
     return any(RULES[name] for name in leaf.get_metadata("out_sharding") if name)
 
 

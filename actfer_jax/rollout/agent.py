@@ -23,7 +23,7 @@ from actfer_jax.faces.views import ViewConfig
 from actfer_jax.files import absolute, as_path, is_remote
 from actfer_jax.models import config_file, demo_checkpoint, is_hub_name, load_pretrained, local_directory, on_mesh
 from actfer_jax.models.config import Qwen3VLConfig
-from actfer_jax.models.layers import REMAT_POLICIES
+from actfer_jax.models.layers import REMAT_POLICIES, Params
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel.sharding import ONE_DEVICE, Meshes, place_parameters
 from actfer_jax.rollout.encoder import ViewEncoder
@@ -138,7 +138,7 @@ class Agent:
 
     model_config: Qwen3VLConfig
     graphdef: nnx.GraphDef[Qwen3VL]
-    params: nnx.State
+    params: Params
     chat: Chat
     encoder: ViewEncoder
     toolbox: Toolbox

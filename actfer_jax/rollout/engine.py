@@ -23,6 +23,7 @@ from actfer_jax.errors import ToolTimeout
 from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import mrope_positions
+from actfer_jax.models.layers import Params
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel import sharding
 from actfer_jax.rollout.batch import Patches, Sequence, ViewSlots, placed_inputs
@@ -178,7 +179,7 @@ class RolloutEngine:
 
     def run(
         self,
-        params: nnx.State,
+        params: Params,
         queries: list[Query],
         *,
         seed: int,
@@ -259,7 +260,7 @@ class RolloutEngine:
                 rows.append(_Row(query, first.fork(forced[q][g] if forced else ""), list(patches), 0))
         return rows, prompts
 
-    def _prefill(self, params: nnx.State, rows: list[_Row], prompts: list[list[int]], seed: int, step: int) -> RowState:
+    def _prefill(self, params: Params, rows: list[_Row], prompts: list[list[int]], seed: int, step: int) -> RowState:
         capacity = self.config.prompt_tokens
         tokens = np.zeros((self.queries, capacity), np.int32)
         positions = np.zeros((self.queries, capacity, 3), np.int32)
@@ -311,7 +312,7 @@ class RolloutEngine:
         return chosen
 
     def _fill(
-        self, params: nnx.State, state: RowState, rows: list[_Row], served: dict[int, tuple[int, Reply, float]]
+        self, params: Params, state: RowState, rows: list[_Row], served: dict[int, tuple[int, Reply, float]]
     ) -> RowState:
         """Serves the rows in their slots: (row, reply, seconds)."""
         config, size = self.config, self.config.fill_rows

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from actfer_jax.models.images import ImageInputs
+from actfer_jax.models.layers import Params
 from actfer_jax.models.log_probs import take_log_prob
 from actfer_jax.models.qwen3_vl import KVCache, Qwen3VL, init_cache, write_cache
 from actfer_jax.parallel import sharding
@@ -122,7 +123,7 @@ class Programs:
         self.decode = jax.jit(self._decode, donate_argnums=1)
         self.fill = jax.jit(self._fill, donate_argnums=1)
 
-    def weights(self, params: nnx.State) -> nnx.State:
+    def weights(self, params: Params) -> Params:
         """The parameters as the other programs want them: a copy, but where they are in the right dtype on one device.
 
         A copy is wanted once a rollout: else every token would cast all weights, and gather them over "fsdp".
@@ -131,13 +132,13 @@ class Programs:
         ready = self.mesh is None and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
         return params if ready else self.reshard(params)
 
-    def _reshard(self, params: nnx.State) -> nnx.State:
+    def _reshard(self, params: Params) -> Params:
         params = sharding.cast(params, nnx.merge(self.graphdef, params).execution.dtype)
         return reshard(params, self.update_mesh, self.mesh)
 
     def _prefill(
         self,
-        params: nnx.State,
+        params: Params,
         tokens_QxP: jax.Array,
         count_Q: jax.Array,
         positions_QxPx3: jax.Array,
@@ -185,7 +186,7 @@ class Programs:
         cache = KVCache(*(sharding.constrain(x, self.mesh, "layers", "rows", "kv_heads") for x in state.cache))
         return RowState(**parts, cache=cache)
 
-    def _decode(self, params: nnx.State, state: RowState) -> RowState:
+    def _decode(self, params: Params, state: RowState) -> RowState:
         """Adds up to `chunk` tokens to every active row; stops early once no row is active."""
         model = nnx.merge(self.graphdef, params)
         row = jnp.arange(state.length.shape[0])
@@ -225,8 +226,11 @@ class Programs:
         """The next token of each row with its log-probability as sampled, and at temperature 1 without the ban."""
         scaled = jnp.where(self.banned_V, -jnp.inf, logits_RxV / (self.temperature or 1.0))
         if self.temperature:
-            draw = jax.vmap(lambda key, t: jax.random.gumbel(jax.random.fold_in(key, t), logits_RxV.shape[1:]))
-            noise_RxV = sharding.constrain(draw(keys, length_R), self.mesh, "row_groups", "vocab")
+
+            def draw(key: jax.Array, t: jax.Array) -> jax.Array:
+                return jax.random.gumbel(jax.random.fold_in(key, t), logits_RxV.shape[1:])
+
+            noise_RxV = sharding.constrain(jax.vmap(draw)(keys, length_R), self.mesh, "row_groups", "vocab")
             token = jnp.argmax(scaled + noise_RxV, axis=-1)
         else:
             token = jnp.argmax(scaled, axis=-1)
@@ -236,7 +240,7 @@ class Programs:
 
         return token.astype(jnp.int32), log_prob(scaled), log_prob(logits_RxV)
 
-    def _fill(self, params: nnx.State, state: RowState, fill: Fill) -> RowState:
+    def _fill(self, params: Params, state: RowState, fill: Fill) -> RowState:
         """Appends the replies to their rows, which go on decoding; all other rows are left alone."""
         model = nnx.merge(self.graphdef, params)
         # A slot of padding reads the row of its number, which is on its device, and writes nothing.

@@ -300,7 +300,7 @@ class Checkpoints:
             raise CheckpointError(message) from error
 
 
-class _StateHandler(ocp.StandardCheckpointHandler):
+class _StateHandler(ocp.StandardCheckpointHandler):  # type: ignore[misc]  # their library has no types
     """Orbax's own, after which each process takes the checksums of the arrays that it wrote."""
 
     async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> list[ocp.future.Future]:
@@ -310,7 +310,7 @@ class _StateHandler(ocp.StandardCheckpointHandler):
 
 
 @dataclass
-class _StateSave(ocp.args.StandardSave):
+class _StateSave(ocp.args.StandardSave):  # type: ignore[misc]  # their library has no types
     """A state to save with `_StateHandler`."""
 
 

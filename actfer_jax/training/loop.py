@@ -33,6 +33,7 @@ from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VL
 from actfer_jax.models.huggingface import POLICY, write_model_directory
+from actfer_jax.models.layers import Params
 from actfer_jax.outputs import OutputError, check_apart, check_directory, same_place
 from actfer_jax.parallel import hosts
 from actfer_jax.parallel.finite import NotFiniteError, Watch, listed, not_finite
@@ -306,7 +307,7 @@ def _evaluate(
     when: str,
     config: TrainConfig,
     agent: Agent,
-    params: nnx.State,
+    params: Params,
     workdir: epath.Path,
     stop: Termination,
     lease: Lease,
@@ -361,7 +362,7 @@ def check_policy_directory(config: TrainConfig, workdir: epath.Path, directory: 
     check_directory(directory, POLICY)
 
 
-def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: nnx.State, directory: epath.Path) -> None:
+def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: Params, directory: epath.Path) -> None:
     """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on."""
     model = nnx.merge(graphdef, params)
     model.source = str(config.model.directory)
@@ -376,5 +377,5 @@ def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: nn
         log.info("the policy is in %s", directory)
 
 
-def _count(params: nnx.State) -> int:
+def _count(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -69,7 +69,7 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
 def _matrices(params: Any) -> Any:
     """Which parameters are matrices, by the names of their axes: a stack of layers does not make one of a vector."""
 
-    def is_matrix(leaf: nnx.Variable) -> bool:
+    def is_matrix(leaf: nnx.Variable[Any]) -> bool:
         return sum(name != "layers" for name in leaf.get_metadata("out_sharding")) > 1
 
     return jax.tree.map(is_matrix, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

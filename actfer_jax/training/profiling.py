@@ -23,7 +23,7 @@ class Profiler:
         self._window = range(config.profile_start, config.profile_start + config.profile_steps)
         self._memory_step = config.memory_profile_step
         self._target = workdir / "profile"
-        self._trace: TemporaryDirectory | None = None
+        self._trace: TemporaryDirectory[str] | None = None
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import optax
 
-from actfer_jax.data.sources import DataError, Sample, Source, Stratum, batches, order
+from actfer_jax.agent.episode import Sample
+from actfer_jax.data.errors import DataError
+from actfer_jax.data.sources import Source, Stratum, batches, order
 from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.parallel.hosts import Termination
 from actfer_jax.parallel.sharding import block_on_cpu, holders, place_parameters
@@ -92,7 +94,7 @@ def _trace_rows(
     if start < readings_steps:
         stratum = config.traces.readings_stratum
         read = order(Stratum(source, stratum), config.seed) if stratum else samples
-        readings = batches(read.map(maker.readings), queries, start)
+        readings: Iterator[list[list[Sequence]]] = batches(read.map(maker.readings), queries, start)
         for faces in islice(readings, readings_steps - start):
             # A face that was not found has no readings; its rows are taken by others, since the shape is fixed.
             found = [reading for face in faces for reading in face]

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from actfer_jax import plugins
 from actfer_jax.data.sources import emotion_labels
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig
+from actfer_jax.models.layers import Params
 from actfer_jax.parallel.sharding import place, place_parameters
 from actfer_jax.rollout.engine import Rollout
 from actfer_jax.training.config import TrainConfig
@@ -52,7 +53,7 @@ StepFunction = Callable[[RunState, int], StepOutput]
 
 
 def initial_state(
-    params: nnx.State, optimizer: optax.GradientTransformation, config: TrainConfig, mesh: Mesh | None = None
+    params: Params, optimizer: optax.GradientTransformation, config: TrainConfig, mesh: Mesh | None = None
 ) -> RunState:
     """The state before the first step, divided over the mesh."""
     remembered: Any = ()

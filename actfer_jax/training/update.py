@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from actfer_jax.models.layers import Params
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel import sharding
 from actfer_jax.parallel.finite import STATE_FINITE, all_finite
@@ -32,23 +33,23 @@ class TrainState(NamedTuple):
       skipped: int32, updates left out because a gradient was not finite.
     """
 
-    params: nnx.State
-    frozen: nnx.State
+    params: Params
+    frozen: Params
     opt_state: optax.OptState
     skipped: jax.Array
 
     @property
-    def weights(self) -> nnx.State:
+    def weights(self) -> Params:
         """All parameters of the model: what rollouts act with, and what an export holds."""
         return nnx.merge_state(self.params, self.frozen)
 
 
 def init_train_state(
-    params: nnx.State,
+    params: Params,
     optimizer: optax.GradientTransformation,
     mesh: Mesh | None = None,
     *,
-    frozen: nnx.State | None = None,
+    frozen: Params | None = None,
 ) -> TrainState:
     """The state before the first update, divided over the mesh as the parameters are.
 
@@ -56,20 +57,23 @@ def init_train_state(
       params: the parameters to train.
       frozen: the parameters that stay; none by default.
     """
-    frozen = nnx.State({}) if frozen is None else frozen
+    frozen = Params({}) if frozen is None else frozen
     state = TrainState(params, frozen, optimizer.init(params), jnp.zeros((), jnp.int32))
     return sharding.place_parameters(state, mesh)
 
 
 def apply_gradients(
-    state: TrainState, grads: nnx.State, optimizer: optax.GradientTransformation
+    state: TrainState, grads: Params, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, jax.Array]:
     """The state after one update, and the gradient's norm; one that is not finite changes nothing but `skipped`."""
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+
+    def keep(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
     changed = state._replace(
         params=keep(params, state.params),
         opt_state=keep(opt_state, state.opt_state),
@@ -79,11 +83,11 @@ def apply_gradients(
 
 
 def accumulate(
-    loss: Callable[[nnx.State, Any], tuple[jax.Array, Metrics]],
-    params: nnx.State,
+    loss: Callable[[Params, Any], tuple[jax.Array, Metrics]],
+    params: Params,
     microbatches: Any,
     mesh: Mesh | None = None,
-) -> tuple[nnx.State, Metrics]:
+) -> tuple[Params, Metrics]:
     """Gradient and metrics of a loss, accumulated over the microbatches of a batch (`split_batch`).
 
     The loss must be normalised by quantities of the whole batch, so that its parts sum to the loss of the batch.
@@ -91,7 +95,7 @@ def accumulate(
     divided as the parameters are.
     """
 
-    def grad(params: nnx.State, microbatch: Any) -> tuple[nnx.State, Metrics]:
+    def grad(params: Params, microbatch: Any) -> tuple[Params, Metrics]:
         grads, metrics = jax.grad(loss, has_aux=True)(params, microbatch)
         return sharding.constrain_parameters(grads, mesh), metrics
 
@@ -148,7 +152,7 @@ def make_sft_update(
     def update(state: TrainState, microbatches: EpisodeBatch) -> tuple[TrainState, Metrics]:
         total = _totals(microbatches.loss_mask)
 
-        def loss(params: nnx.State, microbatch: EpisodeBatch) -> tuple[jax.Array, Metrics]:
+        def loss(params: Params, microbatch: EpisodeBatch) -> tuple[jax.Array, Metrics]:
             model = nnx.merge(graphdef, params, state.frozen)
             log_prob, entropy = episode_log_probs(model, microbatch, temperature=1.0, banned_V=None, chunk=chunk)
             value = cross_entropy(log_prob, microbatch.loss_mask, total.tokens)
@@ -192,7 +196,7 @@ def make_log_probs(
     """A jitted (parameters, EpisodeBatch in P microbatches) -> log-probabilities [P, R / P, L], for the reference and
     importance correction."""
 
-    def log_probs(params: nnx.State, microbatches: EpisodeBatch) -> jax.Array:
+    def log_probs(params: Params, microbatches: EpisodeBatch) -> jax.Array:
         model = nnx.merge(graphdef, params)
         values = jax.lax.map(
             lambda microbatch: episode_log_probs(
@@ -221,7 +225,7 @@ def make_policy_update(
     def update(state: TrainState, microbatches: PolicyBatch) -> tuple[TrainState, Metrics]:
         total = _totals(microbatches.episodes.loss_mask)
 
-        def loss(params: nnx.State, microbatch: PolicyBatch) -> tuple[jax.Array, Metrics]:
+        def loss(params: Params, microbatch: PolicyBatch) -> tuple[jax.Array, Metrics]:
             model = nnx.merge(graphdef, params, state.frozen)
             mask = microbatch.episodes.loss_mask
             log_prob, entropy = episode_log_probs(

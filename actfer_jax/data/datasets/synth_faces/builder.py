@@ -42,7 +42,7 @@ RenderAll = Callable[..., Iterator[dict[str, Any]]]
 
 
 @dataclass(kw_only=True)
-class FacesConfig(tfds.core.BuilderConfig):
+class FacesConfig(tfds.core.BuilderConfig):  # type: ignore[misc]  # their library has no types
     """Faces `start` to `stop` of `split` (a key of `world.STREAMS`), rendered at `size` x `size` pixels."""
 
     split: str = "train"
@@ -74,7 +74,7 @@ def encode_face(task: tuple[str, int, int]) -> dict[str, Any]:
     }
 
 
-class SynthFaces(tfds.core.GeneratorBasedBuilder):
+class SynthFaces(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # their library has no types
     """Rendered faces with action units, emotion and landmarks, in the order of their seeds."""
 
     VERSION = tfds.core.Version(VERSION)
