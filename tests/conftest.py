@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # TensorFlow, which reads this when it is imported, need not see at once what others write into a bucket.
 os.environ["GCS_STAT_CACHE_MAX_AGE"] = "0"
 
+import jax
 import pytest
 
 from actfer_jax.agent.episode import Reference
@@ -20,6 +21,7 @@ from actfer_jax.models import demo_checkpoint
 from actfer_jax.rollout.agent import Agent, ModelConfig, load_agent
 from actfer_jax.rollout.engine import Query, RolloutConfig
 
+jax.config.update("jax_numpy_rank_promotion", "raise")
 pytest.register_assert_rewrite("stand_in_cloud")
 
 

@@ -120,7 +120,7 @@ def _cached(
     kv_heads, capacity = cached_keys_BxKxTxD.shape[1:3]
     query = query_BxLxHxD.reshape(batch, length, kv_heads, heads // kv_heads, dim)
     old = jnp.einsum("blkgd,bktd->bkglt", query, cached_keys_BxKxTxD, preferred_element_type=jnp.float32) * dim**-0.5
-    filled_BxT = jnp.arange(capacity) < cache_length_B[:, None]
+    filled_BxT = jnp.arange(capacity)[None] < cache_length_B[:, None]
     old = jnp.where(filled_BxT[:, None, None, None], old, _MASKED)
     new = jnp.einsum("blkgd,bskd->bkgls", query, key_BxLxKxD, preferred_element_type=jnp.float32) * dim**-0.5
     new = jnp.where(_mask(segment_ids_BxL, True)[:, None, None], new, _MASKED)
@@ -168,12 +168,12 @@ def _tiled(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids_BxL: 
         for begin in range(0, length, tile):
             end = min(begin + tile, length)
             keys = end if causal else length
-            mask = segment_ids_L[begin:end, None] == segment_ids_L[:keys]
+            mask = segment_ids_L[begin:end, None] == segment_ids_L[None, :keys]
             if causal:
-                mask &= jnp.arange(begin, end)[:, None] >= jnp.arange(keys)
+                mask &= jnp.arange(begin, end)[:, None] >= jnp.arange(keys)[None]
             scores = query_GxLxD[:, begin:end].reshape(-1, dim) @ key_LxD[:keys].T
             scores = scores.reshape(group, end - begin, keys).astype(jnp.float32) * dim**-0.5
-            weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED)).astype(value.dtype)
+            weights = jax.nn.softmax(jnp.where(mask[None], scores, _MASKED)).astype(value.dtype)
             outputs.append((weights.reshape(-1, keys) @ value_LxD[:keys]).reshape(group, end - begin, dim))
         return jnp.concatenate(outputs, axis=1)
 

@@ -157,6 +157,11 @@ def table(
     return nnx.Param(_INITIAL(rngs.params(), (size, features), execution.param_dtype), **axes(*names))
 
 
+def _over_last(vector: nnx.Param[jax.Array], ndim: int) -> jax.Array:
+    """A vector in float32, to be broadcast over the last of `ndim` axes."""
+    return jnp.expand_dims(vector[...].astype(jnp.float32), tuple(range(ndim - 1)))
+
+
 class RMSNorm(nnx.Module):
     """Root-mean-square norm over the last axis, statistics in float32, result in the input's dtype."""
 
@@ -167,7 +172,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         wide *= jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
-        return (self.scale[...].astype(jnp.float32) * wide).astype(x.dtype)
+        return (_over_last(self.scale, x.ndim) * wide).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -181,7 +186,7 @@ class LayerNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         wide -= jnp.mean(wide, -1, keepdims=True)
         wide *= jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + 1e-6)
-        return (self.scale[...].astype(jnp.float32) * wide + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+        return (_over_last(self.scale, x.ndim) * wide + _over_last(self.bias, x.ndim)).astype(x.dtype)
 
 
 def inverse_frequencies(dim: int, theta: float) -> np.ndarray:

@@ -41,7 +41,7 @@ def token_log_probs(
         hidden, targets = inputs
         logits = model.unembed(hidden) / temperature
         if banned_V is not None:
-            logits = jnp.where(banned_V, _BANNED, logits)
+            logits = jnp.where(jnp.expand_dims(banned_V, tuple(range(logits.ndim - 1))), _BANNED, logits)
         log_probs = jax.nn.log_softmax(logits)
         entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, -1)
         return take_log_prob(log_probs, targets, model.execution.mesh), entropy
@@ -64,4 +64,5 @@ def take_log_prob(log_probs: jax.Array, token: jax.Array, mesh: Mesh | None) -> 
     """log_probs[..., token[...]]; on a mesh by a sum, to which each device adds its part of the last axis."""
     if mesh is None:
         return jnp.take_along_axis(log_probs, token[..., None], -1)[..., 0]
-    return jnp.sum(jnp.where(jnp.arange(log_probs.shape[-1]) == token[..., None], log_probs, 0), -1)
+    column = jnp.expand_dims(jnp.arange(log_probs.shape[-1]), tuple(range(token.ndim)))
+    return jnp.sum(jnp.where(column == token[..., None], log_probs, 0), -1)

@@ -197,7 +197,7 @@ class VisionTower(nnx.Module):
         x_NxPxD = self.execution.gathered(self.patch_embed)(images.patches)
         x_NxPxD += position_NxPxD.astype(self.execution.dtype)
         frequencies = inverse_frequencies(config.head_dim // 2, config.rope_theta)
-        angles_NxPx2xF = images.coordinates[..., None].astype(jnp.float32) * frequencies
+        angles_NxPx2xF = images.coordinates[..., None].astype(jnp.float32) * frequencies[None, None, None]
         angles_NxPxF = angles_NxPx2xF.reshape(
             *angles_NxPx2xF.shape[:2], -1
         )  # the row's angles first, then the column's
@@ -471,4 +471,4 @@ def _mrope_angles(positions_BxLx3: jax.Array, config: TextConfig) -> jax.Array:
     axis = np.zeros(len(frequencies), np.int32)
     for which in (1, 2):
         axis[which : 3 * config.mrope_section[which] : 3] = which
-    return positions_BxLx3.astype(jnp.float32)[..., axis] * frequencies
+    return positions_BxLx3.astype(jnp.float32)[..., axis] * frequencies[None, None]

@@ -262,7 +262,7 @@ def token_advantages(
         raise ValueError(f"credit must be one of {', '.join(CREDIT_MODES)}, got {credit!r}")
     if decision_end_BxG is None:
         raise ValueError("credit 'decision' needs the position at which each rollout decided (decision_end_BxG)")
-    deciding = jnp.arange(mask.shape[1]) <= jnp.asarray(decision_end_BxG).reshape(-1, 1)
+    deciding = jnp.arange(mask.shape[1])[None] <= jnp.asarray(decision_end_BxG).reshape(-1, 1)
     between = jnp.where(deciding, result.between.reshape(-1, 1), 0)
     return jnp.where(mask, result.within.reshape(-1, 1) + between, 0)
 
@@ -366,7 +366,9 @@ def _updated(
     state: Calibration, emotion: jax.Array, pairs: jax.Array, contrast: jax.Array, ema_rate: float
 ) -> Calibration:
     member_ExB = emotion[None, :] == jnp.arange(state.utility_E.shape[0])[:, None]
-    utility_E, count_E = _moved(state.utility_E, state.count_E, member_ExB * pairs, contrast, ema_rate)
+    utility_E, count_E = _moved(
+        state.utility_E, state.count_E, member_ExB * pairs[None, :], contrast[None, :], ema_rate
+    )
     global_utility, global_count = _moved(state.global_utility, state.global_count, pairs, contrast, ema_rate)
     return Calibration(utility_E, count_E, global_utility, global_count)
 
@@ -374,7 +376,7 @@ def _updated(
 def _moved(
     utility: jax.Array, count: jax.Array, pairs: jax.Array, contrast: jax.Array, ema_rate: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Moves averages [...] by the contrasts of groups with weights `pairs` [..., B]; no weight, no change."""
+    """Moves averages [...] by contrasts of groups, with weights `pairs`, [..., B] both; no weight, no change."""
     total = pairs.sum(axis=-1)
     new = (_divide(pairs, total[..., None]) * contrast).sum(axis=-1)
     kept = count * (1 - ema_rate) ** (total / 2)

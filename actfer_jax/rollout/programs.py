@@ -151,7 +151,7 @@ class Programs:
         model = nnx.merge(self.graphdef, params)
         queries, capacity = tokens_QxP.shape
         # All but the last token go into the cache; the last is pending.
-        segment_ids = (jnp.arange(capacity) < count_Q[:, None] - 1).astype(jnp.int32)
+        segment_ids = (jnp.arange(capacity)[None] < count_Q[:, None] - 1).astype(jnp.int32)
         x, deepstack = model.embed(tokens_QxP, image_index_QxP, encode_views(model, scenes))
         _, new = model.hidden(x, deepstack, positions_QxPx3, segment_ids)
         cache = init_cache(model.config, queries, self.length, new.keys.dtype)
@@ -224,7 +224,7 @@ class Programs:
         self, logits_RxV: jax.Array, keys: jax.Array, length_R: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The next token of each row with its log-probability as sampled, and at temperature 1 without the ban."""
-        scaled = jnp.where(self.banned_V, -jnp.inf, logits_RxV / (self.temperature or 1.0))
+        scaled = jnp.where(self.banned_V[None], -jnp.inf, logits_RxV / (self.temperature or 1.0))
         if self.temperature:
 
             def draw(key: jax.Array, t: jax.Array) -> jax.Array:
@@ -248,7 +248,7 @@ class Programs:
         rows = jnp.where(fill.rows < count, fill.rows, jnp.arange(slots) * count // slots)
         start = state.length[rows]
         size = fill.tokens.shape[1]
-        segment_ids = (jnp.arange(size) < fill.used[:, None] - 1).astype(jnp.int32)
+        segment_ids = (jnp.arange(size)[None] < fill.used[:, None] - 1).astype(jnp.int32)
         x, deepstack = model.embed(fill.tokens, fill.image_index, encode_views(model, fill.views))
         _, new = model.hidden(
             x,
@@ -260,7 +260,8 @@ class Programs:
             cache_row_B=rows,
         )
         # tokens[start - 1] is the pending token, which the fill repeats.
-        offset = jnp.where(jnp.arange(size) < fill.used[:, None], start[:, None] - 1 + jnp.arange(size), self.length)
+        column = jnp.arange(size)[None]
+        offset = jnp.where(column < fill.used[:, None], start[:, None] - 1 + column, self.length)
         at = fill.rows
         length = start + fill.used - 1
         state = state._replace(
