@@ -7,7 +7,7 @@
 
 It needs only shapes: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
 these. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs only a config.json. If a
-program does not fit, it says which and what to change, and ends with status 1. docs/compile_check.md explains the table.
+program does not fit, it says what to change and ends with status 1. docs/compile_check.md explains the table.
 """
 
 import json

@@ -48,7 +48,7 @@ class Collectives:
 class _Computation:
     """One computation: bytes sent by (kind, channel), calls (name, condition of a loop, times or 0), constants.
 
-    An operation that overlaps others has parts in several computations, all with its channel. Collectives that were written by
+    An operation that overlaps others has parts in several computations, all with its channel. Collectives written by
     hand (`jax.shard_map`) all have the same channel, and lie in one computation.
     """
 

@@ -1,7 +1,7 @@
 """FLOPs of the model's programs by formula: a multiplication and addition in a matrix product count 2.
 
 Recomputation (remat) and padding inside kernels do not count. Padding of rows and views does, since the device computes
-it. Attention of a causal row of L tokens counts L (L + 1) / 2 pairs. (Appendix B of PaLM, arXiv 2204.02311, counts L^2.)
+it. Attention of a causal row of L tokens counts L (L + 1) / 2 pairs (appendix B of PaLM, arXiv 2204.02311, takes L^2).
 """
 
 from math import prod

@@ -53,8 +53,8 @@ def listed(names: Sequence[str]) -> str:
 class Watch:
     """Checks the state and metrics of each step of a run before anything of the step is written.
 
-    An update whose gradient is not finite changes nothing (`training.update.apply_gradients`). It is logged; only 20 such
-    steps in a row stop the run.
+    An update whose gradient is not finite changes nothing (`training.update.apply_gradients`) and is logged. Only 20
+    such steps in a row stop the run.
     """
 
     _MOST_SKIPPED = 20

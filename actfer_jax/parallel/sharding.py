@@ -287,8 +287,8 @@ def constrain_parameters(tree: Any, mesh: Mesh | None) -> Any:
 def gather(weights: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
     """Parameters as a layer uses them: in the computation's dtype, and not divided over "fsdp".
 
-    They are cast before they are gathered, so that the smaller dtype is sent. Gradients are reduce-scattered. Parameters
-    that no rule divides (norms) are returned unchanged.
+    They are cast before they are gathered, so that the smaller dtype is sent. Gradients are reduce-scattered.
+    Parameters that no rule divides (norms) are returned unchanged.
     """
     if mesh is None:
         return weights
