@@ -129,7 +129,7 @@ def _unknown_flag(name: str) -> str:
 
 
 def _check_config(argv: list[str], cls: type | None) -> _Late:
-    """Checks `--config=FILE:VARIANT` and the keys of its overrides, for which ml_collections would show a traceback.
+    """Checks `--config=FILE:VARIANT` and the keys of its overrides, since ml_collections' own errors are hard to read.
 
     Overrides that ml_collections cannot make are removed from the arguments and returned: values of None, and the keys
     of an extension named on the command line.

@@ -1,9 +1,9 @@
 """Writes results where a user asks for them. The place is checked before the work, and other files are not touched.
 
 A directory of results must be new, empty, or an earlier output of this program. Such an output has a `MARKER`, a JSON
-file with the command that wrote it and the names of its files. New files are written in a subdirectory and moved into
-place at the end; files of other names stay. One file, without which the others do not count as results, is removed
-first and written last. So after a kill in between the output is incomplete, and the same command completes it.
+file with the command that wrote it and the names of its files. New files are staged elsewhere and moved into place at
+the end; files of other names stay. One file, without which the others do not count as results, is removed first and
+written last. So after a kill in between the output is incomplete, and the same command completes it.
 """
 
 import json
@@ -120,7 +120,8 @@ def check_apart(directory: epath.PathLike, workdir: epath.PathLike) -> None:
     """Checks that results in a directory would not overwrite a training run.
 
     Raises:
-      OutputError: it is the run's workdir, contains it, or is inside it. A new name directly in the workdir is allowed.
+      OutputError: it is the run's workdir, contains it, or is inside it. Allowed are names directly in the workdir that
+        are not in `RUN_DIRECTORIES`.
     """
     if is_remote(directory) != is_remote(workdir):
         return

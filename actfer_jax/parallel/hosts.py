@@ -154,7 +154,7 @@ def from_first(function: Callable[[], Value]) -> Value:
       function: returns a JSON value.
 
     Raises:
-      ConfigError: the function failed; on the other processes. Process 0 raises the function's own error.
+      ConfigError: on other processes, if the function failed. Process 0 raises the function's own error.
     """
     if jax.process_count() == 1:
         return function()
@@ -177,7 +177,7 @@ def first_before_others(function: Callable[[], Value]) -> Value:
     process 0 prepares in a shared directory.
 
     Raises:
-      ConfigError: the function failed on process 0; on the other processes. Process 0 raises the function's own error.
+      ConfigError: on other processes, if the function failed on process 0, which raises the function's own error.
     """
     kept: list[Value] = []
     from_first(lambda: kept.append(function()))

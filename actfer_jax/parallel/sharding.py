@@ -36,7 +36,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor", "fsdp"),
     # Activations, batches and the KV cache: rows are divided over "data" and "fsdp", and never cut.
     "rows": ("data", "fsdp"),
-    # An embedding table during look-up and unembedding, when "fsdp" divides the rows.
+    # Rows and vocabulary during look-up in an embedding table or a product with it: "fsdp" divides another axis there.
     "row_groups": ("data",),
     "vocab_groups": ("tensor",),
 }
