@@ -1,4 +1,4 @@
-"""How every command starts and how it fails: with a message and a status, and a traceback only for our own mistakes."""
+"""Starts every command. Errors end it with a message and a status; only our own mistakes show a traceback."""
 
 import ast
 import dataclasses
@@ -31,7 +31,7 @@ USER_ERRORS = (UserError, *FILE_ERRORS)
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 _MISSING = re.compile(r"flag --(\S+)=None: Flag --\1 must have a value other than None\.")
-# Values of jax's settings under which it computes something else, or refuses what is right here.
+# Values of jax's settings under which it computes something else, or refuses correct code.
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "jax_enable_x64": (True,),
     "jax_numpy_rank_promotion": ("raise",),
@@ -44,7 +44,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 
 
 class PathFlag(flags.ArgumentParser[epath.Path]):
-    """Reads the path that a flag gives, as `files.as_path` does: `flags.DEFINE(PathFlag(), name, default, help)`."""
+    """A flag that is a path, read by `files.as_path`: `flags.DEFINE(PathFlag(), name, default, help)`."""
 
     def parse(self, argument: epath.PathLike) -> epath.Path:
         return as_path(argument)
@@ -56,23 +56,23 @@ class PathFlag(flags.ArgumentParser[epath.Path]):
 def run(main: Callable[[list[str]], None], *, config: type | None = None, arguments: bool = False) -> None:
     """Parses the flags, sets up the log and runs a command.
 
-    Exits with status 1 and one line on standard error where the person who started it can put it right.
+    Exits with status 1 and one line on standard error if the user can fix the error.
 
     Args:
-      main: gets the program's name and, with `arguments`, what stands on the command line beside the flags.
-      config: the dataclass that `--config` is read into. With it, `--config.data.name=NAME` gives another extension and
-        may be followed by the keys that this one has; those of the config file's that it has not are left out.
-      arguments: whether anything may stand there.
+      main: gets the program's name and, with `arguments`, the command line's arguments that are not flags.
+      config: the dataclass that `--config` is read into. With it, `--config.data.name=NAME` selects another extension,
+        and overrides of its keys may follow. Keys of the config file that it does not have are dropped.
+      arguments: whether arguments that are not flags are allowed.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that knows ASCII only shows "?" for what it lacks, as it does on standard error.
+        # An ASCII terminal shows "?" for other characters, as on standard error.
         sys.stdout.reconfigure(errors="replace")
     sys.unraisablehook = _show_unraisable
     app.run(lambda argv: _guarded(main, argv, arguments), flags_parser=partial(_parse_flags, config=config))
 
 
 def printable(text: str) -> str:
-    """The text without characters that could move a terminal's cursor, reorder a line or fail to be written."""
+    """The text, with characters replaced that could move a terminal's cursor, reorder a line or fail to be written."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
@@ -85,7 +85,7 @@ def _parse_flags(argv: list[str], *, config: type | None) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         sys.exit(f"error: {_unknown_flag(error.flagname)}")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # The last four from ml_collections, for an override that fits no key.
+        # ml_collections raises the last four for an override that fits no key.
         message = " ".join(str(error).split())
         if missing := _MISSING.fullmatch(message):
             message = f"--{missing[1]} is missing; give it a value (--help lists the flags)"
@@ -104,11 +104,11 @@ def _parse_flags(argv: list[str], *, config: type | None) -> list[str]:
 
 
 class _Late(NamedTuple):
-    """What ml_collections cannot override and is set after it.
+    """Overrides that ml_collections cannot make, set after it.
 
     Attributes:
       values: by key.
-      sections: of extensions that the command line names: the keys that they have, with their types.
+      sections: for each extension named on the command line, its keys with their types.
     """
 
     values: dict[str, Any]
@@ -129,16 +129,17 @@ def _unknown_flag(name: str) -> str:
 
 
 def _check_config(argv: list[str], cls: type | None) -> _Late:
-    """Makes sure of `--config=FILE:VARIANT` and of the keys of its overrides, of which ml_collections would show how it
-    tried them, and takes out of the arguments what it cannot override: a value of None, and the keys of an extension
-    that is named among them.
+    """Checks `--config=FILE:VARIANT` and the keys of its overrides, since ml_collections' own errors are hard to read.
+
+    Overrides that ml_collections cannot make are removed from the arguments and returned: values of None, and the keys
+    of an extension named on the command line.
 
     Args:
       argv: the command line; changed in place.
       cls: the dataclass that the config is read into.
 
     Raises:
-      ConfigError: there is no such file, variant, extension or key, or the file fails.
+      ConfigError: the file, variant, extension or key does not exist, or the file fails.
     """
     joined = _joined(argv)
     names = {
@@ -176,7 +177,7 @@ def _check_config(argv: list[str], cls: type | None) -> _Late:
 
 
 def _joined(argv: list[str]) -> list[str]:
-    """The arguments, with `--config VALUE` and `--config.KEY VALUE` as one: `--config=VALUE`."""
+    """The arguments, with `--config VALUE` and `--config.KEY VALUE` joined, as in `--config=VALUE`."""
     joined = argv[:1]
     for argument in argv[1:]:
         before = joined[-1]
@@ -191,7 +192,7 @@ def _joined(argv: list[str]) -> list[str]:
 def _named_sections(
     names: dict[str, str], config: ml_collections.ConfigDict, cls: type | None
 ) -> dict[str, dict[str, Any]]:
-    """Of the sections whose `name` the command line gives, those of extensions, with the keys that these have."""
+    """The extensions' sections whose `name` the command line gives, each with the extension's keys and their types."""
     sections = {}
     for section, name in names.items():
         base = None if cls is None or section not in set(_keys(config)) else section_class(cls, section)
@@ -202,7 +203,7 @@ def _named_sections(
 
 
 def _literal(value: str | None, field_type: Any) -> Any:
-    """The value of a key as a command line gives it: `None`, a number, a tuple, or text."""
+    """The value of a key from the command line: `None`, a number, a tuple, or text."""
     if field_type is str or value is None:
         return value
     try:
@@ -212,7 +213,7 @@ def _literal(value: str | None, field_type: Any) -> Any:
 
 
 def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:
-    """The flag and what the config file in it holds, `FILE` or `FILE:VARIANT`."""
+    """The normalised flag of `FILE` or `FILE:VARIANT`, and the file's config."""
     try:
         path, colon, variant = os.fspath(as_path(given)).partition(":")
     except ValueError as error:
@@ -253,14 +254,14 @@ def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:
 
 
 def _shipped_configs() -> Path:
-    """The folder `configs/` of the package: inside of it where it is installed, and beside it in a checkout."""
+    """The package's folder `configs/`: inside an installed package, next to the package in a checkout."""
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def _extend_configs(shipped: Path) -> None:
-    """Lets a config file say `from configs import common` anywhere: what the working directory lacks is what ships."""
+    """Makes `from configs import common` work in any working directory, with the shipped configs as a fallback."""
     try:
         configs = importlib.import_module("configs")
     except ModuleNotFoundError:
@@ -276,7 +277,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _today(key: str, config: ml_collections.ConfigDict) -> str:
-    """The key under the name that it has in this config: that of today, or an older one."""
+    """The key under its name in this config: the present one, or an older one."""
     old, today = new_name(key)
     return key if old in _keys(config) else today
 
@@ -312,18 +313,18 @@ def _check_jax() -> None:
 
 
 def _show_unraisable(unraisable: Any) -> None:
-    # TensorStore says this for every write that fails after the first, when Orbax waits for them no more.
+    # TensorStore reports this for every later failed write, when Orbax no longer waits for it.
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str], arguments: bool) -> None:
-    # Our own words at the level of information; of the libraries' only the warnings.
+    # Our own messages from level INFO on, those of libraries from WARNING on.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     for ours in ("actfer_jax", "__main__"):
         logging.getLogger(ours).setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # What Orbax logs with a traceback, of the same error a dozen times, it also raises.
+    # Orbax logs the same error with a traceback a dozen times, and also raises it.
     logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
     try:
         if len(argv) > 1 and not arguments:
@@ -332,11 +333,11 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], arguments: bool
         main(argv)
     except ToolTimeout as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        # Python would wait for that thread.
+        # Python would wait for the tool's thread.
         os._exit(1)
     except USER_ERRORS as error:
         logging.debug("", exc_info=True)
-        # A checkpoint says it itself, with the step that the run goes on from.
+        # A checkpoint's message already says it, with the step to resume from.
         full = disk_is_full(error) and "the disk is full" not in str(error)
         remedy = "; the disk is full: free some space, and give the same command again" if full else ""
         sys.exit(f"error: {printable(str(error))}{remedy}")

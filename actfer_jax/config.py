@@ -1,12 +1,12 @@
-"""Reads sections of an `ml_collections` config into the frozen dataclasses that the rest of the package takes.
+"""Reads sections of an `ml_collections` config into the frozen dataclasses of the package.
 
-A config file is read top to bottom and may be edited by anyone, so nothing in it is ignored: a key that no field
-has, a field without a value, a value of another type or one outside the field's domain stops the run with the key's
-full name. A field states its domain in its type, `b1: Annotated[float, at_least(0), below(1)]`, and its class calls
-`check_fields`, so that the same holds where a section is made in Python.
+Nothing in a config file is ignored. An unknown key, a missing value, a value of another type or one outside its field's
+domain ends the run with the key's full name. A field's type states its domain, as in
+`b1: Annotated[float, at_least(0), below(1)]`. Its class calls `check_fields`, so that the same rules hold for sections
+made in Python.
 
-A section whose class has a `FOLDER`, such as "data.datasets", is that of an extension: its `name` says which module of
-that folder (`plugins.load`), and the section is read as the `Config` of that module.
+A section whose class has a `FOLDER`, such as "data.datasets", configures an extension. Its `name` selects a module of
+that folder (`plugins.load`), and the section is read as this module's `Config`.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ from actfer_jax.errors import ConfigError as ConfigError
 Section = TypeVar("Section")
 
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
-_KINDS = {int: numbers.Integral, float: numbers.Real}  # numpy's numbers are among these
+_KINDS = {int: numbers.Integral, float: numbers.Real}  # These include numpy's numbers.
 
 
 class Domain(NamedTuple):
-    """What the values of a field are: in words that follow "it must be", and as a function that tells."""
+    """The allowed values of a field: words that follow "it must be", and a function that checks a value."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -61,18 +61,18 @@ def one_of(*choices: str) -> Domain:
 Count = Annotated[int, at_least(1)]
 Share = Annotated[float, between(0, 1)]
 Seed = Annotated[int, between(0, 2**32 - 1)]
-"""More bits than 32 are not seen by all generators: two seeds would draw the same."""
+"""Not all generators use more than 32 bits: two larger seeds could draw the same."""
 FloatType = Annotated[str, one_of("float32", "bfloat16")]
 
 
 RENAMED = {"ucgrpo": "estimator", "batch.shorter_lengths": "batch.length_buckets"}
-"""Sections and keys of a training config that had another name before, by that name, which can still be read."""
+"""Old names of a training config's sections and keys, with their new names. Old names can still be read."""
 _REPLACED = {"traces.readings_subtle": ("traces.readings_stratum", {False: "", True: "subtle"})}
-"""Keys whose values are others today: those of today by those of before."""
+"""Keys whose values have changed too: the new key, and the new values by the old ones."""
 
 
 def new_name(key: str) -> tuple[str, str]:
-    """The part of a dotted key that had another name before, as it was, and the whole key under its name of today."""
+    """The part of a dotted key that is an old name, and the whole key under its new name."""
     for old, new in RENAMED.items():
         if key == old or key.startswith(f"{old}."):
             return old, new + key[len(old) :]
@@ -80,7 +80,7 @@ def new_name(key: str) -> tuple[str, str]:
 
 
 def with_new_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A training config with its sections and keys under their names of today.
+    """A training config with its sections and keys under their new names.
 
     Raises:
       ConfigError: it has a key under both names.
@@ -101,17 +101,17 @@ def with_new_names(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_fields(section: Any) -> None:
-    """Checks each field of a dataclass against its annotation; for `__post_init__`.
+    """Checks each field of a dataclass against its annotation. Call it in `__post_init__`.
 
     Raises:
-      ConfigError: a value of the wrong type or outside its domain; the message begins with the field.
+      ConfigError: a value has the wrong type or is outside its domain; the message begins with the field.
     """
     for name, hint in _hints(type(section)).items():
         _read(getattr(section, name), hint, name)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of some dotted names that was probably meant by another: it looks alike, or at least its end does."""
+    """The dotted name that was probably meant by a misspelt one: it is similar as a whole, or else in its last part."""
     names = list(names)
     whole = {known: known for known in names}
     ends = {known.rpartition(".")[2]: known for known in reversed(names)}
@@ -124,9 +124,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[Section], prefix: str) -> Section:
     """An instance of a dataclass from a section of a config.
 
-    Fields may be bool, int, float, str, Any, tuples (a list will do), dictionaries, dataclasses (a nested section), or
-    one of these or None, each perhaps `Annotated` with its domains. An int is taken for a float; a bool is never taken
-    for a number. A float must be finite, and an int must fit into 32 bits.
+    Fields may be bool, int, float, str, Any, tuples (or lists), dictionaries, dataclasses (nested sections), or one of
+    these or None. Each may be `Annotated` with domains. An int counts as a float, a bool never as a number. A float
+    must be finite, and an int must fit into 32 bits.
 
     Args:
       node: the section.
@@ -134,8 +134,8 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
       prefix: the dotted name of the section, for messages: `config.loss`; "" for none.
 
     Raises:
-      ConfigError: unknown or missing keys, a value of the wrong type or outside its domain, or one that `cls` itself
-        refuses.
+      ConfigError: a key is unknown or missing, or a value has the wrong type, is outside its domain, or is refused by
+        `cls`.
     """
     if not isinstance(node, ml_collections.ConfigDict | ml_collections.FrozenConfigDict | Mapping):
         raise ConfigError(f"{prefix} is {node!r}; it must be a section with keys")
@@ -162,18 +162,18 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
     try:
         return cls(**values)
     except ValueError as error:
-        # By custom such messages begin with the field: "clip_low is 3; it must be ...", "batch.length is 3; ...".
+        # By convention such messages begin with the field: "clip_low is 3; it must be ...", "batch.length is 3; ...".
         message = str(error)
         begins_with_a_field = re.split(r"\W", message, maxsplit=1)[0] in fields
         raise ConfigError(f"{begin if begins_with_a_field or not prefix else f'{prefix}: '}{message}") from error
 
 
 def named_config(cls: type[Section], name: Any, key: str) -> type[Section]:
-    """The class of an extension's section: the `Config` of the module that is named, or by default that of `cls`; of
-    other sections `cls` itself.
+    """The class of a section. For an extension it is the `Config` of the module `name`, by default of the module that
+    `cls` names; else `cls` itself.
 
     Raises:
-      ConfigError: there is no such module, or its `Config` does not extend `cls`; the message begins with the key.
+      ConfigError: the module does not exist, or its `Config` does not extend `cls`; the message begins with the key.
     """
     folder: str | None = getattr(cls, "FOLDER", None)
     if folder is None:
@@ -192,7 +192,7 @@ def named_config(cls: type[Section], name: Any, key: str) -> type[Section]:
 
 
 def section_class(cls: type, section: str) -> type | None:
-    """The dataclass of a section, such as "evaluation.data"; None where there is no such section."""
+    """The dataclass of a section, such as "evaluation.data"; None if the section does not exist."""
     found: type | None = cls
     for name in section.split("."):
         hint = _hints(found).get(name) if found is not None else None
@@ -237,7 +237,7 @@ def _read(value: Any, hint: Any, key: str) -> Any:
 
 
 def _check_domains(value: Any, domains: tuple[Domain, ...], key: str) -> None:
-    # Floats are computed with in float32, where a number just below 1 is 1.
+    # Computations use float32, in which a number just below 1 is 1.
     rounded = float(np.float32(value)) if type(value) is float else value
     for domain in domains:
         if not (domain.holds(value) and domain.holds(rounded)):

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever the process is killed, on a file system or in an object store."""
+"""Writes files that are complete or absent after any kill, on a file system or in an object store."""
 
 import errno
 import itertools
@@ -9,19 +9,19 @@ from urllib.parse import unquote, urlsplit
 import tensorflow as tf
 from etils import epath
 
-# What reading or writing a file may raise: object stores are reached through TensorFlow, which has errors of its own.
+# The errors of reading or writing a file. Object stores are accessed through TensorFlow, which has its own errors.
 FILE_ERRORS: tuple[type[OSError], type[Exception]] = (OSError, tf.errors.OpError)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def as_path(text: epath.PathLike) -> epath.Path:
-    """The path that a person means: every flag, argument and config key that is a path is read by this.
+    """Reads a path as a person writes it. Every flag, argument and config key that is a path is read by this.
 
-    `~` and `~user` are home directories, whether or not a shell has seen them; `file:///x` is `/x`; `gs://bucket/name`
-    stays what it is.
+    `~` and `~user` are home directories, even if no shell has expanded them. `file:///x` is `/x`. `gs://bucket/name` is
+    unchanged.
 
     Raises:
-      ValueError: it is empty, or means no place; whoever calls this puts the name of the flag or key before it.
+      ValueError: the text is empty or not a path. The caller puts the name of the flag or key before the message.
     """
     text = os.fspath(text)
     if not text.strip():
@@ -42,25 +42,25 @@ def as_path(text: epath.PathLike) -> epath.Path:
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Whether a path leads into an object store (`gs://bucket/name`)."""
+    """Whether a path is in an object store (`gs://bucket/name`)."""
     return "://" in os.fspath(path)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path from the root of its file system, or of its object store: Orbax takes no other."""
+    """The path from the root of its file system or object store. Orbax takes no others."""
     return epath.Path(path) if is_remote(path) else epath.Path(os.path.abspath(path))
 
 
 def write_atomically(path: epath.PathLike, data: bytes | str, *, sync: bool = True) -> None:
-    """Writes a whole file, replacing what was there.
+    """Writes a whole file, and replaces an existing one.
 
-    A local file is written under a temporary name beside it and renamed. An object store cannot rename, and shows an
-    object only when all of it has arrived.
+    A local file is written under a temporary name in the same directory, and renamed. An object store cannot rename,
+    but shows an object only when it is complete.
 
     Args:
       path: the file; its directory must exist.
       data: the whole content; text is written as UTF-8.
-      sync: wait until the disk has it, so that it also survives a machine that stops (local paths only).
+      sync: wait until the disk has the data, so that it also survives a crash of the machine (local paths only).
 
     Raises:
       OSError: the disk is full or the directory cannot be written; nothing is left under either name.
@@ -87,10 +87,10 @@ def write_atomically(path: epath.PathLike, data: bytes | str, *, sync: bool = Tr
 
 
 def copy_tree(source: Path, target: epath.PathLike) -> None:
-    """Copies a local directory's files, replacing those of the same name.
+    """Copies a local directory's files, and replaces files of the same name.
 
     Raises:
-      OSError: one of them could not be written.
+      OSError: a file could not be written.
     """
     for path in sorted(source.rglob("*")):
         copy = epath.Path(target) / path.relative_to(source).as_posix()
@@ -103,19 +103,19 @@ def copy_tree(source: Path, target: epath.PathLike) -> None:
 
 
 def unused(directory: epath.Path, name: str) -> epath.Path:
-    """A path in a directory, which need not exist, that nothing is at: the name, else name-2, name-3, ..."""
+    """A path that does not exist in a directory: the name, else name-2, name-3, ... The directory need not exist."""
     taken = {path.name for path in directory.iterdir()} if directory.exists() else set()
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return directory / next(name for name in names if name not in taken)
 
 
 def reason(error: Exception) -> str:
-    """What one of `FILE_ERRORS` says, in a line."""
+    """The message of one of `FILE_ERRORS`, in one line."""
     return getattr(error, "strerror", None) or str(error).partition("\n")[0][:300]
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is that a disk, a quota or a file has no room left."""
+    """Whether an error, or one of its causes, says that a disk, a quota or a file has no room left."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             return True

@@ -1,9 +1,9 @@
-"""Where a person has results written: looked at before the work, filled after it, and nobody else's files touched.
+"""Writes results where a user asks for them. The place is checked before the work, and other files are not touched.
 
-A directory of results is written if it is new, empty, or was written by this program before. Then `MARKER` lies in it:
-a JSON file with the command that wrote it and the names of its files. New files are made beside those that are there
-and put in their places at the end, and files of other names stay. One file, without which nothing takes the others for
-results, goes first and comes last: what a kill leaves in between is not whole, and the same command makes it whole.
+A directory of results must be new, empty, or an earlier output of this program. Such an output has a `MARKER`, a JSON
+file with the command that wrote it and the names of its files. New files are staged elsewhere and moved into place at
+the end; files of other names stay. One file, without which the others do not count as results, is removed first and
+written last. So after a kill in between the output is incomplete, and the same command completes it.
 """
 
 import json
@@ -27,9 +27,9 @@ from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 
 MARKER = ".actfer_output.json"
 RUN_DIRECTORIES = ("checkpoints", "compilation_cache", "episodes", "images", "profile", "superseded")
-"""Directories in the workdir of a training run that hold something else than results."""
+"""Directories in the workdir of a training run that do not hold results."""
 _PARTIAL, _PROBE = ".actfer_partial", ".actfer_writable"
-# The names above, also while they are written, and what systems put into directories by themselves.
+# The names above, with their temporary names, and files that systems create in directories.
 _NOT_COUNTED = re.compile(r"\.{1,2}actfer_.*|\.DS_Store|Thumbs\.db|desktop\.ini|lost\+found")
 _BEGINNINGS = {"JSON": (b"{", b"["), "PNG": (b"\x89PNG",)}
 _MANIFEST = "manifest.json"
@@ -37,19 +37,19 @@ _THREADS = 16  # With an object store they mostly wait.
 
 
 class OutputError(UserError, ValueError):
-    """A place that results cannot be written to, or not without a loss; the message names it."""
+    """Results cannot be written to a place, or not without a loss; the message names the place."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a directory of results holds.
+    """The content of a directory of results.
 
     Attributes:
       what: in words, for messages: "a policy".
-      names: of all files that it can have, relative to the directory.
-      last: the file without which nothing takes the others for results.
-      signs: files that tell a directory which was written before there were markers.
-      folders: directories that some of the files lie in.
+      names: matches the names of all possible files, relative to the directory.
+      last: the file without which the others do not count as results.
+      signs: files by which a directory without a marker, from older versions, is recognised.
+      folders: subdirectories of some of the files.
     """
 
     what: str
@@ -60,11 +60,11 @@ class Output:
 
 
 def check_directory(directory: epath.PathLike, output: Output) -> None:
-    """Makes sure that results can be written to a directory, which need not be there, and changes nothing.
+    """Checks that results can be written to a directory, which need not exist, and changes nothing.
 
     Raises:
-      OutputError: it is a file, or a link that leads nowhere; holds a training run, results of another kind, or files
-        of somebody else; or cannot be written.
+      OutputError: it is a file or a broken link; it holds a training run, results of another kind, or other files; or
+        it cannot be written.
     """
     directory = epath.Path(directory)
     try:
@@ -96,7 +96,7 @@ def _check_directory(directory: epath.Path, output: Output) -> None:
 
 
 def _check_entries(directory: Path, output: Output) -> None:
-    """What stands where a file or a directory of results will must be one."""
+    """Checks that existing entries with the names of results are files, or directories, as the results are."""
     for path in directory.iterdir() if directory.is_dir() else []:
         if output.names.fullmatch(path.name) and path.is_dir():
             raise OutputError(f"{path} is a directory, but a file of that name is to be written; move it away")
@@ -118,10 +118,11 @@ def _check_writable(directory: epath.Path) -> None:
 
 
 def check_apart(directory: epath.PathLike, workdir: epath.PathLike) -> None:
-    """Makes sure that the results in a directory would take nothing from a training run.
+    """Checks that results in a directory would not overwrite a training run.
 
     Raises:
-      OutputError: it is the run's workdir, holds it, or lies in it, but for a name of its own directly in it.
+      OutputError: it is the run's workdir, contains it, or is inside it. Allowed are names directly in the workdir that
+        are not in `RUN_DIRECTORIES`.
     """
     if is_remote(directory) != is_remote(workdir):
         return
@@ -137,7 +138,7 @@ def check_apart(directory: epath.PathLike, workdir: epath.PathLike) -> None:
 
 
 def same_place(one: epath.PathLike, other: epath.PathLike) -> bool:
-    """Whether two paths lead to the same directory, links followed."""
+    """Whether two paths lead to the same directory, with links followed."""
     return is_remote(one) == is_remote(other) and _same(_resolved(one), _resolved(other))
 
 
@@ -147,19 +148,19 @@ def _resolved(path: epath.PathLike) -> PurePosixPath | Path:
 
 def _same(one: PurePosixPath | Path, other: PurePosixPath | Path) -> bool:
     with suppress(OSError):
-        # Also where a file system takes small letters for large ones, or is mounted twice.
+        # True also if a file system ignores case or is mounted twice.
         return one == other or os.path.samefile(one, other)
     return False
 
 
 def check_file(path: epath.PathLike, kind: str) -> None:
-    """Makes sure that a file of results can be written, and changes nothing.
+    """Checks that a file of results can be written, and changes nothing.
 
     Args:
-      kind: "JSON" or "PNG"; a file of another kind that is there is not replaced.
+      kind: "JSON" or "PNG"; an existing file of another kind is not replaced.
 
     Raises:
-      OutputError: it is a directory, a file of another kind, or cannot be written.
+      OutputError: the path is a directory or a file of another kind, or cannot be written.
     """
     path = epath.Path(path)
     try:
@@ -176,17 +177,17 @@ def check_file(path: epath.PathLike, kind: str) -> None:
 
 
 def write_file(path: epath.PathLike, data: bytes | str) -> None:
-    """Writes a whole file of results, and its directory where that is not there."""
+    """Writes a whole file of results, and makes its directory if it does not exist."""
     epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, data)
 
 
 @contextmanager
 def staged(directory: epath.PathLike, output: Output) -> Iterator[Path]:
-    """A local directory for new results, to be filled and given to `publish`; it is gone in the end.
+    """A local directory for new results. Fill it and call `publish`; it is removed at the end.
 
     Raises:
-      OutputError: as `check_directory` does.
+      OutputError: as `check_directory`.
     """
     check_directory(directory, output)
     if is_remote(directory):
@@ -194,9 +195,9 @@ def staged(directory: epath.PathLike, output: Output) -> Iterator[Path]:
             yield Path(scratch)
         return
     claim(directory, output)
-    # On the file system of the directory, so that files need only be renamed.
+    # On the directory's own file system, so that files only need to be renamed.
     partial = Path(directory) / _PARTIAL
-    # What a call that was killed has left.
+    # Removes the remains of a killed call.
     shutil.rmtree(partial, ignore_errors=True)
     for left in Path(directory).glob("..actfer_*.tmp"):
         left.unlink(missing_ok=True)
@@ -208,14 +209,14 @@ def staged(directory: epath.PathLike, output: Output) -> Iterator[Path]:
 
 
 def publish(staging: Path, directory: epath.PathLike, output: Output, *, stay: bool = False) -> None:
-    """Puts new results in the place of those in a directory, where files of other names stay.
+    """Replaces the results in a directory by new ones. Files of other names stay.
 
     Args:
       staging: holds the new files.
-      stay: whether files of the results before that have no successor stay too.
+      stay: whether earlier results without a new file of the same name stay too.
 
     Raises:
-      FILE_ERRORS: it could not be written.
+      FILE_ERRORS: the results could not be written.
     """
     directory = epath.Path(directory)
     new = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()}
@@ -238,7 +239,7 @@ def publish(staging: Path, directory: epath.PathLike, output: Output, *, stay: b
 
 
 def claim(directory: epath.PathLike, output: Output) -> None:
-    """Makes a directory, if it is not there, and puts the marker in it."""
+    """Makes a directory, if it does not exist, and writes the marker into it."""
     directory = epath.Path(directory)
     if not is_remote(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -247,7 +248,7 @@ def claim(directory: epath.PathLike, output: Output) -> None:
 
 
 def incomplete(directory: epath.PathLike, output: Output) -> str:
-    """What to do about results that a kill has left without their last file; "" where nothing is to be done."""
+    """What to do about results that a kill left without their last file; "" if there is nothing to do."""
     directory = epath.Path(directory)
     if (directory / output.last).exists() or not (marker := _read_marker(directory)):
         return ""
@@ -262,14 +263,14 @@ def _move(source: Path, target: epath.Path) -> None:
 
 
 def _listed(directory: epath.Path) -> set[str]:
-    """Names in a directory; none where there is no directory."""
+    """Names in a directory; empty if it does not exist."""
     if not directory.is_dir():
         return set()
     return {path.name for path in directory.iterdir()} if is_remote(directory) else set(os.listdir(directory))
 
 
 def _written(directory: epath.Path, output: Output) -> set[str]:
-    """Names of the files in a directory that this program wrote, as far as they can be told."""
+    """Names of the files in a directory that this program wrote, as far as it can tell."""
     if marker := _read_marker(directory):
         names = set(marker["files"])
     else:

@@ -1,7 +1,7 @@
-"""Extensions by the name of their file: a data set, a reward, an estimator, a grammar or a benchmark is one module.
+"""Loads extensions by name. A data set, a reward, an estimator, a grammar or a benchmark is one module.
 
-`load("rl.rewards", "actfer")` is the module `actfer_jax.rl.rewards.actfer`; `load("rl.rewards", "mylab.rewards")`, a
-name with a dot, is a module of the user's own. The `__init__` of each folder holds the Protocol of its members.
+`load("rl.rewards", "actfer")` is the module `actfer_jax.rl.rewards.actfer`. A name with a dot is a user's module:
+`load("rl.rewards", "mylab.rewards")`. The `__init__` of each folder has the Protocol of its members.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from actfer_jax.errors import ConfigError
 
 
 def names(folder: str) -> list[str]:
-    """The extensions that the package has in a folder, such as "data.datasets"."""
+    """The package's extensions in a folder, such as "data.datasets"."""
     package = importlib.import_module(f"actfer_jax.{folder}")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
@@ -27,14 +27,14 @@ def load(folder: str, name: str) -> Any:
     """The module of an extension.
 
     Args:
-      folder: of the package, such as "data.datasets".
-      name: of a file there, or the dotted name of a module of the user's own.
+      folder: a folder of the package, such as "data.datasets".
+      name: the name of a file there, or the dotted name of a user's module.
 
     Returns:
-      The module; the Protocol in the folder's `__init__` says what it has.
+      The module. The Protocol in the folder's `__init__` describes it.
 
     Raises:
-      ConfigError: there is no such module, or it lacks something that the folder's Protocol asks for.
+      ConfigError: the module does not exist, or lacks a member of the folder's Protocol.
     """
     path = name if "." in name else f"actfer_jax.{folder}.{name}"
     if not _exists(path):
@@ -55,7 +55,7 @@ def _exists(path: str) -> bool:
     try:
         return importlib.util.find_spec(path) is not None
     except ModuleNotFoundError as error:
-        # The package that it should lie in is not there; what that package itself fails to import is another matter.
+        # Its package does not exist. If the package exists but fails to import something, that error is raised.
         if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
             return False
         raise

@@ -75,21 +75,21 @@ def step(
     look_probability = jax.nn.sigmoid((weights_Cx2[emotion] * features_Bx2).sum(axis=1))
     regret = jnp.maximum(utility - PRICE, 0) - look_probability * (utility - PRICE)
 
-    slot = jnp.arange(ROLLOUTS)
+    slot = jnp.arange(ROLLOUTS)[None]
     forced_group = jax.random.uniform(keys[2], (GROUPS, 1)) < method.forced_arm_rate
     forced = forced_group & (slot < FORCED_ROLLOUTS)
     chosen = jax.random.uniform(keys[3], (GROUPS, ROLLOUTS)) < look_probability[:, None]
-    looked = jnp.where(forced, slot % 2 == 0, chosen)
-    success_probability = 0.5 + jnp.where(looked, 0.5, -0.5) * (utility / REWARD)[:, None]
+    inspected = jnp.where(forced, slot % 2 == 0, chosen)
+    success_probability = 0.5 + jnp.where(inspected, 0.5, -0.5) * (utility / REWARD)[:, None]
     task = REWARD * (jax.random.uniform(keys[4], (GROUPS, ROLLOUTS)) < success_probability)
     # A namespace, since the methods are traced: all of them share one compiled program.
     config = SimpleNamespace(**vars(ucgrpo.UCGRPOConfig()) | method._asdict())
     result, state = ucgrpo.advantages(
-        task - PRICE * looked, task, looked, emotion, state, config=config, step=number, forced=forced
+        task - PRICE * inspected, task, inspected, emotion, state, config=config, step=number, forced=forced
     )
 
     # The log-odds of a choice that an instruction made have no gradient.
-    pull = jnp.where(forced, 0, result.advantage * (looked - look_probability[:, None])).mean(axis=1)
+    pull = jnp.where(forced, 0, result.advantage * (inspected - look_probability[:, None])).mean(axis=1)
     gradient_Cx2 = jnp.zeros((CLASSES, 2)).at[emotion].add(pull[:, None] * features_Bx2 / GROUPS)
     return (weights_Cx2 + learning_rate * gradient_Cx2, state), regret.mean()
 

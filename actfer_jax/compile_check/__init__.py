@@ -1,1 +1,1 @@
-"""Whether a run fits on TPUs, by their own compiler."""
+"""Checks with the TPU's compiler whether a run fits on TPUs."""

@@ -5,9 +5,9 @@
     python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=2xv5e:8x8 \\
         --config.mesh.slices=2 "--config.mesh.update=(2,-1,1)"
 
-From shapes alone: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
-these. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs a config.json only. Ends
-with status 1 where a program does not fit, and says which and what to change. docs/compile_check.md explains the table.
+It needs only shapes: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
+these. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs only a config.json. If a
+program does not fit, it says what to change and ends with status 1. docs/compile_check.md explains the table.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Compiles every program of a run for TPUs and says what it takes there."""
+"""Compiles every program of a run for TPUs, and reports the memory, work and communication of each."""
 
 import dataclasses
 import importlib.util
@@ -44,9 +44,9 @@ class Chip:
     """One chip of a TPU generation.
 
     Attributes:
-      hbm: memory in GiB that programs and arrays can have, by the compiler's own messages.
-      teraflops: matrix products in bfloat16, at most.
-      topologies: some that exist, for messages.
+      hbm: GiB of memory for programs and arrays, as in the compiler's messages.
+      teraflops: peak TFLOP/s of matrix products in bfloat16.
+      topologies: some existing ones, for messages.
     """
 
     hbm: float
@@ -69,7 +69,7 @@ NO_TPU = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""Keeps the TPU's compiler from looking for a TPU, which takes minutes, and from keeping it to itself."""
+"""Environment in which libtpu does not look for a TPU, which takes minutes, nor lock out other processes."""
 
 
 @dataclasses.dataclass
@@ -78,10 +78,10 @@ class Program:
 
     Attributes:
       name: for the table.
-      jitted, arguments: what is compiled, and its arguments as abstract arrays with shardings.
-      others: what else is in memory while it runs, by name.
+      jitted, arguments: the function, and its arguments as abstract arrays with shardings.
+      others: other arrays in memory while it runs, by name.
       flops: of the model, for all chips, by formula.
-      advice: what makes it smaller.
+      advice: settings that make it smaller.
     """
 
     name: str
@@ -94,12 +94,12 @@ class Program:
 
 @dataclasses.dataclass
 class Result:
-    """What compiling a program showed; sizes in bytes on one chip.
+    """The result of compiling a program; sizes are bytes on one chip.
 
     Attributes:
-      total: the program's peak and all other arrays that are alive then.
-      collectives: bytes sent by kind (`Collectives`); loops of unknown length are counted once.
-      per_iteration: of those loops.
+      total: the program's peak and all other arrays in memory.
+      collectives: bytes sent, by kind (`Collectives`). Loops of unknown length count once.
+      per_iteration: bytes sent in one iteration of each of those loops.
       error: why it was not compiled, or "".
     """
 
@@ -123,7 +123,7 @@ def topology_devices(name: str) -> tuple[Chip, list[Any]]:
     """The chips of a TPU topology, `v5e:4x4`, or of several slices of it, `2xv5e:4x4`.
 
     Raises:
-      ConfigError: libtpu is not installed, or knows no such topology.
+      ConfigError: libtpu is not installed, or does not know the topology.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError("libtpu is not installed; `pip install libtpu` brings the TPU's compiler (no TPU is needed)")
@@ -141,7 +141,7 @@ def topology_devices(name: str) -> tuple[Chip, list[Any]]:
 
 
 def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -> Iterator[Program]:
-    """Every program of a run, with what is in memory beside its arguments."""
+    """Every program of a run, with the other arrays in memory."""
     graphdef, (state, _) = abstract_state(config, model_config, meshes.update)
     params = state.weights
     dtype = jnp.dtype(config.model.dtype)
@@ -202,7 +202,7 @@ def _rollout_programs(
     temperature: float,
     fewer_rows: str,
 ) -> Iterator[Program]:
-    """Weights for the rollout, prefill, a chunk of decoding, and a fill of slots."""
+    """The rollout's programs: its weights, prefill, a decode chunk, and a slot fill."""
     rollout, mesh = config.rollout, meshes.rollout
     rows, vocabulary = queries * group_size, model_config.text.vocab_size
     jitted = Programs(
@@ -218,7 +218,7 @@ def _rollout_programs(
     )
     others = {name: tree for name, tree in kept.items() if name != "params"}
     advice = ", or ".join([*_reference_advice(config), 'more of the "tensor" axis in config.mesh.rollout'])
-    if prefix != EVALUATION or config.algorithm == "sft":  # else evaluation casts weights by the program of rollouts
+    if prefix != EVALUATION or config.algorithm == "sft":  # Else evaluation uses the rollout's program for weights.
         yield Program(f"{prefix}rollout weights", jitted.reshard, (kept["params"],), others, 0.0, advice)
 
     weights = sharding.place_parameters(jax.eval_shape(jitted._reshard, kept["params"]), mesh)
@@ -258,7 +258,7 @@ def _update_programs(
     reference: Any,
     slots: ViewSlots,
 ) -> Iterator[Program]:
-    """Log-probabilities, of the reference and for importance correction, and the update."""
+    """The update's programs: log-probabilities for importance correction and of the reference, and the update."""
     size, mesh = config.batch, meshes.update
     rows = size.queries * size.rollouts
     shared = sharding.shared_rows(size.rollouts, rows // size.microbatches, mesh)
@@ -295,10 +295,10 @@ def _split(batch: Any, microbatches: int, mesh: Any) -> Any:
 
 
 def _update_advice(config: TrainConfig, meshes: Meshes, offload: bool = True) -> str:
-    """What makes an update smaller, the cheapest first."""
+    """Settings that make an update smaller, the cheapest first."""
     size = config.batch
     advice = []
-    with suppress(ConfigError, ValueError):  # where a device has one row of a microbatch, there can be no more of them
+    with suppress(ConfigError, ValueError):  # With one row of a microbatch on a device, more microbatches do not work.
         more = dataclasses.replace(size, microbatches=2 * size.microbatches)
         dataclasses.replace(config, batch=more).check_meshes(meshes)
         advice.append(f"config.batch.microbatches={more.microbatches}")
@@ -309,7 +309,7 @@ def _update_advice(config: TrainConfig, meshes: Meshes, offload: bool = True) ->
 
 
 def _reference_advice(config: TrainConfig, offload: bool = True) -> list[str]:
-    """What takes the reference from the devices; `offload` does not where it is used."""
+    """Settings that take the reference off the devices. Without `offload`, offloading is not among them."""
     if not config.loss.kl:
         return []
     less = ["config.loss.kl=0, which needs no reference"]
@@ -328,7 +328,7 @@ def check(program: Program, limit: float) -> Result:
     try:
         compiled = program.jitted.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        # The TPU's compiler refuses a program that does not fit by itself.
+        # The TPU's compiler refuses a program that does not fit on its own.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         used = re.search(r"Used [\d.]+\w? of [\d.]+\w? hbm", str(error))
@@ -338,10 +338,10 @@ def check(program: Program, limit: float) -> Result:
     result.seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     result.arguments = memory.argument_size_in_bytes
-    # Of the results only those count that are not written over donated arguments.
+    # Results that overwrite donated arguments do not count.
     result.outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    # The compiler refuses programs by this peak. Its `temp_size_in_bytes` counts memory more than once that several
-    # temporaries have one after the other.
+    # The compiler refuses programs by this peak. Its `temp_size_in_bytes` counts memory once for each temporary that
+    # reuses it.
     result.temporaries = memory.peak_memory_in_bytes - result.arguments - result.outputs
     result.peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     result.total = result.peak + sum(result.others.values())
@@ -352,12 +352,12 @@ def check(program: Program, limit: float) -> Result:
 
 
 def bytes_on_a_chip(tree: Any) -> int:
-    """Bytes of abstract arrays on one device, without the padding of their tiles."""
+    """Bytes of abstract arrays on one device, without the padding of tiles."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def table(results: list[Result], chip: Chip, chips: int) -> str:
-    """The results as lines for a terminal, sizes in GiB on a chip."""
+    """The results as lines for a terminal, with sizes in GiB on a chip."""
     head = ["program", "arguments", "temporaries", "results", "peak", "others", "total", f"of {chip.hbm}"]
     rows = [[*head, "TFLOP", "best ms", "sent", "compiled"]]
     for result in results:
@@ -393,14 +393,14 @@ def compile_check(
     """Compiles the programs of a config for a topology.
 
     Args:
-      only: names of those that are compiled; all if empty.
+      only: names of the programs to compile; all if empty.
 
     Returns:
-      What `--json` writes (the topology, meshes, sizes of what stays in memory, and a `Result` of each program), and
-      the `table` of it.
+      The content of the `--json` file (the topology, meshes, sizes of arrays that stay in memory, and a `Result` of
+      each program), and its `table`.
 
     Raises:
-      ConfigError: the topology is not known, its meshes do not fit the config, or there is no such program.
+      ConfigError: the topology is not known, the config does not fit its meshes, or a named program does not exist.
     """
     chip, devices = topology_devices(topology)
     meshes = make_meshes(config.mesh, devices)

@@ -1,7 +1,7 @@
-"""What a compiled program sends between devices, read from its text.
+"""The bytes that a compiled program sends between devices, read from its text.
 
-Operations and attributes are those of XLA's HLO text (openxla.org/xla/operation_semantics): a program is a list of
-computations, each a list of instructions, which call other computations.
+The text is XLA's HLO (openxla.org/xla/operation_semantics). A program is a list of computations. Each computation is a
+list of instructions, which can call other computations.
 """
 
 import re
@@ -22,7 +22,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
-# The devices that take part: listed, in rows of an array, or along axes of a mesh.
+# The participating devices: listed, in rows of an array, or along mesh axes.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _ROWS = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _ALONG = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
@@ -30,12 +30,13 @@ _ALONG = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 
 @dataclass(frozen=True)
 class Collectives:
-    """Bytes that one device sends in collective operations, by kind, if they go around a ring.
+    """Bytes that one device sends in collective operations, by kind, if they run around a ring.
 
-    That is the result of a gather, the operand of a scatter or exchange, and twice the operand of a sum.
+    A gather sends its result, a scatter or exchange its operand, and a sum twice its operand.
 
     Attributes:
-      total: loops counted as often as they run, or may run where they can stop early; loops of unknown length once.
+      total: a loop counts once for each iteration, at its limit if it can stop early. A loop of unknown length counts
+        once.
       unknown_loops: bytes of one iteration of each loop of unknown length.
     """
 
@@ -45,10 +46,10 @@ class Collectives:
 
 @dataclass
 class _Computation:
-    """What one computation sends by (kind, channel), calls (name, condition of a loop, times or 0), and compares with.
+    """One computation: bytes sent by (kind, channel), calls (name, condition of a loop, times or 0), constants.
 
-    The parts of an operation that runs beside others lie in several computations, all with its channel. Operations that
-    were written as such (`jax.shard_map`) all have one channel, and lie in one computation.
+    An operation that overlaps others has parts in several computations, all with its channel. Collectives written by
+    hand (`jax.shard_map`) all have the same channel, and lie in one computation.
     """
 
     sends: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -59,8 +60,8 @@ class _Computation:
 def collectives(text: str) -> Collectives:
     """Reads `compiled.as_text()`.
 
-    Where the compiler does not note how often a loop runs, that is the constant which its condition compares with: so
-    JAX's scans, and loops up to a limit, are compiled.
+    If the compiler does not note how often a loop runs, the largest constant in the loop's condition is taken: JAX's
+    scans, and loops up to a limit, compare with it.
     """
     computations: dict[str, _Computation] = {}
     entry, name = "", ""
@@ -97,7 +98,7 @@ def collectives(text: str) -> Collectives:
 
 
 def _read(instruction: str, name: str, computation: _Computation) -> None:
-    """Adds what one instruction sends and calls."""
+    """Adds the bytes, calls and constants of one instruction."""
     operation = _OPERATION.search(instruction)
     if operation is None:
         return
@@ -105,12 +106,12 @@ def _read(instruction: str, name: str, computation: _Computation) -> None:
     attributes = instruction[operation.end() :]
     if kind in KINDS:
         arrays = [_size(*array) for array in _ARRAY.findall(instruction[: operation.start()])]
-        # What starts an operation returns its operands too; the result is the largest, or all of equal ones.
+        # A "-start" returns its operands too; the result is the largest array.
         size = max(arrays, default=0) if operation[1].endswith("-start") else sum(arrays)
         if kind == "reduce-scatter":
             size *= next(_taking_part(attributes), 1)
         elif kind == "all-reduce" and name.startswith("all-reduce-scatter"):
-            kind = "reduce-scatter"  # so the TPU's compiler writes it: a sum of which each device keeps its part
+            kind = "reduce-scatter"  # The TPU's compiler writes it as a sum of which each device keeps its part.
         elif kind == "all-reduce":
             size *= 2
         channel = _CHANNEL.search(attributes)

@@ -1,8 +1,7 @@
-"""How much work the model's programs are, counted by formula: 2 for each multiplication and addition of a product.
+"""FLOPs of the model's programs by formula: a multiplication and addition in a matrix product count 2.
 
-Recomputation (remat) and padding inside of kernels do not count, padding of rows and views does, since the device
-computes it. Attention of a causal row of L tokens counts L (L + 1) / 2 pairs (as in appendix B of PaLM, arXiv
-2204.02311, which takes L^2).
+Recomputation (remat) and padding inside kernels do not count. Padding of rows and views does, since the device computes
+it. Attention of a causal row of L tokens counts L (L + 1) / 2 pairs (appendix B of PaLM, arXiv 2204.02311, takes L^2).
 """
 
 from math import prod
@@ -13,7 +12,7 @@ from actfer_jax.rollout.batch import EpisodeBatch
 
 
 def update(config: Qwen3VLConfig, batch: EpisodeBatch) -> float:
-    """Forward and backward pass (twice the forward) of a batch."""
+    """Forward and backward pass of a batch; backward is twice the forward."""
     return 3 * forward(config, batch)
 
 
@@ -68,10 +67,10 @@ def _unembed(config: TextConfig) -> int:
 
 
 def _pairs(config: TextConfig) -> int:
-    """One query and one key in all layers: the score, and the value that it weighs."""
+    """One query and one key in all layers: the score, and the weighted value."""
     return 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
 
 
 def _attention(config: TextConfig, length: int) -> float:
-    """A causal row."""
+    """Attention of one causal row in all layers."""
     return _pairs(config) * length * (length + 1) / 2

@@ -1,1 +1,1 @@
-"""Data sets, and the supervised traces made from them."""
+"""Data sets and their cache."""

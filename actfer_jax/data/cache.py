@@ -1,7 +1,7 @@
-"""The directory in which rendered faces and what was found in pictures are kept between runs.
+"""The cache directory, which keeps rendered faces and the faces found in images between runs.
 
-It may be deleted at any time. Nobody's own files may lie in it: data that is read in place is named elsewhere
-(`data.directory`), and a directory that holds other files is refused.
+It may be deleted at any time. It must not hold a user's own files: a directory with other files is refused. Data that
+is read in place has its own key (`data.directory`).
 """
 
 import fnmatch
@@ -15,15 +15,15 @@ TAG = "CACHEDIR.TAG"
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 # This is a cache of actfer_jax, which makes anew what is missing; for the format see https://bford.info/cachedir/
 """
-# What we write into it (the tag under its temporary name too), and what systems put anywhere.
+# Names that we write (the tag has a temporary name too), and names that systems create anywhere.
 _OURS = (TAG, f".{TAG}.*", "synth_faces", "synth_faces.lock", "downloads", "faces.sqlite*")
 _OF_THE_SYSTEM = ("lost+found", ".DS_Store")
 
 
 def open_cache(directory: str) -> Path:
-    """Makes sure that a directory may be used as the cache, and marks it as one (`CACHEDIR.TAG`).
+    """Checks that a directory may be used as the cache, and marks it as one (`CACHEDIR.TAG`).
 
-    A cache that cannot be written is good for what is in it.
+    A cache that cannot be written can still be read.
 
     Args:
       directory: a path, perhaps with "~".

@@ -34,15 +34,15 @@ class Source(Samples, Protocol):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which samples. The `Config` of each module in `data.datasets` extends this, and checks what only it can know.
+    """The choice of samples. The `Config` of each module in `data.datasets` extends this and adds its own checks.
 
     Attributes:
-      name: the data set: a module of `data.datasets`, or the dotted name of a module of the user's own.
-      split: of those that the data set has.
-      size: how many samples of the split, at least 1; None for all that there are.
-      directory: where the data set's own files lie; "" for one that has none.
-      cache_directory: where what is rendered, and the faces found in images, are kept between runs: a directory of
-        its own, which may be deleted at any time.
+      name: the data set: a module of `data.datasets`, or the dotted name of a user's module.
+      split: one of the data set's splits.
+      size: how many samples of the split, at least 1; None for all.
+      directory: the directory of the data set's own files; "" if it has none.
+      cache_directory: a separate directory that keeps rendered faces, and the faces found in images, between runs. It
+        may be deleted at any time.
     """
 
     FOLDER: ClassVar[str] = "data.datasets"
@@ -66,7 +66,7 @@ class DataConfig:
 
 
 def open_face_store(config: DataConfig) -> FaceStore:
-    """Where the faces found in the images of a data set are kept.
+    """The store of the faces found in a data set's images.
 
     Raises:
       DataError, OSError: the cache, or the file in it, cannot be used.
@@ -75,10 +75,10 @@ def open_face_store(config: DataConfig) -> FaceStore:
 
 
 def check_known(sample: Sample) -> Sample:
-    """The sample.
+    """Returns the sample if it has a reference.
 
     Raises:
-      DataError: neither its action units nor its emotion are known: no answer about it can be right or wrong.
+      DataError: neither its action units nor its emotion are known, so no answer can be right or wrong.
     """
     if sample.reference.emotion is None and not sample.reference.has_aus:
         raise DataError(
@@ -89,10 +89,10 @@ def check_known(sample: Sample) -> Sample:
 
 
 def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
-    """An endless sequence of samples: element i is the same for a given seed, however many hosts or workers read it.
+    """An endless sequence of samples. The seed alone decides element i, with any number of hosts or workers.
 
-    Every pass over the source is shuffled anew, and element `step * batch + row` belongs to that row of that step, so
-    one integer resumes it.
+    Every pass over the source is shuffled anew. Element `step * batch + row` belongs to that row of that step, so one
+    integer resumes the sequence.
     """
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).map(check_known)
 
@@ -101,7 +101,7 @@ class Stratum:
     """The samples of a source that belong to one stratum.
 
     Raises:
-      DataError: there are none.
+      DataError: no sample does.
     """
 
     def __init__(self, source: Source, name: str):
@@ -131,7 +131,7 @@ def batches(dataset: grain.MapDataset[Element], batch: int, start: int) -> Itera
 
 
 def open_source(config: DataConfig) -> Source:
-    """The samples that a config names; what has to be prepared is prepared now, with progress."""
+    """The samples that a config names. Missing data is prepared now, with progress."""
     source: Source = plugins.load(config.FOLDER, config.name).open_source(config)
     return source
 

@@ -1,4 +1,4 @@
-"""The rendered faces, under the name that people import; they are a data set like others (`datasets/synth_faces`)."""
+"""An alias of the rendered faces for users' imports; the data set itself is `datasets/synth_faces`."""
 
 from typing import Any
 
@@ -6,6 +6,6 @@ from actfer_jax.data.datasets import synth_faces
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):  # what the import system asks of packages, which this is not
+    if name.startswith("__"):  # The import system asks packages for these; this is not one.
         raise AttributeError(name)
     return getattr(synth_faces, name)

@@ -1,1 +1,1 @@
-"""What an episode is on disk and on screen."""
+"""Episodes on disk and on screen."""

@@ -1,4 +1,4 @@
-"""One self-contained web page of analysed pictures: no script, no request to anywhere, every text escaped."""
+"""One self-contained web page of analysed images: no script, no requests, every text escaped."""
 
 import base64
 import html
@@ -16,7 +16,7 @@ from actfer_jax.faces.detector import Face
 from actfer_jax.faces.views import View
 from actfer_jax.rollout.engine import Rollout
 
-_PICTURE_SIDE = 960  # Pixels of the longer side of a picture on the page.
+_PICTURE_SIDE = 960  # Most pixels of the longer side of an image on the page.
 _COLOURS = ("#d9480f", "#0b7285", "#7b2cbf", "#2b8a3e", "#b58900", "#c2255c")
 
 _STYLE = """
@@ -72,10 +72,10 @@ def page(sections: Sequence[str], *, checkpoint: str, note: str = "", unread: It
     """The whole page.
 
     Args:
-      sections: what `section` returned, in order.
+      sections: results of `section`, in order.
       checkpoint: names the model.
-      note: what a reader must know before believing any of it, shown on top.
-      unread: messages about pictures that could not be read.
+      note: a caution for the reader, shown on top.
+      unread: messages about images that could not be read.
     """
     count = "1 picture" if len(sections) == 1 else f"{len(sections)} pictures"
     notes = [f'<p class="note" role="note">{_text(message)}</p>' for message in (note, *unread) if message]
@@ -104,13 +104,13 @@ def page(sections: Sequence[str], *, checkpoint: str, note: str = "", unread: It
 
 
 def section(name: str, image: np.ndarray, rollout: Rollout, faces: Sequence[Face]) -> str:
-    """One picture with its episode.
+    """One image with its episode.
 
     Args:
-      name: the picture's name.
+      name: the image's name.
       image: uint8 [H, W, 3], the original.
       rollout: the finished episode.
-      faces: the faces that were found in it.
+      faces: the faces that were found in the image.
     """
     scene, *views = rollout.views
     steps = [_step("", "", f"<p>The whole picture, as the model sees it.</p>{_crop(scene, '#c9c6bd')}")]
@@ -160,7 +160,7 @@ def why_no_answer(episode: Episode) -> str:
 
 
 def call_text(call: ToolCall) -> str:
-    """A call as one would write it in Python: ``zoom(region='mouth')``."""
+    """A call in Python's form: ``zoom(region='mouth')``."""
     return f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
 
 
@@ -204,7 +204,7 @@ def _turn(turn: Turn) -> str:
 
 
 def _overlay(image: np.ndarray, views: Sequence[View], faces: Sequence[Face]) -> str:
-    """The faces' boxes and the views' outlines, drawn over the picture in its own coordinates."""
+    """The faces' boxes and the views' outlines, drawn over the image in its own coordinates."""
     height, width = image.shape[:2]
     unit = max(height, width) / 100
     shapes = []
@@ -218,7 +218,7 @@ def _overlay(image: np.ndarray, views: Sequence[View], faces: Sequence[Face]) ->
         shapes.append(f'<polygon {outline} stroke="#fff" stroke-width="{0.9 * unit:.2f}"/>')
         shapes.append(f'<polygon {outline} stroke="{_colour(n)}" stroke-width="{0.5 * unit:.2f}"/>')
     for n, view in enumerate(views, start=1):
-        # On the corner nearest to the upper left, but never outside the picture.
+        # On the corner nearest to the upper left, but never outside the image.
         corner = view.footprint[np.argmin(view.footprint.sum(1))]
         x, y = np.clip(corner, 2.2 * unit, [width - 2.2 * unit, height - 2.2 * unit])
         edge = f'fill="{_colour(n)}" stroke="#fff" stroke-width="{0.3 * unit:.2f}"'

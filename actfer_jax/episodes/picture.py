@@ -1,4 +1,4 @@
-"""One picture of an episode: the images with the outlines of what was looked at, and the views below them."""
+"""Draws an episode: its images with the outlines of the views, and the views below them."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -10,7 +10,7 @@ _IMAGE_SIDE, _VIEW_HEIGHT, _MARGIN = 384, 128, 8
 
 
 def episode_picture(rollout: Rollout) -> np.ndarray:
-    """Draws an episode, uint8 [H, W, 3]: every view has its colour, on its frame and on its outline in its image."""
+    """Draws an episode, uint8 [H, W, 3]. The frame of a view has the colour of its outline in the image."""
     images, scales = [], []
     for pixels in rollout.query.images:
         image = Image.fromarray(pixels)

@@ -1,20 +1,20 @@
 """Finished episodes as the plain records that `records.EpisodeWriter` saves.
 
 Keys of a record:
-  id, dataset, image: the episode, and the sample that it is about.
+  id, dataset, image: names of the episode, and of its sample.
   trained_on: names of the data sets that the policy had been trained on.
-  scene: the first image as the policy saw it (a view). scenes: those of all images of the sample.
-  turns: of each turn text, truncated, call (name, arguments) or null, error (why the call or the turn could not be
-    read), reply (text, ok, tool, region, inspects) or null, view or null, seconds in the tool.
-  token_ids, loss_mask, logprobs, raw_logprobs: one entry a token; the last two are 0 where the policy did not choose
-    it. `logprobs` are of the distribution that was sampled, `raw_logprobs` of temperature 1 with nothing banned.
-  images: file names of the views in the order of their placeholders (put there by the writer).
+  scene: the view of the first whole image. scenes: the views of all images of the sample.
+  turns: each has text, truncated, call (name, arguments) or null, error (why the call or the turn could not be read),
+    reply (text, ok, tool, region, inspects) or null, view or null, and seconds in the tool.
+  token_ids, loss_mask, logprobs, raw_logprobs: one entry a token. The last two are 0 for tokens that the policy did not
+    choose. `logprobs` are of the sampled distribution, `raw_logprobs` of temperature 1 with nothing banned.
+  images: file names of the views in the order of their placeholders (added by the writer).
   prediction: aus, emotion; both null without an answer.
   reference: aus, known_aus, emotion, labels, strata, extra.
   reward: its parts, or null. advantage: a number, or null.
-  forced: the arm that was instructed ("", "zoom" or "answer"). truncated: a turn ran into its length limit.
-A view is name, of (the number of the image that it was cut from), size (width, height), to_original (the rows of its
-affine map to pixels of that image), picture (an index into `images`) and file (the name there).
+  forced: the instructed arm ("", "zoom" or "answer"). truncated: whether a turn reached its length limit.
+A view has name, of (the index of the image that it was cut from), size (width, height), to_original (the rows of its
+affine map to pixels of that image), picture (an index into `images`) and file (the entry there).
 """
 
 import math
@@ -29,7 +29,7 @@ from actfer_jax.episodes.store import picture_name
 from actfer_jax.faces.views import View
 from actfer_jax.rollout.engine import Rollout
 
-_MAX_DEPTH = 4  # No tool takes arguments that are nested deeper.
+_MAX_DEPTH = 4  # No tool takes arguments nested deeper.
 
 
 def to_record(
@@ -40,7 +40,7 @@ def to_record(
     advantage: float | None,
     trained_on: Collection[str],
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """One episode as a record, and its views uint8 [h, w, 3] in the order of their placeholders.
+    """One episode as a record, and its views, uint8 [h, w, 3], in the order of their placeholders.
 
     Args:
       rollout: a finished episode.
@@ -125,12 +125,12 @@ def _sorted(aus: Collection[int] | None) -> list[int] | None:
 
 
 def _numbers(values: np.ndarray) -> list[float]:
-    """The shortest decimals that stand for the same float32 numbers."""
+    """The numbers with the shortest decimals that round to the same float32."""
     return [float(str(value)) for value in np.asarray(values, np.float32)]
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """Arguments as the policy wrote them, but for what only Python takes for JSON: NaN and lone surrogates."""
+    """Arguments as the policy wrote them, except NaN, infinities and lone surrogates, which are not JSON."""
     if depth == 0:
         return "..."
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""Episode records: what happened in every episode, for people, for analyses and for checks by other programs.
+"""Episode records: everything that happened in an episode, for people and for other programs.
 
-`workdir/episodes/step-00000010-host0.jsonl` holds one JSON object a line; the pictures are PNG files in
-`workdir/images`, named by their content, so that the rollouts of one image share its picture. Training, evaluation and
-analysis write the same.
+`workdir/episodes/step-00000010-host0.jsonl` holds one JSON object a line. The views are PNG files in `workdir/images`,
+named by their content, so that equal views of several rollouts share a file. Training, evaluation and analysis write
+the same format.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from PIL import Image
 from actfer_jax.errors import UserError
 from actfer_jax.files import is_remote, write_atomically
 
-# What every record holds; a value that does not apply is None. The writer adds `images`.
+# The keys of every record; a value that does not apply is None. The writer adds `images`.
 KEYS = (
     "id",  # str, unique in the run
     "dataset",  # str
-    "image",  # str: where the picture came from
+    "image",  # str: the sample's name
     "turns",  # a list of {text, call, reply: {text, ok}, view: {name, size, to_original [2][3], ...}, seconds}
-    "token_ids",  # the whole episode, prompt and replies included, as do the four lists below
+    "token_ids",  # of the whole episode with prompt and replies, as the next three lists
     "loss_mask",  # 1 where the policy wrote
     "logprobs",  # of the distribution that was sampled
     "raw_logprobs",  # at temperature 1, nothing banned
@@ -65,14 +65,14 @@ class EpisodeWriter:
 
         Args:
           step: the training step, or the number of the evaluation batch.
-          episodes: pairs of a record with `KEYS` (numpy values, tuples and sets allowed) and its pictures, uint8
-            [H, W, 3], in the order of their placeholders; the record's `images` become their file names.
+          episodes: pairs of a record with `KEYS` (numpy values, tuples and sets allowed) and its views, uint8
+            [H, W, 3], in the order of their placeholders. The record's `images` become their file names.
 
         Returns:
           The shard's path.
 
         Raises:
-          RecordError: a key is missing, a value has no JSON form (NaN included), or a picture is not uint8 [H, W, 3].
+          RecordError: a key is missing, a value has no JSON form (NaN included), or a view is not uint8 [H, W, 3].
           OSError: the disk is full; names the file.
         """
         lines, unsaved = [], dict[str, np.ndarray]()
@@ -92,13 +92,13 @@ class EpisodeWriter:
         return path
 
     def drop_after(self, step: int) -> None:
-        """Deletes the shards, of every host, past a step that was restored (-1: all)."""
+        """Deletes the shards of all hosts after a restored step (-1: all shards)."""
         for path in shards(self._workdir, after=step):
             path.unlink(missing_ok=True)
 
     def _save_picture(self, name: str, pixels: np.ndarray) -> None:
         path = self._workdir / name
-        # To ask an object store takes as long as to write.
+        # Asking an object store takes as long as writing.
         if is_remote(path) or not path.exists():
             data = io.BytesIO()
             Image.fromarray(pixels).save(data, "png", compress_level=1)
@@ -106,13 +106,13 @@ class EpisodeWriter:
 
 
 def picture_name(pixels: np.ndarray) -> str:
-    """The file of a picture, relative to the workdir: `images/<hash of its size and pixels>.png`.
+    """The file of a view, relative to the workdir: `images/<hash of its size and pixels>.png`.
 
     Args:
       pixels: uint8 [H, W, 3].
 
     Raises:
-      RecordError: it is not that.
+      RecordError: the pixels have another type or shape.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise RecordError(f"a picture is uint8 [height, width, 3], not {pixels.dtype} {list(pixels.shape)}")
@@ -121,14 +121,14 @@ def picture_name(pixels: np.ndarray) -> str:
 
 
 def shards(workdir: epath.PathLike, after: int = -1) -> list[epath.Path]:
-    """The shards in a workdir, of steps past one, by step and host."""
+    """The shards in a workdir of steps greater than `after`, by step and host."""
     directory = epath.Path(workdir) / "episodes"
     paths = [path for path in directory.iterdir() if _SHARD.fullmatch(path.name)] if directory.exists() else []
     return sorted((path for path in paths if step_of(path) > after), key=_number)
 
 
 def step_of(shard: epath.Path) -> int:
-    """The step that a shard is of."""
+    """The step of a shard."""
     return _number(shard)[0]
 
 
@@ -136,7 +136,7 @@ def read_episodes(workdir: epath.PathLike) -> Iterator[dict[str, Any]]:
     """The episode records in a workdir, by step, host and order of writing.
 
     Raises:
-      RecordError: a line is not a record, with its file and number.
+      RecordError: a line is not a record; the message gives its file and number.
     """
     for path in shards(workdir):
         with path.open() as lines:
@@ -162,7 +162,7 @@ def _number(path: epath.Path) -> tuple[int, int]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The value in the types of JSON; sets are sorted."""
+    """The value in JSON's types; sets are sorted."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -176,7 +176,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and np.isfinite(value).all():
-        return value.tolist()  # the long ones, at once: token ids, log-probabilities
+        return value.tolist()  # Long arrays (token ids, log-probabilities) at once.
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist(), where)
     raise RecordError(f"{where} is {type(value).__name__}, which has no JSON form")

@@ -1,1 +1,1 @@
-"""How well a policy reads faces, and how it looks at them: metrics, controls, tables and plots."""
+"""Evaluation of a policy's answers and zooms: metrics, controls, tables and plots."""

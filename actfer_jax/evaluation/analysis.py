@@ -1,4 +1,4 @@
-"""Runs the agent on images and writes a page of what it saw."""
+"""Runs the agent on images, and writes a page of its episodes."""
 
 import re
 import shutil
@@ -36,33 +36,33 @@ ANALYSIS = Output(
 
 
 def caveat(trained_on: Sequence[str]) -> str:
-    """What must be known before believing a policy that was trained on these data sets, or ""."""
+    """A caution about a policy that was trained on these data sets, or ""."""
     return RENDERED_ONLY if set(trained_on) == {"synth_faces"} else ""
 
 
 def analyze(paths: Sequence[str], checkpoint: str, out: epath.Path, dtype: str, landmarks: str = "") -> int:
-    """Analyses pictures one after the other; those that cannot be read are reported and passed over.
+    """Analyses images one after the other. Images that cannot be read are reported and skipped.
 
-    Where none could be read, nothing is written. Where the call ends early, what was read by then is written to `out`,
-    or, with an earlier analysis there, to `out/interrupted`.
+    If no image can be read, nothing is written. If the call ends early, the images analysed by then are written to
+    `out`, or to `out/interrupted` if `out` has an earlier analysis.
 
     Args:
-      paths: the pictures.
-      checkpoint, dtype, landmarks: as `load_policy` takes them.
+      paths: the image files.
+      checkpoint, dtype, landmarks: as for `load_policy`.
       out: the directory to write.
 
     Returns:
-      How many pictures could not be read.
+      How many images could not be read.
 
     Raises:
       ConfigError, OutputError, OSError: the checkpoint does not load, or the output cannot be written.
     """
     check_directory(out, ANALYSIS)
-    # Who interrupts a long list keeps what was read, but loses no earlier analysis by it.
+    # An interrupted call keeps what it has analysed, and overwrites no earlier analysis.
     kept = out / "interrupted" if (out / PAGE).exists() else out
     check_directory(kept, ANALYSIS)
     agent, card = load_policy(checkpoint, dtype, landmarks)
-    # One picture at a time, so that each reading is there as soon as it can be.
+    # One image at a time, so that each result is shown as early as possible.
     engine = replace(agent, rollout=replace(agent.rollout, fill_rows=1)).engine(queries=1, group_size=1, greedy=True)
     note = caveat(card.trained_on)
     if note:
@@ -108,7 +108,7 @@ def transcript(episode: Episode, faces: int) -> str:
 
     Args:
       episode: a finished one.
-      faces: how many faces there are in the picture.
+      faces: how many faces were found in the image.
     """
     lines = [] if faces else ["  no face was found in this picture"]
     for number, turn in enumerate(episode.turns, start=1):

@@ -1,4 +1,4 @@
-"""What the commands that let a checkpoint act load."""
+"""Loads a policy for the commands that run a checkpoint."""
 
 import logging
 
@@ -14,18 +14,18 @@ log = logging.getLogger(__name__)
 
 
 def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent, PolicyCard]:
-    """Loads a checkpoint for acting, without what training needs, with the views and capacities it was trained with.
+    """Loads a checkpoint for acting only, with the views and capacities of its training.
 
-    A Qwen3-VL that was not trained here has no `actfer.json`: it acts with the default views and capacities, and is
-    asked for one of all emotions.
+    A Qwen3-VL that was not trained here has no `actfer.json`. It acts with the default views and capacities, and its
+    labels are all emotions.
 
     Args:
       checkpoint: a Hugging Face directory; "demo" is the one in the package.
       dtype: of weights and activations: "float32" or "bfloat16".
-      landmarks: a file with a landmark model, instead of the one that is installed.
+      landmarks: a file with a landmark model, instead of the installed one.
 
     Raises:
-      ConfigError: something is missing or does not fit, or there is no device; the message says what.
+      ConfigError: something is missing or does not fit, or jax finds no device; the message says what.
     """
     hosts.start_devices()
     try:

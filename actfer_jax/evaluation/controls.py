@@ -1,4 +1,4 @@
-"""Plays a data set greedily, as it is and under controls that take away what zooming brings."""
+"""Plays a data set normally, and under controls that remove the benefit of zooming."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
 
 @dataclass(frozen=True)
 class Control:
-    """What is changed about an episode.
+    """The changes that a control makes to an episode.
 
     Attributes:
-      answer_now: the policy is told to answer at once.
-      treatment: what the tools do to zoomed views (`faces.tools.TREATMENTS`).
+      answer_now: whether the policy is told to answer at once.
+      treatment: what the tools do to zoomed views (`agent.tools.TREATMENTS`).
     """
 
     answer_now: bool = False
@@ -23,7 +23,7 @@ class Control:
 
 
 NORMAL = "normal"
-"""The name of the episodes in which nothing is changed."""
+"""The name of the unchanged episodes."""
 
 CONTROLS: dict[str, Control] = {
     "no_tools": Control(answer_now=True),
@@ -43,26 +43,26 @@ def evaluate_policy(
     record: Callable[[str, list[Rollout]], None] | None = None,
     between_chunks: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Outcome]]:
-    """Plays one episode of every sample as it is, and one under each control.
+    """Plays one normal episode of every sample, and one under each control.
 
-    Each batch of samples is read once and played under every control before the next, so that faces are detected once
-    and only one batch is held in memory.
+    Each batch of samples is read once, and played under every control before the next. So faces are detected once, and
+    only one batch is held in memory.
 
     Args:
-      engine: greedy, with a group of one.
+      engine: with a group of one.
       params: the model's parameters.
-      samples: what to play, in order.
+      samples: the samples to play, in order.
       controls: names of `CONTROLS`.
       seed: of the sampling; a greedy engine does not use it.
       progress: called with (episodes finished, episodes).
       record: called with (control, rollouts) after every batch.
-      between_chunks: as `RolloutEngine.run` takes it.
+      between_chunks: as for `RolloutEngine.run`.
 
     Returns:
       The outcomes under `NORMAL` and under each control, in the order of the samples.
 
     Raises:
-      ValueError: there is no such control.
+      ValueError: a control does not exist.
     """
     check_controls(controls)
     played = {NORMAL: Control()} | {control: CONTROLS[control] for control in controls}
@@ -90,7 +90,7 @@ def evaluate_policy(
 
 
 def check_controls(controls: Sequence[str]) -> None:
-    """Raises ValueError, naming the choices, unless all of these are names of `CONTROLS`."""
+    """Raises ValueError, naming the choices, unless all are names of `CONTROLS`."""
     for control in controls:
         if control not in CONTROLS:
             raise ValueError(f"controls has {control!r}; choose from {', '.join(CONTROLS)}")

@@ -1,7 +1,7 @@
-"""What a set of finished episodes amounts to, with bootstrap intervals; plain numpy.
+"""Figures of a set of finished episodes, with bootstrap intervals, in plain numpy.
 
-Every figure is made of weighted sums over episodes. A row of weights says how often each episode counts: the first row
-is all ones and gives the figure itself, the others are resamples with replacement and give its 95% interval.
+Every figure is computed from weighted sums over episodes. A row of weights says how often each episode counts. The
+first row is all ones and gives the figure itself. The others are resamples with replacement and give its 95% interval.
 
 Shapes: N episodes, S rows of weights, C labels, A action units.
 """
@@ -22,28 +22,28 @@ INVALID = "invalid"
 RESAMPLES = 1000
 
 Summary = dict[str, Any]
-"""Plain JSON values, nested; a figure that nothing defines (no such episodes) is None."""
+"""Nested JSON values. A figure without episodes that define it is None."""
 
 Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What counts of one episode.
+    """The parts of one episode that the figures use.
 
     Attributes:
       labels: the data set's emotion labels, normalised.
       emotion: the true label, or None if unknown.
-      predicted: the answered label; None where there is no answer, or it is not one of the labels.
-      answered: the episode ended in an answer, whatever its label.
+      predicted: the answered label; None without an answer, or if the answer is not one of the labels.
+      answered: whether the episode ended in an answer, with any label.
       aus: true action units among the known ones, or None if unannotated.
-      predicted_aus: the answered ones among the known ones; None without an answer.
-      strata: names of the parts of the data set that the sample belongs to.
-      inspected: the episode zoomed into the face at least once (the z of UC-GRPO).
+      predicted_aus: answered action units among the known ones; None without an answer.
+      strata: names of the strata that the sample belongs to.
+      inspected: whether the episode zoomed into the face at least once (the z of UC-GRPO).
       regions: named regions ("bbox" for a box) of the executed zooms, in order.
-      calls: (tool, executed) of each call; the tool is "" where the call could not be read.
-      turns: assistant turns.
-      truncated: a turn ran into its length limit.
+      calls: (tool, executed) of each call; the tool is "" if the call could not be read.
+      turns: the number of assistant turns.
+      truncated: whether a turn reached its length limit.
     """
 
     labels: tuple[str, ...]
@@ -65,12 +65,12 @@ class Outcome:
 
     @property
     def au_f1(self) -> float:
-        """F1 of the answered action units; 1 if none are there and none are named, 0 without an answer."""
+        """F1 of the answered action units; 1 if there are none in truth and answer, 0 without an answer."""
         return 0.0 if self.predicted_aus is None or self.aus is None else f1(self.predicted_aus, self.aus)
 
 
 def outcome(episode: Episode, reference: Reference) -> Outcome:
-    """Reads off a finished episode what counts."""
+    """The outcome of a finished episode."""
     answer = episode.answer
     labels = tuple(facs.normalise_emotion(label) for label in reference.labels)
     predicted = None if answer is None or answer.answer is None else facs.normalise_emotion(answer.answer)
@@ -95,10 +95,10 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
 
 
 def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RESAMPLES) -> Summary:
-    """Every figure of a set of episodes, on one data set or on several with labels of their own.
+    """Every figure of a set of episodes, from one data set or from several with different labels.
 
-    An answer is right where it is the truth, and valid where it is one of its own episode's labels. The classes are all
-    labels that some episode has, in the order of their first.
+    An answer is correct if it equals the truth, and valid if it is one of its episode's labels. The classes are the
+    labels of all episodes, in the order of their first occurrence.
 
     Args:
       outcomes: at least one.
@@ -106,20 +106,20 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
       resamples: bootstrap resamples behind each interval.
 
     Returns:
-      A nested dict; the figures with an interval are {"value", "low", "high"}:
+      A nested dict. Figures with an interval are {"value", "low", "high"}:
         episodes, turns, truncated, no_answer;
         accuracy, macro_f1 (mean over the labels that occur in truth or answers), au_f1_sample (mean over samples of F1
-        within a sample), au_f1_pooled (mean over the action units that occur, of F1 over all samples);
-        strata: of each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_gap (its zoom rate minus that of the
-        samples of other strata only) and zoom_gap_within_class (that gap within each emotion, weighted by its samples);
+        within a sample), au_f1_pooled (mean over the action units that occur in truth, of F1 over all samples);
+        strata: for each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_gap (its zoom rate minus that of the
+        samples only in other strata) and zoom_gap_within_class (mean of this gap over emotions, weighted by samples);
         zoom: rate, regions (zooms per episode), per_episode;
         tools: calls, success, and the same for each tool;
         confusion: labels (rows, the truth), columns (answers, the last is "invalid"), counts;
-        classes: for each label episodes, precision, recall, f1, zoom_rate, zoom_rate_in (that of each stratum);
+        classes: for each label episodes, precision, recall, f1, zoom_rate, zoom_rate_in (the rate in each stratum);
         aus: for each action unit name, true_positives, false_positives, false_negatives, f1.
 
     Raises:
-      ValueError: there are no episodes.
+      ValueError: outcomes is empty.
     """
     if not outcomes:
         raise ValueError("there are no episodes to summarise")
@@ -193,14 +193,14 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
 
 
 def bootstrap_weights(episodes: int, *, seed: int, resamples: int) -> Weights:
-    """How often each episode counts, float64 [1 + resamples, N]: once each, then resamples with replacement."""
+    """The weight of each episode, float64 [1 + resamples, N]: a row of ones, then resamples with replacement."""
     rng = np.random.default_rng(seed)
     resampled = rng.multinomial(episodes, np.full(episodes, 1 / episodes), size=resamples)
     return np.concatenate([np.ones((1, episodes)), resampled])
 
 
 def confusion_counts(weights_SxN: Weights, outcomes: Sequence[Outcome], labels: Sequence[str]) -> NDArray[np.float64]:
-    """Weighted counts of (truth, answer) [S, C, C + 1]; the last answer is everything that is no label."""
+    """Weighted counts of (truth, answer) [S, C, C + 1]. The last column counts answers that are not a label."""
     index = {label: c for c, label in enumerate(labels)}
     cells = np.zeros((len(outcomes), len(labels), len(labels) + 1))
     for n, one in enumerate(outcomes):
@@ -210,7 +210,7 @@ def confusion_counts(weights_SxN: Weights, outcomes: Sequence[Outcome], labels: 
 
 
 def class_scores(counts_SxCxK: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Precision, recall and F1 of each label [S, C] from a confusion matrix; NaN where it occurs in neither."""
+    """Precision, recall and F1 of each label [S, C] from a confusion matrix; NaN for a ratio without a denominator."""
     size = counts_SxCxK.shape[1]
     hits = np.einsum("scc->sc", counts_SxCxK[:, :, :size])
     true, answered = counts_SxCxK.sum(2), counts_SxCxK[:, :, :size].sum(1)
@@ -218,9 +218,9 @@ def class_scores(counts_SxCxK: NDArray[np.float64]) -> tuple[NDArray[np.float64]
 
 
 def au_counts(weights_SxN: Weights, outcomes: Sequence[Outcome]) -> tuple[list[int], Weights, Weights, Weights]:
-    """The action units that occur, and their weighted true positives, false positives and false negatives [S, A].
+    """The action units in truth or answers, and their weighted true and false positives and false negatives [S, A].
 
-    An episode without an answer names none.
+    An episode without an answer counts as naming none.
     """
     pairs = [(one.aus, one.predicted_aus or frozenset()) if one.aus is not None else None for one in outcomes]
     aus = sorted(set().union(*(true | predicted for true, predicted in filter(None, pairs))))
@@ -246,7 +246,7 @@ def _gap_within_class(
     inside_N: NDArray[np.bool_],
     outside_N: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Mean over the emotions with samples both inside and outside, by their samples, of the gap in zoom rate [S]."""
+    """The mean gap in zoom rate over emotions with samples both inside and outside, weighted by their samples [S]."""
     total, weight = np.zeros(len(weights_SxN)), np.zeros(len(weights_SxN))
     for label in labels:
         members = np.array([one.emotion == label for one in outcomes])
@@ -311,7 +311,7 @@ def _value(values_S: NDArray[np.float64]) -> float | None:
 
 
 def _interval(values_S: NDArray[np.float64]) -> dict[str, float | None]:
-    """The figure, and the 2.5% and 97.5% quantiles of its resamples (those in which it is defined)."""
+    """The figure, and the 2.5% and 97.5% quantiles of the resamples in which it is defined."""
     resampled = values_S[1:][~np.isnan(values_S[1:])]
     if np.isnan(values_S[0]) or not len(resampled):
         return {"value": _value(values_S), "low": None, "high": None}

@@ -1,4 +1,4 @@
-"""Summaries as figures."""
+"""Plots of summaries."""
 
 import io
 import textwrap
@@ -17,7 +17,7 @@ _HEADING_POINTS, _HEADING_INCHES_PER_CHARACTER = 7, 0.062
 
 
 def confusion_figure(summary: Summary) -> Figure:
-    """Truth in rows, answers in columns: counts, shaded by their share of the row."""
+    """The confusion matrix, truth in rows, answers in columns: counts, shaded by their share of the row."""
     confusion = summary["confusion"]
     counts_CxK = np.array(confusion["counts"])
     shares_CxK = counts_CxK / np.maximum(counts_CxK.sum(1, keepdims=True), 1)
@@ -38,7 +38,7 @@ def confusion_figure(summary: Summary) -> Figure:
 
 
 def aus_figure(runs: Mapping[str, Summary]) -> Figure:
-    """F1 of each action unit that occurs in the truth, over all samples.
+    """F1, over all samples, of each action unit that occurs in the truth.
 
     Args:
       runs: summaries by name, drawn side by side.
@@ -60,7 +60,7 @@ def aus_figure(runs: Mapping[str, Summary]) -> Figure:
 
 
 def zoom_figure(summary: Summary) -> Figure:
-    """The zoom rate of each emotion, in each stratum if there are any, and which regions are zoomed into."""
+    """The zoom rate of each emotion, by stratum if there are strata, and the zooms into each region."""
     figure = Figure(figsize=(9.5, 3.8), dpi=_DPI, layout="constrained")
     by_class, by_region = figure.subplots(1, 2, width_ratios=(3, 2))
     classes = summary["classes"]
@@ -78,7 +78,7 @@ def zoom_figure(summary: Summary) -> Figure:
 
 
 def png(figure: Figure, heading: str) -> bytes:
-    """The figure as the contents of a PNG file, under a line that says where it comes from (`provenance.heading`)."""
+    """The figure as the content of a PNG file, under its provenance (`provenance.heading`)."""
     width = int(figure.get_figwidth() / _HEADING_INCHES_PER_CHARACTER)
     lines = textwrap.wrap(heading, width, break_on_hyphens=False)
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=_HEADING_POINTS, color="#555555")
@@ -100,7 +100,7 @@ def _bars(
     horizontal: bool = False,
     limit: float = 1.0,
 ) -> None:
-    """Groups of bars, one group for each name; a value of None leaves a gap."""
+    """Groups of bars, one group for each name. A value of None leaves a gap."""
     width = 0.8 / len(values)
     for index, (label, heights) in enumerate(values.items()):
         at = np.arange(len(names)) + (index - (len(values) - 1) / 2) * width

@@ -1,4 +1,4 @@
-"""Measures a checkpoint on a data set and writes tables, plots and records."""
+"""Evaluates a checkpoint on a data set, and writes results, plots and records."""
 
 import itertools
 import json
@@ -36,12 +36,12 @@ class EvaluateConfig:
 
     Attributes:
       data: the samples.
-      controls: what is played beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
+      controls: controls to play in addition to the normal episodes: "no_tools", "blank_crop", "low_res_crop".
       queries: samples at a time, at least 1.
-      seed: of the bootstrap resamples, and of the sampling; from 0 to 2^32 - 1.
-      greedy: take the likeliest tokens; or sample, as in training, for what the policy does on average.
+      seed: of the bootstrap resamples and of the sampling, from 0 to 2^32 - 1.
+      greedy: whether to take the likeliest tokens; else to sample as in training, for the policy's average behaviour.
       dtype: of the model's weights and activations, "float32" or "bfloat16".
-      benchmark: what is measured.
+      benchmark: the choice of what is measured.
     """
 
     data: DataConfig
@@ -61,12 +61,12 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
 
     Args:
       config: what to play.
-      checkpoint, landmarks: as `load_policy` takes them.
+      checkpoint, landmarks: as for `load_policy`.
       out: the directory to write.
 
     Returns:
-      What `results.json` holds: where the results come from, and of the normal episodes and of each control the
-      summary. Records have the reward with its default constants, whatever the policy was trained with.
+      The content of `results.json`: the provenance, and the summaries of the normal episodes and of each control.
+      Records have the reward with its default constants, not those of the policy's training.
 
     Raises:
       ConfigError, OutputError, OSError: the checkpoint does not load, or the output cannot be written.
@@ -98,7 +98,7 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
 
 
 def evaluation_output(figures: Iterable[str]) -> Output:
-    """An evaluation as an output, with a plot of each name."""
+    """An evaluation as an output, with one plot for each name."""
     plotted = "|".join(map(re.escape, figures))
     return Output(
         "an evaluation",
@@ -112,7 +112,7 @@ def evaluation_output(figures: Iterable[str]) -> Output:
 def _play(
     config: EvaluateConfig, agent: Agent, source: Source, writer: EpisodeWriter, trained_on: tuple[str, ...]
 ) -> dict[str, list[Outcome]]:
-    """Plays every episode, with its record; what counts of each, by control."""
+    """Plays every episode and writes its record; returns the outcomes by control."""
     shards = itertools.count()
 
     def record(control: str, rollouts: Iterable[Rollout]) -> None:

@@ -1,4 +1,4 @@
-"""Summaries as text for a terminal."""
+"""Tables of summaries for a terminal."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from actfer_jax.evaluation.metrics import Summary
 
 
 def _columns(strata: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Headings, and where in a summary their figures are."""
+    """Headings, each with the path of its figure in a summary."""
     return {
         "accuracy": ("accuracy",),
         "macro-F1": ("macro_f1",),
@@ -19,13 +19,13 @@ def _columns(strata: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def controls_table(runs: Mapping[str, Mapping[str, Summary]]) -> str:
-    """One row for each control and run, so that the runs can be compared control by control.
+    """One row for each control and run, with the runs of a control together.
 
     Args:
-      runs: summaries by control, by the name of the run ("before", "after"); a single run needs no name ("").
+      runs: summaries by control, by the name of the run ("before", "after"). The name of a single run may be "".
 
     Returns:
-      Aligned lines. Behind the accuracy stands half the width of its 95% interval.
+      Aligned lines. Half the width of the 95% interval follows the accuracy.
     """
     named = any(runs)
     controls = list(dict.fromkeys(control for run in runs.values() for control in run))
@@ -53,7 +53,7 @@ def classes_table(summary: Summary) -> str:
 
 
 def align(rows: list[list[str]], *, left: int) -> str:
-    """Columns of equal width under a ruled heading; the first `left` of them flush left, the others flush right."""
+    """Aligned columns under a ruled heading: the first `left` columns flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -1,1 +1,1 @@
-"""Face tools on the host: reading pictures, finding faces, and cutting views of them."""
+"""Face tools on the host: reading images, finding faces, and cutting views of them."""

@@ -15,15 +15,15 @@ _REGION_PADDING = 0.3  # Of the distance between the inner eye corners.
 def aligned_frame(face: Face, side: int) -> Affine:
     """The map from the aligned chip of `side` x `side` pixels to the original image, float64 [2, 3].
 
-    A similarity that makes the eye line level and puts the point between the eyes at a fixed place. The unit is the
-    distance between the eye centres, or what the drop from there to the base of the nose says it is, whichever is
-    larger: a face turned aside shortens the one, a face turned up or down the other. All these points are on the rigid
-    part of the face, so that its expression does not move the frame.
+    The map is a similarity. It makes the eye line level and puts the midpoint of the eyes at a fixed place. The unit is
+    the largest of three lengths: the distance between the eye centres, which a turned head shortens; the drop from the
+    eyes to the base of the nose, divided by 0.7, which a nod shortens; an eighth of the box's width. The landmarks used
+    are on the rigid part of the face, so that its expression does not move the frame.
     """
     left_eye, right_eye = face.landmarks[36:42].mean(0), face.landmarks[42:48].mean(0)
     across = right_eye - left_eye
     distance = float(np.hypot(*across))
-    # Landmarks of what is no face may coincide.
+    # Landmarks of a false detection may coincide.
     x_axis = across / distance if distance > 0 else np.array([1.0, 0.0])
     y_axis = np.array([-x_axis[1], x_axis[0]])
     eyes = (left_eye + right_eye) / 2
@@ -35,7 +35,7 @@ def aligned_frame(face: Face, side: int) -> Affine:
 
 
 def region_box(face: Face, region: str, frame: Affine) -> Box:
-    """The box (x0, y0, x1, y1) in an aligned frame around a region's landmarks, with some room."""
+    """The padded box (x0, y0, x1, y1), in an aligned frame, around a region's landmarks."""
     points = transform(invert(frame), face.landmarks)
     inner_left, inner_right = points[list(facs.INNER_EYE_CORNERS)]
     padding = _REGION_PADDING * float(np.hypot(*(inner_right - inner_left)))

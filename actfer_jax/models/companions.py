@@ -1,4 +1,4 @@
-"""What a Hugging Face directory holds beside its weights: config, tokenizer, chat template, processor."""
+"""The files of a Hugging Face directory other than weights: config, tokenizer, chat template, processor."""
 
 import json
 import re
@@ -14,13 +14,13 @@ COMPANION = re.compile(
     r"|tokenizer_config|video_preprocessor_config|vocab|actfer)\.json|chat_template\.(jinja|json)|tokenizer\.model"
     r"|(merges|vocab)\.txt"
 )
-"""Files that belong to a policy beside its config and its weights."""
+"""Files of a policy other than its config and its weights."""
 
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json")
 
 
 def write_companions(model: Qwen3VL, directory: Path) -> None:
-    """Writes `config.json`, and copies of the files that the model's source has beside its weights."""
+    """Writes `config.json`, and copies the companion files of the model's source."""
     config, source = model.config.to_json(), None if model.source is None else Path(model.source)
     if source is not None and source.is_dir():
         for file in sorted(source.iterdir()):
@@ -30,15 +30,15 @@ def write_companions(model: Qwen3VL, directory: Path) -> None:
         before = json.loads((source / "config.json").read_text())
         for part in ("text_config", "vision_config"):
             config[part] = before.get(part, {}) | config[part]
-        config["text_config"].pop("rope_parameters", None)  # rope_theta and rope_scaling say it to every version
+        config["text_config"].pop("rope_parameters", None)  # Every version reads rope_theta and rope_scaling.
         config = before | config
     config["dtype"] = np.dtype(model.execution.param_dtype).name
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def write_processor_config(directory: Path) -> None:
-    """Adds what `transformers.AutoProcessor` needs to make Qwen3-VL's processor of a directory with an image processor:
-    some sources do not say that there is a video processor too."""
+    """Adds the file from which `transformers.AutoProcessor` makes Qwen3-VL's processor, to a directory with an image
+    processor. Some sources do not declare the video processor that it needs."""
     there = directory / "preprocessor_config.json"
     if not there.exists() or any((directory / name).exists() for name in _PROCESSORS):
         return

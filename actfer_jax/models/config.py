@@ -1,4 +1,4 @@
-"""Sizes of a Qwen3-VL model, as a Hugging Face `config.json` states them."""
+"""Sizes of a Qwen3-VL model, from a Hugging Face `config.json`."""
 
 import json
 import math
@@ -21,8 +21,8 @@ Part = TypeVar("Part")
 class VisionConfig:
     """The vision transformer.
 
-    `num_position_embeddings` is the size of a square table; `deepstack_visual_indexes` are the layers after which
-    features are handed to the first decoder layers.
+    `num_position_embeddings` is the size of a square table. `deepstack_visual_indexes` are the layers whose output goes
+    to the first decoder layers as well.
     """
 
     depth: Count
@@ -73,7 +73,7 @@ _Turned = Annotated[int, at_least(0)]
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The decoder. `mrope_section`: how many of the `head_dim / 2` frequencies turn with time, height and width."""
+    """The decoder. `mrope_section`: how many of the `head_dim / 2` frequencies belong to time, height and width."""
 
     vocab_size: Count
     hidden_size: Count
@@ -103,7 +103,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Qwen3VLConfig:
-    """A whole model: vision, decoder, and the token ids by which pictures are marked."""
+    """A whole model: vision, decoder, and the token ids that mark images."""
 
     text: TextConfig
     vision: VisionConfig
@@ -136,11 +136,11 @@ class Qwen3VLConfig:
 
     @classmethod
     def from_json(cls, path: epath.PathLike) -> "Qwen3VLConfig":
-        """Reads a `config.json`, here or in an object store.
+        """Reads a `config.json` from a disk or an object store.
 
         Raises:
-          FileNotFoundError: there is no such file.
-          ValueError: it is not JSON, of another architecture, lacks a key, contradicts itself, or asks for something
+          FileNotFoundError: the file does not exist.
+          ValueError: it is not JSON, has another architecture, lacks a key, contradicts itself, or needs something
             that is not supported.
         """
         path = epath.Path(path)
@@ -153,7 +153,7 @@ class Qwen3VLConfig:
         return _Reader(path).model(data)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of a `config.json` that transformers loads (the rope keys as in the published checkpoints)."""
+        """The content of a `config.json` that transformers loads, with the rope keys of the published checkpoints."""
         text, vision = dict(vars(self.text)), dict(vars(self.vision))
         mrope_section = list(text.pop("mrope_section"))
         text |= {
@@ -183,13 +183,13 @@ class _Reader:
     path: epath.Path
 
     def expect(self, data: Mapping[str, Any], key: str, where: str, *values: Any) -> None:
-        """Raises ValueError unless a key has one of these values, or is not there."""
+        """Raises ValueError unless a key has one of these values or is absent."""
         found = data.get(key, values[0])
         if found not in values:
             raise ValueError(f"{self.path}: {where}{key} = {found!r} is not supported; only {values[0]!r} is")
 
     def read(self, data: Mapping[str, Any], cls: type[Part], where: str) -> Part:
-        """An instance of a class of sizes from those keys that it has."""
+        """An instance of a class of sizes, from the keys that belong to it."""
         try:
             return read_config({one.name: data[one.name] for one in fields(cls) if one.name in data}, cls, where)  # type: ignore[arg-type]
         except ConfigError as error:
@@ -224,7 +224,7 @@ class _Reader:
         self.expect(rope, "mrope_interleaved", f"{where}rope_parameters.", True)
         config = self.read({**data, **rope}, TextConfig, "text_config")
         pad = data.get("pad_token_id")
-        # Nothing here reads it, but transformers loads no model with such a config.
+        # This package does not use it, but transformers would not load the model.
         if pad is not None and not (isinstance(pad, int) and -config.vocab_size <= pad < config.vocab_size):
             raise ValueError(
                 f"{self.path}: text_config.pad_token_id is {pad!r}; it must be a token of the vocabulary, from 0 to "
@@ -239,8 +239,8 @@ class _Reader:
         return self.read({**data, **self.rope(data, where, "default", "axial")}, VisionConfig, "vision_config")
 
     def rope(self, data: Mapping[str, Any], where: str, *types: str) -> dict[str, Any]:
-        """The settings of rotary positions: transformers 4 writes rope_scaling with rope_theta beside it, 5 one
-        dictionary of both; where both are, the older one counts."""
+        """The settings of rotary positions. transformers 4 writes rope_scaling and a separate rope_theta, version 5
+        writes rope_parameters with both. If a config has both forms, the older one counts."""
         key = "rope_scaling" if data.get("rope_scaling") else "rope_parameters"
         rope = dict(self.part(data, key, where)) if data.get(key) else {}
         rope.setdefault("rope_type", rope.get("type", types[0]))

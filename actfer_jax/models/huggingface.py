@@ -1,7 +1,7 @@
 """Reading and writing Hugging Face model directories.
 
-Format: `config.json`; weights in `model.safetensors`, or in shards with a `model.safetensors.index.json` that maps
-names of tensors to files; tokenizer and processor files beside them, which pass through untouched.
+A directory has a `config.json`, and weights in `model.safetensors`, or in shards with a `model.safetensors.index.json`
+that maps names of tensors to files. Its tokenizer and processor files are copied unchanged.
 """
 
 import hashlib
@@ -64,13 +64,13 @@ Index = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One parameter and where it lies in a checkpoint.
+    """One parameter and its tensors in a checkpoint.
 
     Attributes:
       names: tensors of the checkpoint, one per layer of a stack.
-      shape: of each of them there.
+      shape: of each of these tensors.
       stacked: whether the parameter has a leading layer axis.
-      kernel: whether it is a matrix product's weight, which is stored the other way round, perhaps as a convolution.
+      kernel: whether it is the weight of a matrix product, which is stored transposed or as a convolution.
     """
 
     names: tuple[str, ...]
@@ -104,7 +104,7 @@ class _Tensor:
         return cls(names, shape, stacked, kernel)
 
     def read(self, files: "_Files", index: Index, dtype: DTypeLike) -> np.ndarray:
-        """The part `index` of the parameter."""
+        """The slice `index` of the parameter."""
         if not self.stacked:
             return self._read(files, self.names[0], index).astype(dtype)
         return np.stack([self._read(files, name, index[1:]).astype(dtype) for name in self.names[index[0]]])
@@ -117,7 +117,7 @@ class _Tensor:
         return files.read(name, index[::-1]).T
 
     def stored(self, value: np.ndarray) -> np.ndarray:
-        """One tensor of the checkpoint from the parameter, or from a layer of it."""
+        """One tensor of the checkpoint, from the parameter or from one of its layers."""
         return np.ascontiguousarray((value.T if self.kernel else value).reshape(self.shape))
 
 
@@ -143,7 +143,7 @@ class _Files(ExitStack):
         self.directory = directory
 
     def check(self, tensors: list[_Tensor], tied: bool) -> None:
-        """Raises ValueError unless the files hold exactly these tensors, in these shapes and as plain numbers."""
+        """Raises ValueError unless the files hold exactly these tensors, with these shapes and supported types."""
         expected = {name: tensor.shape for tensor in tensors for name in tensor.names}
         missing = sorted(expected.keys() - self.where.keys())
         if missing:
@@ -165,7 +165,7 @@ class _Files(ExitStack):
             self._check_head(expected[_EMBEDDING])
 
     def _check_head(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if there is a head of its own where it should be the embeddings."""
+        """Raises ValueError if the files have a head that differs from the tied embeddings."""
         path, file = self.where[_HEAD]
         same = tuple(file.get_slice(_HEAD).get_shape()) == shape
         for begin in range(0, shape[0] if same else 0, _HEAD_ROWS):
@@ -178,7 +178,7 @@ class _Files(ExitStack):
             )
 
     def check_finite(self, tensors: Sequence[_Tensor], finite: Sequence[bool], dtype: DTypeLike) -> None:
-        """Raises NotFiniteError, with file and tensor, if not all of the parameters that were read are finite."""
+        """Raises NotFiniteError, with file and tensor, unless all loaded parameters are finite."""
         suspects = [name for tensor, fine in zip(tensors, finite, strict=True) if not fine for name in tensor.names]
         bad = [name for name in suspects if not np.isfinite(self.read(name, ()).astype(dtype)).all()]
         if bad:
@@ -192,7 +192,7 @@ class _Files(ExitStack):
 
 
 def tensor_shapes(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint of this configuration."""
+    """The shape of every tensor of a checkpoint with this config, by name."""
     state = nnx.state(nnx.eval_shape(lambda: Qwen3VL(config, rngs=nnx.Rngs(0))), nnx.Param)
     tensors = [_Tensor.of(key, variable.shape, config) for key, variable in nnx.to_flat_state(state)]
     return {name: tensor.shape for tensor in tensors for name in tensor.names}
@@ -204,7 +204,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The files with the weights; like transformers, a whole one where there is an index of shards too."""
+    """The weight files. If the directory has a whole file and shards, the whole one, as in transformers."""
     index = directory / _INDEX
     if (directory / _WEIGHTS).is_file():
         return [directory / _WEIGHTS]
@@ -229,31 +229,31 @@ def _from_hub(name: str, patterns: list[str], revision: str | None = None) -> Pa
 
 
 def config_file(path: epath.PathLike) -> epath.Path:
-    """The `config.json` of a model directory, of which nothing else is fetched; see `local_directory`."""
+    """The `config.json` of a model directory. Nothing else is fetched; see `local_directory`."""
     if is_hub_name(path):
         return epath.Path(_from_hub(os.fspath(path), [_CONFIG])) / _CONFIG
     return epath.Path(path) / _CONFIG
 
 
 def is_hub_name(path: epath.PathLike) -> bool:
-    """Whether a path is the name of a model on the Hugging Face hub, `owner/name`, and nothing here is called that."""
+    """Whether a path has the form of a Hugging Face hub model, `owner/name`, and does not exist here."""
     name = os.fspath(path)
     return not is_remote(path) and _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
 def local_directory(path: epath.PathLike) -> Path:
-    """A model directory as one that can be read by slices: itself, or a local copy of one in an object store or on the
-    Hugging Face hub (`owner/name`, where there is no such directory here; in the hub's own cache).
+    """A model directory that can be read by slices: the directory itself, or a local copy of one in an object store or
+    on the Hugging Face hub (`owner/name`, if no such directory exists here; kept in the hub's own cache).
 
-    What is fetched is judged first by its `config.json`, before gigabytes of weights follow.
+    The `config.json` is fetched and checked first, before gigabytes of weights.
 
-    The copy from an object store is made once, under `~/.cache/actfer_jax/models`, and again when a file there has
-    another size or time. It is there whole or not at all, and stays until somebody deletes it.
+    The copy from an object store is made once, under `~/.cache/actfer_jax/models`, and again when the size or time of a
+    file changes. A copy is always complete, and stays until somebody deletes it.
 
     Raises:
-      FileNotFoundError: what is there is not, or not yet, a model directory.
+      FileNotFoundError: the path is not, or not yet, a model directory.
       ValueError: this package does not run the model (`Qwen3VLConfig.from_json`).
-      OSError: it changed while it was copied, or the disk is full.
+      OSError: the directory changed while it was copied, or the disk is full.
     """
     if is_hub_name(path):
         name = os.fspath(path)
@@ -287,11 +287,11 @@ def local_directory(path: epath.PathLike) -> Path:
 
 
 def _read_config(directory: epath.PathLike) -> Qwen3VLConfig:
-    """What a directory says of its model.
+    """The config of a model directory.
 
     Raises:
-      FileNotFoundError: it says nothing.
-      ValueError: this package does not run it.
+      FileNotFoundError: the directory has no config.
+      ValueError: this package does not run the model.
     """
     directory = epath.Path(directory)
     if (directory / _ADAPTER).exists():
@@ -314,13 +314,13 @@ def load_pretrained(
     """Loads a Hugging Face directory of a Qwen3-VL model.
 
     Args:
-      path: the directory; of one in an object store a local copy is kept (`local_directory`).
+      path: the directory. A local copy is kept of a directory in an object store (`local_directory`).
       dtype: of the computation and, unless `param_dtype` is among the options, of the parameters.
-      mesh: divides the parameters (`sharding`); each process reads only the slices it holds, once.
+      mesh: divides the parameters (`sharding`). Each process reads only the slices that it holds, and each slice once.
       **options: `param_dtype`, `remat`, `unroll` of `Qwen3VL`.
 
     Raises:
-      FileNotFoundError: the directory or one of its files is not there.
+      FileNotFoundError: the directory or one of its files does not exist.
       ValueError: another architecture, a missing key, or a missing, unknown, misshapen or damaged tensor.
       NotFiniteError: a tensor holds numbers that are not finite in the parameters' type.
     """
@@ -336,7 +336,7 @@ def load_pretrained(
         files.check(list(tensors.values()), config.tie_word_embeddings)
         for key, variable in variables.items():
             variables[key] = variable.replace(_place(tensors[key], files, variable, mesh))
-        # On the devices, where it takes no time; they say which parameters, and the files which tensors.
+        # Checked on the devices, where it takes no time. They tell which parameters, the files which tensors.
         finite = jax.device_get(finite_arrays([variable[...] for variable in variables.values()], mesh))
         files.check_finite(list(tensors.values()), finite, options["param_dtype"])
     model = nnx.merge(graph, nnx.from_flat_state(variables))
@@ -345,12 +345,12 @@ def load_pretrained(
 
 
 def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable[Any], mesh: Mesh | None) -> jax.Array:
-    """Reads one parameter to where it belongs."""
+    """Reads one parameter onto its devices."""
     shape, dtype = variable.shape, variable.dtype
     if mesh is None:
         return jnp.asarray(tensor.read(files, (slice(None),) * len(shape), dtype))
     spec = sharding.spec(mesh, variable.get_metadata("out_sharding"), shape)
-    read: dict[str, np.ndarray] = {}  # several devices may hold the same slice
+    read: dict[str, np.ndarray] = {}  # Several devices may hold the same slice.
 
     def part(index: Index | None) -> np.ndarray:
         if str(index) not in read:
@@ -363,20 +363,20 @@ def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable[Any], mesh: Me
 def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
     """Writes a Hugging Face directory that transformers loads, with the tokenizer and processor files of the source.
 
-    A directory that is there must be empty or have been written by this program (`outputs`): then its files are
-    replaced, and files of other names stay. Its `config.json`, without which nothing loads it, goes first and comes
-    last. With several processes all must call this, and the first one writes.
+    An existing directory must be empty or an earlier output of this program (`outputs`). The output's files are
+    replaced, and files of other names stay. Nothing loads a directory without `config.json`, so it is removed first and
+    written last. If there are several processes, all must call this; the first one writes.
 
     Raises:
       NotFiniteError: parameters are not finite; nothing is written.
       OutputError: the directory holds something else, or cannot be written.
-      OSError: it could not be written.
+      OSError: writing failed.
     """
     write_model_directory(model, path)
 
 
 def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[str, str] | None = None) -> None:
-    """`save_pretrained`, with more files (their text by name) that are there when the rest is."""
+    """`save_pretrained`, with more files (their text by name) that appear together with the rest."""
     if named := not_finite(nnx.state(model, nnx.Param), model.execution.mesh):
         raise NotFiniteError(f"{path}: not written: {len(named)} parameters are NaN or infinite ({listed(named)})")
     try:
@@ -393,8 +393,8 @@ def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[st
 
 
 def _write_weights(model: Qwen3VL, directory: Path | None) -> None:
-    """Writes one tensor after the other, so that no more than one is held beside the model; None only takes part in
-    gathering them."""
+    """Writes tensors one by one, so that only one is held in memory in addition to the model. A process without a
+    directory only takes part in gathering them."""
     state = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     owner = {
         name: (key, tensor, layer)
@@ -433,7 +433,7 @@ def _layer(stack: jax.Array, layer: int) -> jax.Array:
 
 
 def _layout(shapes: dict[str, tuple[int, ...]], itemsize: int, source: Path | None) -> dict[str, list[str]]:
-    """Which tensors go into which file, in order: as in the checkpoint that the model came from, if it is in shards."""
+    """The tensors of each file, in order. A model from a checkpoint in shards keeps the checkpoint's files."""
     index = None if source is None else source / _INDEX
     if index is not None and index.is_file():
         there = json.loads(index.read_text())["weight_map"]
@@ -457,7 +457,7 @@ def _layout(shapes: dict[str, tuple[int, ...]], itemsize: int, source: Path | No
 def _write_file(
     path: Path, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any], values: Iterable[np.ndarray]
 ) -> None:
-    """A safetensors file, as the library writes it (length of the header, header, tensors), but never all in memory."""
+    """Writes a safetensors file (length of the header, header, tensors) without holding all tensors in memory."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():

@@ -1,7 +1,7 @@
-"""Host-side preparation of pictures and positions: what Qwen3-VL computes from grids alone, as static-shape arrays.
+"""Prepares images and positions on the host: all that Qwen3-VL computes from grids alone, as static-shape arrays.
 
-Patches are in the order of the Hugging Face processor: merge block by merge block, row-major within the block, so that
-each `merge**2` neighbouring patches become one token of the decoder.
+Patches are in the order of the Hugging Face processor: merge block by merge block, row-major within a block. Each
+`merge**2` consecutive patches become one token of the decoder.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from actfer_jax.models.config import Qwen3VLConfig
 
 
 class ImageInputs(NamedTuple):
-    """Images as the vision tower takes them, P patches each; unused patches are zero and masked.
+    """Images as the vision tower takes them, P patches each. Unused patches are zero and masked.
 
-    Leading axes are free. The arrays are numpy's until they are placed on devices.
+    There may be any leading axes. The arrays are numpy's until they are placed on devices.
 
     Attributes:
       patches: float32 [..., P, C], normalised pixel values (C = channels x temporal patch x patch x patch).
@@ -36,7 +36,7 @@ class ImageInputs(NamedTuple):
 
 
 def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig, dtype: DTypeLike) -> ImageInputs:
-    """Masked images [count, capacity, ...], their patches in a dtype."""
+    """Masked images [count, capacity, ...] with patches of a dtype."""
 
     def zeros(dtype: DTypeLike, *shape: int) -> Any:
         return np.zeros((count, capacity, *shape), jnp.dtype(dtype))
@@ -53,16 +53,16 @@ def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig, dtype: DTypeL
 def image_inputs(
     patches: Sequence[np.ndarray], grids: np.ndarray | Sequence[Sequence[int]], capacity: int, config: Qwen3VLConfig
 ) -> ImageInputs:
-    """Pads N pictures to a common number of patches.
+    """Pads N images to a common number of patches.
 
     Args:
-      patches: N arrays [p_i, C], `pixel_values` of the Hugging Face processor, cut by picture.
-      grids: int [N, 3], `image_grid_thw` of the processor: frames (1), rows and columns of patches.
-      capacity: patches per picture in the result, a multiple of merge**2.
+      patches: N arrays [p_i, C]: the Hugging Face processor's `pixel_values`, split by image.
+      grids: int [N, 3]: the processor's `image_grid_thw`, with frames (1), rows and columns of patches.
+      capacity: patches per image in the result, a multiple of merge**2.
       config: of the model.
 
     Raises:
-      ValueError: a picture does not match its grid, does not fit, or its grid is not one frame of whole merge blocks.
+      ValueError: an image does not match its grid, does not fit, or its grid is not one frame of whole merge blocks.
     """
     vision = config.vision
     if capacity % vision.merge_unit:
@@ -90,7 +90,7 @@ def image_inputs(
 
 
 def patch_coordinates(grid: np.ndarray | Sequence[int], merge: int) -> np.ndarray:
-    """Row and column of each patch of one picture, int [rows * columns, 2], in the processor's order."""
+    """Row and column of each patch of one image, int [rows * columns, 2], in the processor's order."""
     frames, rows, columns = (int(size) for size in grid)
     if frames != 1 or rows < merge or columns < merge or rows % merge or columns % merge:
         raise ValueError(
@@ -121,20 +121,20 @@ def mrope_positions(
 ) -> tuple[np.ndarray, int]:
     """Positions in time, height and width of one row of tokens without padding.
 
-    A text token advances all three by one. The tokens of a picture share their time, count rows and columns from there,
-    and the text behind them goes on past the larger of the two (Qwen2-VL, section 2.1; transformers' `get_rope_index`).
+    A text token advances all three by one. The tokens of an image share one time, and count rows and columns from it.
+    The text after them continues past the larger of the two (Qwen2-VL, section 2.1; transformers' `get_rope_index`).
 
     Args:
-      token_ids_L: the tokens; the picture tokens are replaced by the pictures of `grids`, in order.
+      token_ids_L: the tokens; image tokens are placeholders for the images of `grids`, in order.
       grids: int [N, 3], in patches.
       config: of the model.
       start: position of the first token.
 
     Returns:
-      int32 [L, 3] and the position of the token that comes next.
+      int32 [L, 3] and the position of the next token.
 
     Raises:
-      ValueError: pictures and their tokens do not match.
+      ValueError: images and their tokens do not match.
     """
     token_ids_L = np.asarray(token_ids_L)
     merge = config.vision.spatial_merge_size
@@ -142,7 +142,7 @@ def mrope_positions(
     is_image = token_ids_L == config.image_token_id
     here, index = start, 0
     for grid in np.asarray(grids, np.int64).reshape(-1, 3):
-        coordinates = patch_coordinates(grid, merge)[:: merge**2] // merge  # each merge block is one token
+        coordinates = patch_coordinates(grid, merge)[:: merge**2] // merge  # Each merge block is one token.
         ahead = np.flatnonzero(is_image[index:])
         begin = index + int(ahead[0]) if len(ahead) else len(token_ids_L)
         end = begin + len(coordinates)

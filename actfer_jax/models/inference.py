@@ -1,4 +1,4 @@
-"""The whole model at once, on what the Hugging Face processor gives."""
+"""Runs the whole model on the output of the Hugging Face processor."""
 
 from functools import partial
 
@@ -25,15 +25,15 @@ def logits(
     Args:
       model: the model.
       input_ids: int [B, L].
-      attention_mask: int [B, L], 1 where there is a token, 0 at padding (on either side); all tokens if None.
-      pixel_values: float [patches of all pictures, C], from the processor; None without pictures.
-      image_grid_thw: int [N, 3], in the order of the pictures in the rows.
+      attention_mask: int [B, L], 1 at tokens, 0 at padding (on either side); None if there is no padding.
+      pixel_values: float [patches of all images, C], from the processor; None without images.
+      image_grid_thw: int [N, 3], in the order of the images in the rows.
 
     Returns:
-      float32 [B, L, V]; rows of padding mean nothing.
+      float32 [B, L, V]; logits at padding are meaningless.
 
     Raises:
-      ValueError: pictures and picture tokens do not match.
+      ValueError: images and image tokens do not match.
     """
     tokens_BxL = np.asarray(input_ids, np.int32)
     mask_BxL = np.ones_like(tokens_BxL) if attention_mask is None else np.asarray(attention_mask, np.int32)
@@ -44,7 +44,7 @@ def logits(
     if is_image_BxL.sum() != sizes_N.sum() // unit:
         raise ValueError(f"{is_image_BxL.sum()} image tokens, but the pictures make {sizes_N.sum() // unit}")
 
-    # Rows consume pictures in order; in the pool of all pictures' tokens each picture takes `capacity // unit` places.
+    # Rows use images in order. In the pool of all images' tokens each image takes `capacity // unit` places.
     capacity = int(sizes_N.max(initial=unit))
     offset = np.arange(max(len(sizes_N), 1))[:, None] * (capacity // unit) + np.arange(capacity // unit)
     pool = offset[np.arange(capacity // unit) < np.append(sizes_N // unit, 0)[: len(offset), None]]
@@ -80,7 +80,7 @@ def _logits(
     model = nnx.merge(graph, state)
     pool = None
     if images is not None:
-        features = model.encode_images(images)  # every row looks into the pool of all pictures
+        features = model.encode_images(images)  # Every row reads the pool of all images.
         pool = ImageFeatures(*(_shared(part, len(tokens_BxL)) for part in features))
     x_BxLxD, deepstack = model.embed(tokens_BxL, image_index_BxL, pool)
     hidden_BxLxD, _ = model.hidden(x_BxLxD, deepstack, positions_BxLx3, mask_BxL)

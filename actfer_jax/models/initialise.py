@@ -1,4 +1,4 @@
-"""Initial values that depend on data, for models that are trained from nothing."""
+"""Initial values that depend on data, for models trained from scratch."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,21 +6,21 @@ from flax import nnx
 
 from actfer_jax.models.layers import Params
 
-_FLOOR = 1e-3  # Of the patches' variance along a direction: what varies less is not amplified further.
+_FLOOR = 1e-3  # Least variance of the patches along a direction: directions below it are not amplified further.
 
 
 def whiten_patch_embedding(params: Params, patches_NxC: np.ndarray, seed: int) -> Params:
     """Parameters whose patch embedding gives every direction of the patches the same weight.
 
-    Neighbouring pixels of pictures are much alike, so a random projection of patches is nearly their mean colour, and
-    fine lines are lost in it; a vision tower trained from nothing then hardly ever learns to see them. The kernel is
-    R U Lambda^(-1/2) U^T, with U and Lambda the principal components of the patches (Bell and Sejnowski, 1997) and R a
-    random matrix; its output has mean 0 and variance 1 over these patches. The middle is the same whichever components
-    stand for directions of equal variance: which ones are found depends on rounding, and so on the machine.
+    Neighbouring pixels of an image are similar. So a random projection of a patch is nearly its mean colour and loses
+    fine lines, and a vision tower trained from scratch hardly ever learns them. The kernel is R U Lambda^(-1/2) U^T,
+    with U and Lambda the principal components of the patches (Bell and Sejnowski, 1997) and R a random matrix. Its
+    output has mean 0 and variance 1 over these patches. Which components are found for directions of equal variance
+    depends on rounding, and so on the machine; U Lambda^(-1/2) U^T is the same for all choices.
 
     Args:
       params: of a `Qwen3VL` (`nnx.split(model, nnx.Param)`).
-      patches_NxC: example patches, as the image processor gives them; at least some thousand.
+      patches_NxC: example patches from the image processor; at least some thousand.
       seed: of R.
     """
     flat = dict(nnx.to_flat_state(params))

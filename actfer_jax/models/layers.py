@@ -1,7 +1,7 @@
 """Building blocks of Qwen3-VL: linear layers with sharding names, norms, rotary embeddings, and stacks of layers.
 
-Attribute names follow the Hugging Face checkpoint, so that weights map by name. Every parameter carries the names of
-its axes as `out_sharding` metadata, which rules turn into mesh axes; without a mesh they mean nothing.
+Attribute names follow the Hugging Face checkpoint, so that weights map by name. The `out_sharding` metadata of every
+parameter has the names of its axes, which rules map to mesh axes. Without a mesh they are not used.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from actfer_jax.models.attention import BACKENDS, attention
 from actfer_jax.parallel import sharding
 
-_INITIAL = jax.nn.initializers.normal(0.02)  # initializer_range of every published size
+_INITIAL = jax.nn.initializers.normal(0.02)  # The initializer_range of every published size.
 
 
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
@@ -26,7 +26,7 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-_UNROLL_UP_TO = 8  # layers; a longer stack takes too long to compile
+_UNROLL_UP_TO = 8  # Layers. A longer stack takes too long to compile.
 
 Params = nnx.State[Any, Any]
 """The parameters of a model, as `nnx.split(model, nnx.Param)` gives them, or a tree like it: gradients, for example."""
@@ -36,16 +36,16 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Execution:
-    """How a model is run, which does not change what it computes beyond rounding.
+    """How a model is run. Except for rounding it does not change what the model computes.
 
     Attributes:
-      dtype: of activations and matrix products; norms, softmax and rotations are float32 in any case.
+      dtype: of activations and matrix products; norms, softmax and rotations are always float32.
       param_dtype: of the parameters.
-      remat: what the backward pass of a layer keeps: "none" (everything; on a mesh that is gathered weights too),
-        "dots" (matrix products), "full" (its input).
+      remat: what a layer keeps for its backward pass: "none" (everything; on a mesh the gathered weights too), "dots"
+        (matrix products), "full" (its input).
       unroll: layers per iteration of the scan over layers; None unrolls small stacks on one CPU, where that is faster.
       attention: one of `attention.BACKENDS`.
-      mesh: over which parameters and activations are divided; None on one device.
+      mesh: the mesh that divides parameters and activations; None on one device.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -75,12 +75,12 @@ class Execution:
 
         Args:
           inputs: arrays with a leading axis of layers.
-          unroll: used where the user has not set `self.unroll`.
+          unroll: used if `self.unroll` is None.
         """
         graph, weights = nnx.split(stacked)
         count = jax.tree.leaves(weights)[0].shape[0]
         if (begin, end or count) != (0, count):
-            # Not `weight[begin:end]`, whose gradient jax 0.10 cannot add to a ref (`training.update.accumulate`).
+            # Not `weight[begin:end]`: jax 0.10 cannot add its gradient to a ref (`training.update.accumulate`).
             weights = jax.tree.map(lambda weight: jax.lax.slice_in_dim(weight, begin, end), weights)
             count = (end or count) - begin
         unroll = unroll if self.unroll is None else self.unroll
@@ -101,7 +101,7 @@ class Execution:
         return loops or count > _UNROLL_UP_TO
 
     def gathered(self, part: Part) -> Part:
-        """A module or parameter outside of the stacks, gathered for the computation (`sharding.gather`)."""
+        """A module or parameter outside the stacks, gathered for the computation (`sharding.gather`)."""
         return sharding.gather(part, self.mesh, self.dtype)
 
     def constrain(self, x: jax.Array, *names: str | None) -> jax.Array:
@@ -116,12 +116,12 @@ class Execution:
 
 
 def axes(*names: str | None) -> dict[str, Any]:
-    """Metadata of a parameter whose axes are so named."""
+    """Metadata of a parameter with these axis names."""
     return {"out_sharding": names, "eager_sharding": False}
 
 
 def _flat_dot_general(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
-    """A product over the last axis as one of two matrices: on CPU, half the time of a product with batch axes."""
+    """A product over the last axis, as a product of two matrices. On CPU it takes half the time of a batched one."""
     flat = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **options)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -163,7 +163,7 @@ def _over_last(vector: nnx.Param[jax.Array], ndim: int) -> jax.Array:
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm over the last axis, statistics in float32, result in the input's dtype."""
+    """Root-mean-square norm over the last axis, computed in float32, result in the input's dtype."""
 
     def __init__(self, size: int, epsilon: float, execution: Execution):
         self.scale = nnx.Param(jnp.ones(size, execution.param_dtype), **axes(None))
@@ -195,7 +195,7 @@ def inverse_frequencies(dim: int, theta: float) -> np.ndarray:
 
 
 def rotate(x_BxLxHxD: jax.Array, angles_BxLxF: jax.Array) -> jax.Array:
-    """Turns the pairs (i, i + D / 2) by the angles (F = D / 2), in float32 (RoFormer, in the half-split layout)."""
+    """Rotates the pairs (i, i + D / 2) by the angles (F = D / 2), in float32 (RoFormer, half-split layout)."""
     cos, sin = jnp.cos(angles_BxLxF)[:, :, None], jnp.sin(angles_BxLxF)[:, :, None]
     first, second = jnp.split(x_BxLxHxD.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens, without the logits of all tokens in memory at once."""
+"""Log-probabilities of chosen tokens, computed in chunks so that the logits fit in memory."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel.sharding import map_in_turn
 
-_BANNED = -1e30  # finite: a banned target has probability 0, not a NaN in the gradient of what is masked out
+_BANNED = -1e30  # Finite, so that a banned target has probability 0, and no NaN in a masked gradient.
 
 
 def token_log_probs(
@@ -21,17 +21,16 @@ def token_log_probs(
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target and entropy of its distribution, in nats, float32 [B, L] each.
 
-    The distribution is softmax(logits / temperature) over the tokens that are not banned. Logits exist for `chunk`
-    tokens at a time (for one position of all rows, if those are more), in the forward and, recomputed, in the backward
-    pass.
+    The distribution is softmax(logits / temperature) over the tokens that are not banned. Logits exist for at most
+    `chunk` tokens at a time, but at least for one position of all rows. The backward pass recomputes them.
 
     Args:
-      model: whose output embedding is applied.
+      model: provides the output embedding.
       hidden_BxLxD: normalised hidden states, from `Qwen3VL.hidden`.
       targets_BxL: token ids.
       temperature: above 0.
       banned_V: bool [V], True where a token cannot be chosen; a banned target has log-probability -1e30.
-      chunk: see above.
+      chunk: tokens per chunk, see above.
     """
     rows, length = targets_BxL.shape
     size = max(chunk // rows, 1)
@@ -50,7 +49,7 @@ def token_log_probs(
         return one_chunk((hidden_BxLxD, targets_BxL))
 
     def split(x: jax.Array) -> jax.Array:
-        """[B, L, ...] to chunks of all rows [chunks, B, size, ...]: every device keeps its rows."""
+        """[B, L, ...] to chunks of all rows [chunks, B, size, ...], so that every device keeps its rows."""
         padded = jnp.pad(x, [(0, 0), (0, chunks * size - length)] + [(0, 0)] * (x.ndim - 2))
         return padded.reshape(rows, chunks, size, *x.shape[2:]).swapaxes(0, 1)
 
@@ -61,7 +60,7 @@ def token_log_probs(
 
 
 def take_log_prob(log_probs: jax.Array, token: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """log_probs[..., token[...]]; on a mesh by a sum, to which each device adds its part of the last axis."""
+    """log_probs[..., token[...]]. On a mesh it is a sum, to which each device adds its part of the last axis."""
     if mesh is None:
         return jnp.take_along_axis(log_probs, token[..., None], -1)[..., 0]
     column = jnp.expand_dims(jnp.arange(log_probs.shape[-1]), tuple(range(token.ndim)))

@@ -8,8 +8,8 @@ from jax.typing import DTypeLike
 
 
 def exact_products(dtype: DTypeLike) -> AbstractContextManager[None]:
-    """Where products of this type are traced, float32 is multiplied as float32, in the backward pass too.
+    """A context in which float32 products are traced in full precision, also for the backward pass.
 
-    By default, GPUs round it to tf32 first, and TPUs to bfloat16.
+    By default GPUs first round float32 to tf32, and TPUs to bfloat16. For other types the context does nothing.
     """
     return jax.default_matmul_precision("highest") if jnp.dtype(dtype) == jnp.float32 else nullcontext()

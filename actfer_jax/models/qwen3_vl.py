@@ -1,7 +1,7 @@
 """Qwen3-VL (2B, 4B, 8B and smaller) in Flax NNX: vision transformer, DeepStack, decoder with interleaved M-RoPE.
 
-Architecture as in the Qwen3-VL technical report (arXiv 2511.21631) and transformers' `Qwen3VLForConditionalGeneration`.
-The model is made to be split once and trained as a pure pytree:
+The architecture is that of the Qwen3-VL technical report (arXiv 2511.21631) and transformers'
+`Qwen3VLForConditionalGeneration`. Split the model once, and train its parameters as a pure pytree:
 
     graph, parameters = nnx.split(model, nnx.Param)
 
@@ -13,8 +13,8 @@ The model is made to be split once and trained as a pure pytree:
             ...
         return jax.value_and_grad(loss)(parameters)
 
-Shape letters: B rows, L new tokens, D hidden size, N pictures, P patches, K tokens per picture, M picture tokens of a
-row, F DeepStack layers (of angles: frequencies), H heads, T positions of the cache, V vocabulary.
+Shape letters: B rows, L new tokens, D hidden size, N images, P patches, K tokens per image, M image tokens of a row, F
+DeepStack layers (of angles: frequencies), H heads, T positions of the cache, V vocabulary.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ from actfer_jax.parallel.sharding import shard_mapped
 
 
 class ImageFeatures(NamedTuple):
-    """Pictures as the decoder sees them: [N, K, D] and [F, N, K, D], or pooled by row [B, M, D] and [F, B, M, D]."""
+    """Images as the decoder takes them: [N, K, D] and [F, N, K, D], or pooled by row [B, M, D] and [F, B, M, D]."""
 
     tokens: jax.Array
     deepstack: jax.Array
@@ -74,13 +74,13 @@ def write_cache(
     row_B: jax.Array | None = None,
     mesh: Mesh | None = None,
 ) -> KVCache:
-    """Writes the first `count` of L new positions at position `start` of each row; nothing else changes.
+    """Writes the first `count` of L new positions at position `start` of each row. Nothing else changes.
 
     Positions past the end of the cache are dropped.
 
     Args:
-      row_B: the row of the cache to write; None if b is. Rows past the last are dropped.
-      mesh: over which rows and heads are divided; each device writes its own rows.
+      row_B: the cache row to write for each row; None for the same row. Rows past the last are dropped.
+      mesh: the mesh over which rows and heads are divided; each device writes its own rows.
     """
     batch, rows = new.keys.shape[1], cache.keys.shape[1]
     row_B = jnp.arange(batch) if row_B is None else row_B
@@ -98,13 +98,13 @@ def _write_rows(
     row_B: jax.Array,
     number_R: jax.Array,
 ) -> jax.Array:
-    """Row by row, in place: a scatter makes the TPU's compiler copy the whole cache, and on CPU it takes longer."""
+    """Row by row, in place. A scatter makes the TPU's compiler copy the whole cache, and is slower on CPU."""
     capacity, length = cache_NxRxKxTxD.shape[3], new_NxBxKxLxD.shape[3]
     offset_L = jnp.arange(length)
     row_B = row_B - number_R[0]
 
     def write(b: jax.Array, cache: jax.Array) -> jax.Array:
-        begin = jnp.minimum(start_B[b], capacity - length)  # the slice ends where the cache does
+        begin = jnp.minimum(start_B[b], capacity - length)  # The slice must end inside the cache.
         shift = start_B[b] - begin
         piece = jax.lax.dynamic_index_in_dim(new_NxBxKxLxD, b, 1).astype(cache.dtype)
         if length > 1:
@@ -158,7 +158,7 @@ class VisionBlock(nnx.Module):
 
 
 class PatchMerger(nnx.Module):
-    """Merges neighbouring patches into tokens of the decoder, normalising before they are joined or after."""
+    """Merges neighbouring patches into tokens of the decoder; the norm is applied before or after joining them."""
 
     def __init__(self, config: VisionConfig, execution: Execution, rngs: nnx.Rngs, *, norm_joined: bool):
         self.size, self.norm_joined = config.hidden_size * config.merge_unit, norm_joined
@@ -200,12 +200,12 @@ class VisionTower(nnx.Module):
         angles_NxPx2xF = images.coordinates[..., None].astype(jnp.float32) * frequencies[None, None, None]
         angles_NxPxF = angles_NxPx2xF.reshape(
             *angles_NxPx2xF.shape[:2], -1
-        )  # the row's angles first, then the column's
+        )  # The angles of the row first, then those of the column.
 
         def run(block: VisionBlock, x_NxPxD: jax.Array, _: None) -> tuple[jax.Array, None]:
             return block(x_NxPxD, angles_NxPxF, images.mask), None
 
-        # The blocks run in pieces that end where DeepStack takes its features; equal pieces are compiled once.
+        # The blocks run in pieces, which end where DeepStack takes its features. Equal pieces are compiled once.
         ends = [index + 1 for index in config.deepstack_visual_indexes]
         pieces = list(zip([0, *ends], [*ends, config.depth], strict=True))
         if self.execution.rolled(config.depth) and len({end - begin for begin, end in pieces}) == 1:
@@ -324,12 +324,12 @@ class Qwen3VL(nnx.Module):
 
     Args:
       config: sizes.
-      dtype: of activations and matrix products; norms, softmax, rotations and logits are float32 in any case.
+      dtype: of activations and matrix products; norms, softmax, rotations and logits are always float32.
       param_dtype: of the parameters.
-      remat: what the backward pass of a layer keeps: "none" (everything), "dots" (matrix products), "full" (its input).
+      remat: what a layer keeps for backward: "none" (everything), "dots" (matrix products), "full" (its input).
       unroll: layers per iteration of the scan over layers; None unrolls small stacks on CPU, where that is faster.
       attention: one of `attention.BACKENDS`.
-      mesh: over which it is divided (`sharding`); None on one device.
+      mesh: the mesh that divides the model (`sharding`); None on one device.
       rngs: for the initial values (normal, deviation 0.02).
     """
 
@@ -347,35 +347,35 @@ class Qwen3VL(nnx.Module):
     ):
         execution = Execution(dtype, param_dtype, remat, unroll, attention, mesh)
         self.config, self.execution = config, execution
-        self.source: str | None = None  # the directory it was loaded from, whose tokenizer files go with it
+        self.source: str | None = None  # The directory that it was loaded from; exports copy its tokenizer files.
         self.visual = VisionTower(config.vision, execution, rngs)
         self.language_model = Decoder(config.text, execution, rngs)
         if not config.tie_word_embeddings:
             self.lm_head = table(config.text.vocab_size, config.text.hidden_size, ("vocab", None), execution, rngs)
 
     def encode_images(self, images: ImageInputs) -> ImageFeatures:
-        """Pictures [N, P, ...] to tokens [N, K, D] and DeepStack features [F, N, K, D], K = P / merge**2.
+        """Images [N, P, ...] to tokens [N, K, D] and DeepStack features [F, N, K, D], K = P / merge**2.
 
-        Tokens of masked patches mean nothing.
+        Tokens of masked patches are meaningless.
         """
         with exact_products(self.execution.dtype):
             if self.execution.remat != "full":
                 return self.visual(images)
-            # What the tower keeps for its backward pass would lie beside what the decoder keeps.
+            # Else the tower and the decoder would keep their activations for the backward pass at the same time.
             return jax.checkpoint(lambda visual, images: visual(images))(self.visual, images)
 
     def embed(
         self, tokens_BxL: jax.Array, image_index_BxL: jax.Array | None = None, features: ImageFeatures | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """The decoder's input: token embeddings, and picture tokens in their places.
+        """The decoder's input: token embeddings, with image tokens in their places.
 
         Args:
           tokens_BxL: token ids.
-          image_index_BxL: -1 at text, or which of the row's picture tokens stands here.
-          features: the pool of each row, tokens [B, M, D] and deepstack [F, B, M, D]; None where all is text.
+          image_index_BxL: the index of the row's image token at this position; -1 at text.
+          features: the pool of each row, tokens [B, M, D] and deepstack [F, B, M, D]; None if all tokens are text.
 
         Returns:
-          x [B, L, D] and the DeepStack features [F, B, L, D], zero at text; None where all is text.
+          x [B, L, D] and the DeepStack features [F, B, L, D], zero at text; None for them if all tokens are text.
         """
         x_BxLxD = self._look_up(tokens_BxL).astype(self.execution.dtype)
         if features is None or image_index_BxL is None:
@@ -387,7 +387,7 @@ class Qwen3VL(nnx.Module):
         return x_BxLxD, jnp.where(is_image_BxLx1, deepstack_FxBxLxD, 0)
 
     def _look_up(self, tokens_BxL: jax.Array) -> jax.Array:
-        """Rows of the token table; meanwhile "fsdp" divides features, so that neither table nor rows are gathered."""
+        """Rows of the token table. Here "fsdp" divides features, so that neither table nor rows are gathered."""
         constrain = self.execution.constrain
         table_VxD = constrain(self.language_model.embed_tokens[...], "vocab_groups", "embed")
         x_BxLxD = table_VxD[constrain(tokens_BxL, "row_groups")]
@@ -407,12 +407,12 @@ class Qwen3VL(nnx.Module):
 
         Args:
           x_BxLxD: from `embed`.
-          deepstack_FxBxLxD: from `embed`; None where no new token is a picture's.
+          deepstack_FxBxLxD: from `embed`; None if all new tokens are text.
           positions_BxLx3: M-RoPE positions, from `mrope_positions`.
           segment_ids_BxL: a token attends to earlier tokens of its own segment; 0 is padding.
-          cache: what the new tokens attend to besides; it is only read.
-          cache_length_B: how many positions of the cache count, per row.
-          cache_row_B: which row of the cache belongs to each row; None if row b does.
+          cache: earlier keys and values, which the new tokens attend to as well; it is only read.
+          cache_length_B: how many positions of the cache are valid, per row.
+          cache_row_B: the cache row of each row; None for the same row.
 
         Returns:
           The normalised hidden states [B, L, D] and the new tokens' keys and values [layers, B, kv_heads, L, head_dim],
@@ -431,7 +431,7 @@ class Qwen3VL(nnx.Module):
             return x_BxLxD, new
 
         index = jnp.arange(self.config.text.num_hidden_layers)
-        unroll = None if cache is None else 1  # unrolled, XLA's CPU backend copies the whole cache
+        unroll = None if cache is None else 1  # When unrolled, XLA's CPU backend copies the whole cache.
         with exact_products(self.execution.dtype):
             x_BxLxD, new = self.execution.scan(run, self.language_model.layers, x_BxLxD, (index, cache), unroll=unroll)
         return self.language_model.norm(x_BxLxD), new
@@ -439,7 +439,7 @@ class Qwen3VL(nnx.Module):
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Float32 logits [..., V] of hidden states [..., D].
 
-        On a mesh each device computes its part of the vocabulary for all rows of its part of "data".
+        On a mesh each device computes its part of the vocabulary, for all rows of its part of "data".
         """
         table = self.language_model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
         hidden = self.execution.constrain(hidden, "row_groups")
@@ -449,7 +449,7 @@ class Qwen3VL(nnx.Module):
 
 
 def on_mesh(graphdef: nnx.GraphDef[Qwen3VL], params: Params, mesh: Mesh | None) -> nnx.GraphDef[Qwen3VL]:
-    """The structure of the same model, run on a mesh.
+    """The graph definition of the same model on another mesh.
 
     Args:
       graphdef, params: from `nnx.split(model, nnx.Param)`; the parameters may be abstract.
@@ -464,8 +464,7 @@ def on_mesh(graphdef: nnx.GraphDef[Qwen3VL], params: Params, mesh: Mesh | None) 
 def _mrope_angles(positions_BxLx3: jax.Array, config: TextConfig) -> jax.Array:
     """Angles [B, L, head_dim / 2] of interleaved M-RoPE.
 
-    Frequency i turns with height where i mod 3 is 1 and with width where it is 2, as far as their sections reach, and
-    with time elsewhere.
+    Frequency i belongs to height if i mod 3 is 1, to width if it is 2, each below 3 times its section; else to time.
     """
     frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
     axis = np.zeros(len(frequencies), np.int32)

@@ -1,1 +1,1 @@
-"""Devices and processes: meshes, what is divided over them, hosts that act as one."""
+"""Devices and processes: meshes, sharded arrays, hosts that act as one."""

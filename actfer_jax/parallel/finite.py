@@ -1,4 +1,4 @@
-"""Finds numbers that are not finite, on the devices where they are, and stops a run before it writes them."""
+"""Finds non-finite numbers on the devices, and stops a run before it writes them."""
 
 import logging
 import math
@@ -16,26 +16,26 @@ from actfer_jax.parallel import sharding
 log = logging.getLogger(__name__)
 
 STATE_FINITE = "state_finite"
-"""Among the metrics of an update: whether all of the state is finite. `Watch` takes it out."""
+"""The metric of an update that tells whether the whole state is finite. `Watch` takes it out."""
 
 
 class NotFiniteError(UserError, ValueError):
-    """Numbers that are not finite where a run, a model or an export needs finite ones; the message says which."""
+    """A run, a model or an export has numbers that are not finite; the message says which."""
 
 
 @partial(jax.jit, static_argnames="mesh")
 def finite_arrays(arrays: Sequence[jax.Array], mesh: Mesh | None = None) -> list[jax.Array]:
-    """Whether each array is finite, bool [] each, known to every process."""
+    """Whether each array is finite: one bool [] each, on every process."""
     return [sharding.constrain(jnp.isfinite(x).all(), mesh) for x in arrays]
 
 
 def all_finite(tree: Any, mesh: Mesh | None = None) -> jax.Array:
-    """Whether all arrays of a pytree are finite, bool []; to be called where a program is traced."""
+    """Whether all arrays of a pytree are finite, bool []. Call it inside a traced program."""
     return jnp.stack(finite_arrays(jax.tree.leaves(tree), mesh)).all()
 
 
 def not_finite(tree: Any, mesh: Mesh | None = None) -> list[str]:
-    """The paths of the arrays of a pytree that are not finite; all processes must call this at the same point."""
+    """The paths of a pytree's arrays that are not finite; every process must call this at the same point."""
     paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
     finite = jax.device_get(finite_arrays(list(arrays), mesh))
     return [
@@ -46,15 +46,15 @@ def not_finite(tree: Any, mesh: Mesh | None = None) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
+    """The first three names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class Watch:
-    """Looks at what each step of a run leaves, before anything of it is written.
+    """Checks the state and metrics of each step of a run before anything of the step is written.
 
-    An update whose gradient is not finite changes nothing (`training.update.apply_gradients`): that is said, and only a
-    row of them stops the run.
+    An update whose gradient is not finite changes nothing (`training.update.apply_gradients`) and is logged. Only 20
+    such steps in a row stop the run.
     """
 
     _MOST_SKIPPED = 20
@@ -67,7 +67,7 @@ class Watch:
         """Takes `STATE_FINITE` out of the metrics of a step.
 
         Raises:
-          NotFiniteError: the state is not finite, or nothing can be learnt any more; with the step and the metrics.
+          NotFiniteError: the state is not finite, or the policy can learn no more; with the step and the metrics.
         """
         state_finite = metrics.pop(STATE_FINITE, True)
         numbers = {name: float(value) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""Several processes that act as one: what they must know of each other, and when they are to stop."""
+"""Several processes that act as one: how they connect, exchange values and agree to stop."""
 
 import importlib.util
 import json
@@ -27,19 +27,19 @@ log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-_LEAST_BYTES = 2**14  # Of a message: sizes are powers of two, so that few programs are compiled to exchange them.
+_LEAST_BYTES = 2**14  # Of a message. Sizes are powers of two, so that few exchange programs are compiled.
 
 
-_ANNOUNCED = {"maintenance-event": "NONE", "preempted": "FALSE"}  # Of a machine, and what they are as a rule.
+_ANNOUNCED = {"maintenance-event": "NONE", "preempted": "FALSE"}  # Metadata keys of a machine, with normal values.
 
 _HEARTBEAT_SECONDS = 30  # After a process has died, the others end within about this time.
 
 
 class Interrupted(Exception):
-    """The processes have agreed to stop: whoever catches this saves what there is and ends.
+    """The processes have agreed to stop. The code that catches this saves and ends.
 
     Attributes:
-      signal: what one of them was told by.
+      signal: the signal that one of them received.
     """
 
     def __init__(self, number: int):
@@ -48,19 +48,19 @@ class Interrupted(Exception):
 
 
 def connect(coordinator: str | None = None, processes: int | None = None, index: int | None = None) -> None:
-    """Joins the processes of a run; to be called before anything else of jax is used.
+    """Joins the processes of a run. Call it before any other use of jax.
 
-    On the hosts of a TPU everything is found out from the machine. Elsewhere a run is one process, unless the three
-    arguments say otherwise.
+    On the hosts of a TPU the machine tells everything. Elsewhere a run is one process, unless the three arguments are
+    given.
 
     Args:
       coordinator: address and port of process 0.
-      processes: how many there are.
-      index: which one this is.
+      processes: their number.
+      index: which one this is, from 0.
 
     Raises:
-      ConfigError: some of the arguments are missing or mean nothing, the processes do not find each other, or there is
-        no device.
+      ConfigError: some of the arguments are missing or invalid, the processes do not find each other, or no device is
+        found.
     """
     if coordinator is not None and processes is not None and index is not None:
         _check_address(coordinator, processes, index)
@@ -76,7 +76,7 @@ def connect(coordinator: str | None = None, processes: int | None = None, index:
             index,
             initialization_timeout=300,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            # A process that fails waits so long for the others, which wait for it.
+            # How long a failing process waits for the others, which wait for it.
             shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
@@ -109,11 +109,11 @@ def start_devices() -> None:
     """Makes jax look for its devices.
 
     Raises:
-      ConfigError: there are none of the kind that it was told to use.
+      ConfigError: the platform that jax was told to use has no devices.
     """
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # The latter of a platform that could be there, and is not.
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a platform that jax knows but does not find.
         asked = os.environ.get("JAX_PLATFORMS", "")
         said = str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".") or "there is none"
         raise ConfigError(
@@ -128,10 +128,10 @@ def _on_tpu() -> bool:
 
 
 def gather(record: Any) -> list[Any]:
-    """The records of all processes, in their order; every process must call this at the same point.
+    """The records of all processes, in process order; every process must call this at the same point.
 
     Args:
-      record: anything that JSON can hold.
+      record: any JSON value.
     """
     if jax.process_count() == 1:
         return [record]
@@ -143,18 +143,18 @@ def gather(record: Any) -> list[Any]:
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints, and writes what is written once."""
+    """Whether this is process 0, which alone prints and writes shared files."""
     return jax.process_index() == 0
 
 
 def from_first(function: Callable[[], Value]) -> Value:
-    """What a function gives on process 0, which alone calls it; every process must call this at the same point.
+    """Calls a function on process 0 and returns its value on all; every process must call this at the same point.
 
     Args:
-      function: returns something that JSON can hold.
+      function: returns a JSON value.
 
     Raises:
-      ConfigError: it failed there, on the other processes; on process 0, what it raised.
+      ConfigError: on other processes, if the function failed. Process 0 raises the function's own error.
     """
     if jax.process_count() == 1:
         return function()
@@ -173,11 +173,11 @@ def from_first(function: Callable[[], Value]) -> Value:
 
 
 def first_before_others(function: Callable[[], Value]) -> Value:
-    """What a function gives on this process, called on process 0 first: what it prepares in a directory that processes
-    share is then there for the others.
+    """Calls a function on process 0, then on the others, and returns this process's value. So the others find what
+    process 0 prepares in a shared directory.
 
     Raises:
-      ConfigError: it failed on process 0, on the other processes; on process 0, what it raised.
+      ConfigError: on other processes, if the function failed on process 0, which raises the function's own error.
     """
     kept: list[Value] = []
     from_first(lambda: kept.append(function()))
@@ -185,10 +185,10 @@ def first_before_others(function: Callable[[], Value]) -> Value:
 
 
 class Termination:
-    """Remembers that the run was told to stop: by SIGTERM, which `kill` sends, and a preempted machine before it goes;
-    by SIGINT, which is Ctrl-C; or by SIGHUP, which is a terminal that was closed.
+    """Remembers that the run was told to stop, by SIGTERM (`kill`, or a preempted machine before it ends), SIGINT
+    (Ctrl-C) or SIGHUP (a closed terminal).
 
-    jax's own notice of a preemption is a handler of SIGTERM, which this one replaces.
+    jax's own notice of a preemption is a SIGTERM handler, which this one replaces.
 
     Attributes:
       noticed: the number of the signal; 0 for none.
@@ -208,10 +208,10 @@ class Termination:
 
 
 def watch_machine(flag: Termination) -> None:
-    """On a machine of Google Cloud, logs what is announced for it; a preemption counts as a SIGTERM.
+    """On a Google Cloud machine, logs the events announced for it. A preemption counts as a SIGTERM.
 
-    Asks the machine's metadata server (`instance/maintenance-event` and `instance/preempted`) in threads that end with
-    the process. The variable GCE_METADATA_HOST names another server, as it does for Google's own clients.
+    Threads that end with the process ask the machine's metadata server (`instance/maintenance-event` and
+    `instance/preempted`). The variable GCE_METADATA_HOST names another server, as for Google's own clients.
     """
     if _on_tpu() or "GCE_METADATA_HOST" in os.environ:
         for key in _ANNOUNCED:
@@ -223,7 +223,7 @@ def _watch(key: str, flag: Termination) -> None:
     server = build_opener(ProxyHandler({}))
     value, etag = _ANNOUNCED[key], "0"
     while True:
-        # Answered at once the first time, then when the value changes or the time is up.
+        # The server answers the first query at once, later ones when the value changes or the time is up.
         query = f"{key}?wait_for_change=true&timeout_sec=60&last_etag={etag}"
         url = f"http://{host}/computeMetadata/v1/instance/{query}"
         try:
@@ -242,9 +242,9 @@ def _watch(key: str, flag: Termination) -> None:
 
 @contextmanager
 def termination() -> Iterator[Termination]:
-    """Within this context SIGTERM, SIGINT and SIGHUP set a flag; a second SIGINT ends the process at once.
+    """In this context SIGTERM, SIGINT and SIGHUP set a flag. A second SIGINT ends the process at once.
 
-    Where SIGINT or SIGHUP is ignored, as in a script's background jobs and under `nohup`, it stays ignored.
+    If SIGINT or SIGHUP is ignored, as in a script's background jobs and under `nohup`, it stays ignored.
     """
     flag = Termination()
     terminals = [file for file in (1, 2) if os.isatty(file)]
@@ -252,7 +252,7 @@ def termination() -> Iterator[Termination]:
     def notice(number: int, frame: FrameType | None) -> None:
         flag.noticed = number
         if number == signal.SIGHUP and terminals:
-            # To write to a terminal that is gone is an error, which must not end the run before it has saved.
+            # Writing to a closed terminal is an error, which must not end the run before it has saved.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for file in terminals:
                 os.dup2(nowhere, file)
@@ -260,8 +260,8 @@ def termination() -> Iterator[Termination]:
 
     ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN]
     handled = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if number not in ignored]
-    # Python calls a handler between two steps of its main thread, which may compile for minutes; what each signal
-    # writes to this file is read at once.
+    # Python calls a handler only between two steps of its main thread, which may compile for minutes. A thread reads
+    # this file, to which each signal writes its number, at once.
     numbers, written = os.pipe()
     os.set_blocking(written, False)
     written_before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
@@ -277,10 +277,10 @@ def termination() -> Iterator[Termination]:
 
 
 def _answer_interrupts(numbers: int) -> None:
-    """Says what the first Ctrl-C does, and ends the process at the second.
+    """At the first Ctrl-C says what it does, at the second ends the process.
 
     Args:
-      numbers: a file from which the numbers of signals are read, and which this closes.
+      numbers: the file with the numbers of the signals; this function closes it.
     """
     with open(numbers, "rb", buffering=0) as read:
         interrupts = 0
@@ -295,12 +295,12 @@ def _answer_interrupts(numbers: int) -> None:
 
 
 def exit_as_told(number: signal.Signals) -> NoReturn:
-    """Ends the process after an orderly stop, with the status that is expected of it."""
-    # Who starts it again by itself must tell it from a run that is done.
+    """Ends the process after an orderly stop, with the expected exit status."""
+    # A script that restarts runs must tell a stopped run from a finished one.
     if (status := os.environ.get("ACTFER_STOPPED_STATUS")) is not None:
         sys.exit(int(status))
     if number == signal.SIGINT:
-        # Python then ends by this signal, so that a shell does not go on with what comes next; it need not show where.
+        # Python then ends by this signal, so that a shell script stops too. No traceback is needed.
         sys.excepthook = lambda *_: None
         raise KeyboardInterrupt
     sys.exit(0 if number == signal.SIGTERM else 128 + number)

@@ -1,8 +1,8 @@
-"""Parameters from the update mesh to the rollout mesh, by collectives that hold no more than the results.
+"""Moves parameters from the update mesh to the rollout mesh, by collectives that hold no more than the results.
 
-Left to the compiler, some pairs of meshes (an update mesh with copies of the parameters on "data", say) would gather
-every parameter on every chip first. Both meshes have one order of devices, so both are groups of the axes of a finer
-mesh; on that each axis of the devices is moved from one axis of an array to another, gathered, or cut.
+For some pairs of meshes, such as an update mesh that replicates parameters over "data", the compiler alone would first
+gather every parameter on every chip. Both meshes have the same order of devices, so the axes of both are groups of the
+axes of a finer mesh. Each axis of the finer mesh is moved from one array axis to another, gathered, or cut.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,10 @@ from actfer_jax.parallel.sharding import shardings
 
 
 def reshard(params: Any, source: Mesh | None, target: Mesh | None) -> Any:
-    """Inside of a program: parameters that are divided over one mesh, divided over another of the same devices in the
-    same order.
+    """Inside a program, moves parameters from one mesh to another of the same devices in the same order.
 
     Raises:
-      ConfigError: they have no `common_mesh`.
+      ConfigError: the meshes have no `common_mesh`.
     """
     if source is None or target is None:
         return params
@@ -46,15 +45,15 @@ def reshard(params: Any, source: Mesh | None, target: Mesh | None) -> Any:
 
 
 def _strides(mesh: Mesh) -> list[int]:
-    """How many devices lie between two neighbours on each axis, and the number of all devices in front."""
+    """The number of all devices, then the stride of each axis in devices."""
     return list(accumulate(reversed(mesh.devices.shape), mul, initial=1))[::-1]
 
 
 def common_mesh(one: Mesh, other: Mesh) -> Mesh:
-    """A mesh each of whose axes lies within an axis of either; an axis is named by its stride.
+    """A finer mesh: each of its axes lies within one axis of either mesh, and is named by its stride.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: no such mesh exists.
     """
     strides = sorted({*_strides(one), *_strides(other)}, reverse=True)
     if any(large % small for large, small in pairwise(strides)):
@@ -67,7 +66,7 @@ def common_mesh(one: Mesh, other: Mesh) -> Mesh:
 
 
 def _fine_axes(spec: PartitionSpec, ndim: int, mesh: Mesh, fine: Mesh) -> list[list[str]]:
-    """Over which axes of the finer mesh each axis of an array is divided, the slowest first."""
+    """The axes of the finer mesh over which each array axis is divided, the slowest first."""
     within = {
         name: [axis for axis in fine.axis_names if stride <= int(axis) < larger]
         for name, (larger, stride) in zip(mesh.axis_names, pairwise(_strides(mesh)), strict=True)
@@ -78,18 +77,18 @@ def _fine_axes(spec: PartitionSpec, ndim: int, mesh: Mesh, fine: Mesh) -> list[l
 
 
 def _move(x: jax.Array, before: list[list[str]], after: list[list[str]], sizes: dict[str, int]) -> jax.Array:
-    """One device's part of an array, from one division to another."""
+    """Moves one device's part of an array from one division to another."""
     now = [list(axes) for axes in before]
     where = {axis: place for place, axes in enumerate(after) for axis in axes}
 
     def last(x: jax.Array, place: int, axis: str) -> jax.Array:
-        """Makes an axis of the devices the fastest of those that divide an axis of the array."""
+        """Makes a mesh axis the fastest of those that divide an array axis."""
         order = [other for other in now[place] if other != axis] + [axis]
         x = _reorder(x, now[place], order, sizes)
         now[place] = order
         return x
 
-    # Exchanged before anything is gathered, while parts are small.
+    # Exchange before anything is gathered, while parts are small.
     for place, axes in enumerate(before):
         for axis in reversed(axes):
             goal = where.get(axis, place)
@@ -112,13 +111,13 @@ def _move(x: jax.Array, before: list[list[str]], after: list[list[str]], sizes: 
 
 
 def _reorder(x: jax.Array, now: Sequence[str], order: Sequence[str], sizes: dict[str, int]) -> jax.Array:
-    """Sends parts to the devices that have them when the axes divide the array in another order."""
+    """Moves parts between devices so that the mesh axes divide the array in another order."""
     if list(now) == list(order):
         return x
-    axes = sorted(now, key=int, reverse=True)  # as collectives number devices, whatever the order they are given in
+    axes = sorted(now, key=int, reverse=True)  # Collectives number devices so, whatever order they are given.
 
     def parts(order: Sequence[str]) -> list[int]:
-        """Which part of the array each device has."""
+        """The part of the array that each device has."""
         numbers = np.arange(np.prod([sizes[axis] for axis in order])).reshape([sizes[axis] for axis in order])
         return numbers.transpose([order.index(axis) for axis in axes]).ravel().tolist()
 

@@ -1,10 +1,10 @@
-"""How arrays are divided over devices: meshes, and one table from names of axes to axes of a mesh.
+"""How arrays are divided over devices: meshes, and one table from axis names to mesh axes.
 
-A mesh has the axes ("data", "fsdp", "tensor"). Two meshes cover the same devices in the same order: the *update* mesh
-divides parameters and optimizer over "fsdp", the *rollout* mesh divides heads, MLP and vocabulary over "tensor". Where
-there is one device there is no mesh (None), and every function here leaves its arrays as they are.
+A mesh has the axes ("data", "fsdp", "tensor"). Two meshes cover the same devices in the same order. The *update* mesh
+divides parameters and optimizer state over "fsdp", the *rollout* mesh divides heads, MLP and vocabulary over "tensor".
+A single device has no mesh (None), and the functions here return its arrays unchanged.
 
-Layout rules as in "Scaling Up Models and Data with t5x" (arXiv 2203.17189), section 2, and FSDP as in ZeRO stage 3
+The layout rules follow "Scaling Up Models and Data with t5x" (arXiv 2203.17189), section 2. FSDP is as in ZeRO stage 3
 (arXiv 1910.02054).
 """
 
@@ -34,9 +34,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("tensor", "fsdp"),
-    # Activations, batches and the KV cache: whole rows lie on one device of "data" and "fsdp".
+    # Activations, batches and the KV cache: rows are divided over "data" and "fsdp", and never cut.
     "rows": ("data", "fsdp"),
-    # A table of embeddings while rows are looked up in it or compared with it: "fsdp" has another use there.
+    # Rows and vocabulary during look-up in an embedding table or a product with it: "fsdp" divides another axis there.
     "row_groups": ("data",),
     "vocab_groups": ("tensor",),
 }
@@ -47,11 +47,11 @@ _AxisSize = Annotated[int, Domain("at least 1, or -1 for the devices that are le
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes (data, fsdp, tensor), at least 1; one of them may be -1: the devices that are left.
+    """Sizes of the mesh axes (data, fsdp, tensor), at least 1. One of them may be -1, for all remaining devices.
 
     Attributes:
-      update: while parameters are trained.
-      rollout: while episodes are sampled.
+      update: the mesh for training.
+      rollout: the mesh for sampling episodes.
       slices: slices of a multi-slice TPU, at least 1; "data" is divided over them first.
     """
 
@@ -80,10 +80,10 @@ ONE_DEVICE = Meshes()
 
 
 def make_meshes(config: MeshConfig, devices: Sequence[Any] | None = None) -> Meshes:
-    """The update and the rollout mesh over one order of the devices, in which "tensor" has neighbours.
+    """The update and the rollout mesh over the same order of devices, with the devices of "tensor" next to each other.
 
     Args:
-      devices: all of this run if None, and then a single one needs no mesh.
+      devices: if None, all devices of this run; a single one then has no mesh.
 
     Raises:
       ConfigError: the sizes do not fit the number of devices, or of slices.
@@ -92,7 +92,7 @@ def make_meshes(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
     update = _sizes("update", config.update, len(found), config.slices)
     rollout = _sizes("rollout", config.rollout, len(found), config.slices)
     slices = len({getattr(device, "slice_index", 0) for device in found})
-    # GPUs of one slice may be counted as one slice a host.
+    # On GPUs each host may count as a slice of its own.
     if slices != config.slices and (config.slices > 1 or found[0].platform == "tpu"):
         raise ConfigError(
             f"config.mesh.slices is {config.slices}, but slices of devices found: {slices}; set it to that"
@@ -122,15 +122,16 @@ def _sizes(name: str, sizes: tuple[int, ...], devices: int, slices: int) -> tupl
 
 
 def row_shards(mesh: Mesh | None) -> int:
-    """Over how many parts the rows of a batch are divided."""
+    """The number of parts that the rows of a batch are divided into."""
     return 1 if mesh is None else math.prod(mesh.shape.get(axis, 1) for axis in RULES["rows"])
 
 
 def check_multiple(key: str, value: int, unit: int, why: str) -> None:
-    """Raises ConfigError, naming values that would do, unless a setting is a multiple of `unit`.
+    """Raises ConfigError unless a setting is a multiple of `unit`. The message names values that work.
 
     Args:
-      key: of the config; why: what divides it, for the message.
+      key: the config key.
+      why: what divides the value, for the message.
     """
     if value % unit:
         below, above = value // unit * unit, -(-value // unit) * unit
@@ -139,13 +140,13 @@ def check_multiple(key: str, value: int, unit: int, why: str) -> None:
 
 
 def shared_rows(group_size: int, rows: int, mesh: Mesh | None) -> int:
-    """How many rows of a group can share scenes, so that the scenes of `rows` rows divide over the mesh as they do."""
+    """The most rows of a group that can share a scene while the scenes of `rows` rows still divide over the mesh."""
     parts = row_shards(mesh)
     return next(size for size in range(group_size, 0, -1) if group_size % size == 0 and rows // size % parts == 0)
 
 
 def platform(mesh: Mesh | None) -> str:
-    """What programs are compiled for: "tpu", "gpu" or "cpu"."""
+    """The platform that programs are compiled for: "tpu", "gpu" or "cpu"."""
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
@@ -174,13 +175,13 @@ def block_on_cpu(x: Any, mesh: Mesh | None) -> Any:
 def spec(
     mesh: Mesh, names: Sequence[str | None], shape: Sequence[int], rules: dict[str, tuple[str, ...]] = RULES
 ) -> PartitionSpec:
-    """Over which mesh axes each axis of an array is divided.
+    """The mesh axes over which each array axis is divided.
 
-    An array axis whose size the mesh axes do not divide is divided over fewer of them, or over none: 2 key heads on 4
-    devices of "tensor" are replicated, for example.
+    If the mesh axes do not divide the size of an array axis, fewer of them are used, or none. For example, 2 key heads
+    are replicated over 4 devices of "tensor".
 
     Args:
-      names: one for each axis, from `RULES`; None for an axis that is replicated.
+      names: one for each array axis, from `RULES`; None for a replicated axis.
     """
     parts: list[Any] = []
     for name, size in zip(names, shape, strict=True):
@@ -190,7 +191,7 @@ def spec(
 
 
 def constrain(x: jax.Array, mesh: Mesh | None, *names: str | None) -> jax.Array:
-    """The array, divided by the names of its first axes; the other axes are replicated."""
+    """Constrains an array's sharding by the names of its first axes; the other axes are replicated."""
     if mesh is None:
         return x
     names += (None,) * (x.ndim - len(names))
@@ -198,7 +199,7 @@ def constrain(x: jax.Array, mesh: Mesh | None, *names: str | None) -> jax.Array:
 
 
 def holders(mesh: Mesh | None, rows: int, microbatches: int = 1) -> list[frozenset[int]]:
-    """The processes that hold each row of a batch which is cut into microbatches, each divided over the mesh."""
+    """The processes that hold each row of a batch. The batch is cut into microbatches, each divided over the mesh."""
     if mesh is None:
         return [frozenset({0})] * rows
     size = rows // microbatches
@@ -212,14 +213,14 @@ def holders(mesh: Mesh | None, rows: int, microbatches: int = 1) -> list[frozens
 
 
 def fetch(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays of the mesh as complete numpy arrays on every process. All processes must call this at the same point."""
+    """The mesh's arrays as complete numpy arrays on every process; every process must call this at the same point."""
     if not all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
         tree = _replicate(mesh)(tree)
     return jax.device_get(tree)
 
 
 def local(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays of the mesh, complete, on a device of this process (`fetch`). Without a mesh, the arrays themselves."""
+    """The mesh's arrays, complete, on a device of this process (`fetch`). Without a mesh, the arrays unchanged."""
     return tree if mesh is None else jax.tree.map(jnp.asarray, fetch(tree, mesh))
 
 
@@ -229,9 +230,9 @@ def _replicate(mesh: Mesh) -> Any:
 
 
 def place(tree: Any, mesh: Mesh | None, *names: str | None) -> Any:
-    """Puts arrays of the host, or of other devices, where the names of their first axes say; likewise abstract ones.
+    """Places arrays on the mesh by the names of their first axes: host arrays, device arrays or abstract ones.
 
-    Of an array of the host, or of devices of this process, only the parts that this process holds are looked at.
+    Of a host array, or one on this process's devices, only the parts that this process will hold are read.
     """
     if mesh is None:
         return tree
@@ -244,20 +245,20 @@ def place(tree: Any, mesh: Mesh | None, *names: str | None) -> Any:
 
 
 def _put(x: Any, sharding: NamedSharding) -> Any:
-    """Every array of one process becomes a global one here and nowhere else."""
+    """The only place where an array of one process becomes a global one."""
     if isinstance(x, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     if isinstance(x, jax.Array) and (sharding.is_fully_addressable or not x.is_fully_addressable):
         return jax.device_put(x, sharding)
-    # Random keys have no form in numpy.
+    # Numpy has no random keys.
     host = x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: host[index])
 
 
 def shardings(tree: Any, mesh: Mesh, rules: dict[str, tuple[str, ...]] = RULES) -> Any:
-    """The sharding of each leaf of a pytree: parameters by the names they carry, everything else whole.
+    """The sharding of each leaf of a pytree: parameters by their axis names, everything else replicated.
 
-    What an optimizer keeps for a parameter carries the parameter's names.
+    An optimizer's state of a parameter has the parameter's axis names.
     """
 
     def of(leaf: Any) -> Any:
@@ -269,9 +270,9 @@ def shardings(tree: Any, mesh: Mesh, rules: dict[str, tuple[str, ...]] = RULES) 
 
 
 def place_parameters(tree: Any, mesh: Mesh | None) -> Any:
-    """Puts a pytree with parameters where `shardings` says; likewise an abstract one.
+    """Places a pytree with parameters, concrete or abstract, by its `shardings`.
 
-    Without a mesh it is bound to the first device, as what an update returns is: else programs would compile twice.
+    Without a mesh it is committed to the first device, as an update's results are. Else programs would compile twice.
     """
     if mesh is None:
         return jax.device_put(tree, jax.devices()[0])
@@ -279,15 +280,15 @@ def place_parameters(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def constrain_parameters(tree: Any, mesh: Mesh | None) -> Any:
-    """The same inside of a program."""
+    """`place_parameters` inside a program."""
     return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
 
 
 def gather(weights: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
-    """Parameters as a layer computes with them: of the computation's dtype, and not divided over "fsdp".
+    """Parameters as a layer uses them: in the computation's dtype, and not divided over "fsdp".
 
-    They are cast before they are gathered, so that the small dtype travels; gradients are scattered again as they are
-    summed. Parameters that no rule divides (norms) stay as they are.
+    They are cast before they are gathered, so that the smaller dtype is sent. Gradients are reduce-scattered.
+    Parameters that no rule divides (norms) are returned unchanged.
     """
     if mesh is None:
         return weights
@@ -297,7 +298,7 @@ def gather(weights: Any, mesh: Mesh | None, dtype: DTypeLike) -> Any:
         if not _is_divided(leaf):
             return leaf
         value = leaf[...]
-        # In the body of a scan over a stack the axis of the layers is gone, but not its name.
+        # In the body of a scan over a stack, the layers axis is gone but its name is not.
         names = leaf.get_metadata("out_sharding")[-value.ndim :]
         divided, gathered = (NamedSharding(mesh, spec(mesh, names, value.shape, rules)) for rules in (RULES, whole))
         return leaf.replace(_gather(value, np.dtype(dtype), value.dtype, divided, gathered))
@@ -311,7 +312,7 @@ def _gather(
 ) -> jax.Array:
     if x.dtype != dtype:
         # The compiler would move a cast alone out of the loop over the layers, and keep a copy of all of them. It does
-        # not move the rounding, after which the cast changes no value.
+        # not move the rounding; after that the cast changes no value.
         x = jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
     x = jax.lax.with_sharding_constraint(x.astype(dtype), divided)
     return jax.lax.with_sharding_constraint(x, gathered)
@@ -324,7 +325,7 @@ def _gather_forward(x: jax.Array, *options: Any) -> tuple[jax.Array, None]:
 def _gather_backward(
     dtype: DTypeLike, stored: DTypeLike, divided: NamedSharding, gathered: NamedSharding, _: None, gradient: jax.Array
 ) -> tuple[jax.Array]:
-    # The compiler fuses a sum that is then divided into one reduce-scatter. If the gradient were divided at once, it
+    # The compiler fuses a sum and its later division into one reduce-scatter. If the gradient were divided at once, it
     # would turn each matrix product into a loop over the devices.
     gradient = jax.lax.with_sharding_constraint(gradient, gathered)
     return (jax.lax.with_sharding_constraint(gradient, divided).astype(stored),)
@@ -350,12 +351,12 @@ def in_memory(tree: Any, kind: str) -> Any:
 def shard_mapped(function: Callable[..., jax.Array], mesh: Mesh | None, names: Sequence[str], result: str) -> Any:
     """A function that every device applies to its own parts of the arguments.
 
-    A name is divided only where it can be in every argument.
+    An axis name is divided over a mesh axis only if that divides its size in every argument.
 
     Args:
-      names: of each argument's axes, with blanks between them; "." is an axis that is held whole, as are those that
-        follow.
-      result: likewise of the result.
+      names: for each argument, the names of its axes, separated by blanks. An axis named "." or without a name is
+        replicated.
+      result: likewise for the result.
     """
     if mesh is None:
         return function
@@ -367,7 +368,7 @@ def shard_mapped(function: Callable[..., jax.Array], mesh: Mesh | None, names: S
             for word, size in zip(words, x.shape, strict=False):
                 rules[word] = _dividing(mesh, rules[word], size)
         specs = [PartitionSpec(*(rules[word] or None for word in words)) for words in [*split, result.split()]]
-        # Kernels do not say how their results vary over the mesh, so that cannot be checked.
+        # Kernels do not declare how their results vary over the mesh, so that cannot be checked.
         mapped = jax.shard_map(function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False)
         return mapped(*arguments)
 
@@ -375,7 +376,7 @@ def shard_mapped(function: Callable[..., jax.Array], mesh: Mesh | None, names: S
 
 
 def _dividing(mesh: Mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
-    """The first of the mesh axes that together divide a size."""
+    """The longest prefix of the mesh axes whose product divides a size."""
     axes = tuple(axis for axis in axes if axis in mesh.shape)
     while axes and size % math.prod(mesh.shape[axis] for axis in axes):
         axes = axes[:-1]

@@ -42,7 +42,7 @@ class UCGRPOConfig(EstimatorConfig):
       ema_rate: how fast a class forgets, per group of four rollouts that split evenly.
       beta: share of the calibrated utility in the weight of the decision, once warm.
       gain: weight of the decision against what follows it.
-      decision_start: the step from which the decision is learned; up to it `gain` is 0 (see `at_step`).
+      decision_start: the step from which the decision is learned; before it `gain` is 0 (see `at_step`).
       u_max: bound of the calibrated utility, in units of reward.
       cost: what inspecting costs, in units of reward: the zoom price.
       n_min: how much contrast a class must have seen before it is used.

@@ -1,13 +1,13 @@
 """Checkpoints of a run that are either whole or not used.
 
-Orbax writes the arrays, in the background. It does not notice damaged files when it reads them back, so the size and
-SHA-256 of every file of a step are written into the step just before a rename commits it: a step that can be seen has
-its checksums, and a step that does not match them is set aside. Each process takes the checksums of the arrays that it
-wrote; when they are read back, the processes share the files. Two files that nothing restored depends on are written by
-the commit itself, and their checksums added after it.
+Orbax writes the arrays, in the background. It does not notice damaged files when it reads them back. So the size and
+SHA-256 of every file of a step are written into the step just before a rename commits it. Every visible step has its
+checksums, and a step that does not match them is set aside. Each process computes the checksums of the arrays that it
+wrote; the processes share the checking. The commit itself writes two files that nothing restored depends on; their
+checksums are added after it.
 
-In an object store, which cannot rename, a step is filled where it is to stay and committed by a marker object after its
-checksums. A step without the marker is removed at the next start.
+An object store cannot rename. There a step is written in its final place, and a marker object, written after the
+checksums, commits it. A step without the marker is removed at the next start.
 """
 
 import hashlib
@@ -37,33 +37,33 @@ _CHECKSUMS = "checksums.json"
 _PART = "checksums.process_{}.json"
 _MARKER = "commit_success.txt"
 _METADATA = "_CHECKPOINT_METADATA"
-# Written by the commit, after the checksums of the other files; nothing that is restored depends on them.
+# The commit writes these, after the checksums of the other files. Nothing that is restored depends on them.
 _LATE = (_METADATA, _MARKER)
 _UNREAD = type(ocp.PLACEHOLDER).__name__
 _BLOCK = 2**24
-_PADDED = re.compile(r"0\d+")  # What a copy by hand may be called: no step, which have no zeros before them.
+_PADDED = re.compile(r"0\d+")  # A copy by hand may have such a name. Names of steps have no leading zeros.
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint that cannot be written, or does not fit the run that would read it."""
+    """A checkpoint that cannot be written, or does not fit the run that reads it."""
 
 
 class Checkpoints:
     """The steps saved under one directory: `directory/<step>/`.
 
-    At the start the newest step is checked, and if it is damaged the one before it, and so on; of the others everything
-    but the arrays. Damaged steps are moved to `directory/damaged/`: never loaded, never deleted.
+    At the start every step is checked, newest first; arrays only until one step is sound. Damaged steps are moved to
+    `directory/damaged/`: never loaded, never deleted.
 
     Args:
-      directory: created if it is not there.
+      directory: created if it does not exist.
       keep: how many of the newest steps to keep; older ones are deleted after a newer one is complete.
-      best: how many to keep beside them of the steps for which `best_metric` was highest.
+      best: how many of the steps with the highest `best_metric` to keep in addition.
       best_metric: one of the `metrics` given to `save`; "" for none.
-      confirm: called on process 0 before a step is committed, in any thread; raises where the directory is no longer
-        this run's to write.
+      confirm: called on process 0 before a step is committed, in any thread; raises if the directory no longer belongs
+        to this run.
 
     Attributes:
-      cut_off: the newest step whose saving a kill had cut off, 0 for none; what was left of it is removed.
+      cut_off: the newest step whose saving a kill interrupted, 0 for none; its remains are removed.
 
     Raises:
       CheckpointError: the directory cannot be made, read or written.
@@ -92,22 +92,22 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy(keepers),
             best_fn=self._score if best_metric else None,
-            # A step is renamed out of sight before its files go: a kill in between leaves no step with a part missing.
-            # In an object store it does leave one, older than the newest, and the next save deletes the rest.
+            # A step is renamed before its files are deleted, so a kill never leaves a visible step with files missing.
+            # In an object store it does, but never in the newest step; the next save deletes the rest.
             todelete_subdir="deleted",
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         try:
             self.cut_off: int = hosts.from_first(self._tidy)
             self._set_damaged_aside()
-            # All processes see the steps that the first one left.
+            # All processes see the steps that process 0 kept.
             handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
             handlers.add("state", _StateSave, _StateHandler())
             self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
             if best_metric:
                 self._metric_seen = any(self._manager.metrics(step) for step in self._manager.all_steps())
         except Exception as error:
-            # Of an object store Orbax asks things by Google's own client, which has errors of its own, or is not there.
+            # Orbax reads object stores with Google's client, which has its own errors or may not be installed.
             if not isinstance(error, OSError) and not is_remote(self.directory):
                 raise
             remedy = "pip install -e '.[tpu]'" if isinstance(error, ImportError) else "choose another workdir"
@@ -125,11 +125,11 @@ class Checkpoints:
           step: the step that the state belongs to.
           state: pytree of jax arrays (none of size 0), typed or raw PRNG keys, and Python numbers.
           extra: what else a resumed run needs, as JSON: data position, seeds, ... Tuples come back as lists.
-          metrics: figures of this step; those of a run's first save must have `best_metric`. A later step without it,
-            or for which it is not finite, is none of the best.
+          metrics: figures of this step. Those of a run's first save must have `best_metric`. A later step never counts
+            as one of the best if it lacks the metric, or if the metric is not finite.
 
         Returns:
-          False if this step is there already: it is left as it is.
+          False if this step exists already; it is left unchanged.
 
         Raises:
           CheckpointError: this save, or the one before it that ran in the background, failed; `extra` is not JSON; the
@@ -159,20 +159,20 @@ class Checkpoints:
 
         Args:
           abstract_state: a pytree of the state's structure, of arrays or `jax.ShapeDtypeStruct`s (with shardings).
-            These need not be those that it was saved with.
+            The shardings need not be those that the state was saved with.
 
         Returns:
           (step, state, extra), bit for bit what was saved, or None if there is no step.
 
         Raises:
-          CheckpointError: the step holds another state than `abstract_state` describes.
+          CheckpointError: the step holds a state other than the one that `abstract_state` describes.
         """
         self.wait()
         step = hosts.from_first(self._manager.latest_step)
         return None if step is None else (step, *self.restore(step, abstract_state))
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Restores one of `steps()`: (state, extra), as `restore_latest` does."""
+        """Restores one of `steps()`, as `restore_latest` does; returns (state, extra)."""
         self.wait()
         return _restore(self.directory / str(step), abstract_state)
 
@@ -180,7 +180,7 @@ class Checkpoints:
         """Waits until the last save is complete.
 
         Raises:
-          CheckpointError: it failed. What it had written is removed, and the steps before it stay.
+          CheckpointError: the save failed. Its files are removed, and the steps before it stay.
         """
         with self._errors_named():
             self._manager.wait_until_finished()
@@ -201,12 +201,12 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # An error that ends the block is the one to show.
+        # If an error ended the block, it is the one to show.
         with suppress(*([CheckpointError] if error else [])):
             self.close()
 
     def _ranked(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float] | None:
-        """What is kept of a step's metrics, the same on all processes."""
+        """The metrics that are saved with a step, the same on all processes."""
         if not self._best_metric:
             return None
         self._metric_seen |= self._best_metric in metrics
@@ -224,7 +224,7 @@ class Checkpoints:
     def _write_checksums(self) -> None:
         """Called by Orbax, in its thread, between the last data file and the rename that commits the step.
 
-        Only process 0 gets here, when all processes have written their files.
+        Orbax calls it on process 0 only, after all processes have written their files.
         """
         self._confirm()
         (step_directory,) = self._unfinished(str(self._saving))
@@ -237,15 +237,15 @@ class Checkpoints:
         (step_directory / _CHECKSUMS).write_text(json.dumps({"step": self._saving, "files": files}, indent=1))
 
     def _unfinished(self, step: str = r"\d+") -> list[epath.Path]:
-        """What Orbax fills, to commit it in the end."""
+        """The directories of steps that Orbax has not committed yet."""
         name = re.compile(rf"{step}(\.orbax-checkpoint-tmp.*)?")
         return [path for path in self.directory.iterdir() if name.fullmatch(path.name) and not _is_committed(path)]
 
     def _tidy(self) -> int:
-        """Removes what a kill had left; returns `cut_off`."""
+        """Removes the remains of interrupted saves; returns `cut_off`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.iterdir():
-            if _PADDED.fullmatch(path.name):  # Which Orbax takes for a step.
+            if _PADDED.fullmatch(path.name):  # Orbax would take it for a step.
                 raise CheckpointError(
                     f"{path} has no name of a checkpoint, which would be {int(path.name)}: move it elsewhere, or "
                     "rename it if there is no other of that name"
@@ -257,7 +257,7 @@ class Checkpoints:
         return max((int(path.name.partition(".")[0]) for path in unfinished), default=0)
 
     def _set_damaged_aside(self) -> None:
-        """The newest step that is left is sound; of older ones only what Orbax reads as it starts is known to be."""
+        """Afterwards the newest step is sound. Older steps are sound except perhaps for their arrays."""
         sound = False
         for step in reversed(hosts.from_first(lambda: _committed_steps(self.directory))):
             step_directory = self.directory / str(step)
@@ -286,13 +286,13 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds for one full disk.
             step, self._saving = self._saving, None
             if hosts.is_first():
-                self._confirm()  # What lies there may be of the run that has the directory now.
+                self._confirm()  # The files may belong to the run that has the directory now.
                 with suppress(OSError):
                     for path in self._unfinished(str(step)):
                         path.rmtree()
             steps = _committed_steps(self.directory)
             resume = f"the same command resumes from step {steps[-1]}" if steps else "the same command starts again"
-            if disk_is_full(error):  # Which Orbax says in five hundred characters.
+            if disk_is_full(error):  # Orbax needs five hundred characters to say so.
                 cause, remedy = "the disk is full", "free some space, then "
             else:
                 cause, remedy = (str(error) or repr(error)).splitlines()[0][:300], ""
@@ -301,11 +301,11 @@ class Checkpoints:
 
 
 class _StateHandler(ocp.StandardCheckpointHandler):  # type: ignore[misc]  # their library has no types
-    """Orbax's own, after which each process takes the checksums of the arrays that it wrote."""
+    """Orbax's handler; after a save each process computes the checksums of the arrays that it wrote."""
 
     async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> list[ocp.future.Future]:
         writes = await super().async_save(directory, *args, **kwargs) or []
-        path = getattr(directory, "path", directory)  # Of a directory that Orbax is still to make.
+        path = getattr(directory, "path", directory)  # Orbax may not have made the directory yet.
         return [ocp.future.ChainedFuture(writes, partial(_write_own_checksums, path))]
 
 
@@ -317,18 +317,18 @@ class _StateSave(ocp.args.StandardSave):  # type: ignore[misc]  # their library 
 def read_checkpoint(
     directory: epath.PathLike, abstract_state: Any, step: int | None = None
 ) -> tuple[int, Any, dict[str, Any]]:
-    """Restores a step of a run, which may be under way, and changes nothing in its directory.
+    """Restores a step of a run, which may still be running. Changes nothing in its directory.
 
     Args:
-      directory: where the run's `Checkpoints` are.
-      abstract_state: as in `Checkpoints.restore_latest`. Leaves that are `...` are not read, and come back as they are.
+      directory: the directory of the run's `Checkpoints`.
+      abstract_state: as in `Checkpoints.restore_latest`. Leaves that are `...` are not read, and stay `...`.
       step: which one; None for the newest that is not damaged.
 
     Returns:
       (step, state, extra).
 
     Raises:
-      CheckpointError: there is no such step, or it is damaged, or holds another state than `abstract_state` describes.
+      CheckpointError: the step does not exist, is damaged, or holds a state other than `abstract_state` describes.
     """
     directory = absolute(directory)
     steps = _committed_steps(directory)
@@ -371,7 +371,7 @@ def _restore_arguments(leaf: Any) -> Any:
 
 
 def _committed_steps(directory: epath.Path) -> list[int]:
-    """The steps that are whole as far as can be seen, in order."""
+    """The committed steps, in order. Their files are not checked."""
     return sorted(int(path.name) for path in directory.iterdir() if _is_committed(path)) if directory.exists() else []
 
 
@@ -381,7 +381,7 @@ def _is_committed(path: epath.Path) -> bool:
 
 
 def _leaves(state: Any) -> dict[str, str]:
-    """What each leaf of a state is, by its path: "float32[2,3]", or the type of a Python number or placeholder."""
+    """A description of each leaf of a state, by its path: "float32[2, 3]", or the type of a number or placeholder."""
 
     def describe(leaf: Any) -> str:
         return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__
@@ -407,7 +407,7 @@ def _checksum(path: epath.Path) -> dict[str, Any]:
 
 
 def _checksums(directory: epath.Path, paths: Iterable[epath.Path]) -> dict[str, dict[str, Any]]:
-    """By their names relative to the directory."""
+    """The checksums of files, by their paths relative to the directory."""
     paths = sorted(paths)
     with ThreadPoolExecutor() as pool:
         sums = pool.map(_checksum, paths)
@@ -415,10 +415,10 @@ def _checksums(directory: epath.Path, paths: Iterable[epath.Path]) -> dict[str, 
 
 
 def _write_own_checksums(state_directory: epath.Path) -> None:
-    """Writes the checksums of the array files of this process, which process 0 collects.
+    """Writes the checksums of this process's array files; process 0 collects them.
 
-    A process whose arrays are all replicas of other processes' writes no array files. The step's directory may still
-    have its temporary name.
+    A process writes no array files if all its arrays are replicas of other processes' arrays. The step's directory may
+    still have its temporary name.
     """
     index = jax.process_index()
     name = f"ocdbt.process_{index}"
@@ -429,7 +429,7 @@ def _write_own_checksums(state_directory: epath.Path) -> None:
 
 
 def _complete_checksums(step_directory: epath.Path) -> None:
-    """Adds the checksums of the files that the commit wrote, unless the record has them."""
+    """Adds the checksums of the files that the commit wrote, if the record lacks them."""
     record = json.loads((step_directory / _CHECKSUMS).read_text())
     missing = [name for name in _LATE if name not in record["files"]]
     if missing:
@@ -438,13 +438,13 @@ def _complete_checksums(step_directory: epath.Path) -> None:
 
 
 def _damage(step_directory: epath.Path, arrays: bool = True, part: tuple[int, int] = (0, 1)) -> str:
-    """Why a step must not be used; "" if every file is as it was when the step was saved.
+    """Why a step must not be used; "" if every checked file is unchanged since the step was saved.
 
-    The files that the commit wrote have no checksums yet if the run was killed right after it; they must be there.
+    After a kill right after the commit, the files that the commit wrote have no checksums yet. They must exist.
 
     Args:
       arrays: whether to check the arrays too, which are nearly all of the bytes.
-      part: (index, parts): check only this one of so many equal parts of the files.
+      part: (index, parts): check only the files of part `index` of `parts` parts.
     """
     try:
         record = json.loads((step_directory / _CHECKSUMS).read_text())

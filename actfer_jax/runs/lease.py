@@ -1,14 +1,14 @@
 """The lease on a workdir: one run at a time trains in it.
 
-Process 0 of a run holds `lease.json`, and changes it every 20 s. A start that finds one judges by what it sees itself:
+Process 0 of a run holds `lease.json`, and changes it every 20 s. A start that finds the file judges it so:
 
-- Its process is one of this machine, since the machine was last started: the lease is held as long as the process runs.
-- It is of another machine: held once it changes, free once it has not changed for 60 s. The clocks of two machines need
-  not agree.
+- The holder ran on this machine since its last boot: the lease is held as long as that process runs.
+- The holder ran on another machine: the lease is held once it changes, and free once it has not changed for 60 s. The
+  clocks of the two machines need not agree.
 
-The file is changed only where it still is as it was read, on a disk under a lock of the file, in a bucket by its
-generation: of two starts that take a free lease, one gets it. A run whose lease was taken over, after its machine had
-been suspended for example, stops before it writes anything more.
+The file is changed only if it still has the content that was read: checked on a disk under a file lock, in a bucket by
+the object's generation. When two starts take a free lease, one gets it. A run whose lease was taken over, for example
+while its machine was suspended, stops before it writes anything more.
 """
 
 import datetime
@@ -43,18 +43,18 @@ RENEWED_EVERY = 20
 STALE_AFTER = 60
 """Seconds without a change after which a lease is free."""
 _LOOK_EVERY = 1
-_SIZE = 1024  # Of every lease: to write one over another is one call, which a kill does not cut in two.
+_SIZE = 1024  # Bytes of every lease: one call overwrites the old one, and a kill cannot cut the call in two.
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lease, as its file says.
+    """The process that holds a lease, as recorded in its file.
 
     Attributes:
-      token: of this holding alone.
-      host, process, since: for people.
-      machine: which start of which machine, and which of its process tables; "" where the system does not say.
-      process_started: in the machine's own units; no other process has it and the id.
+      token: unique to this holding.
+      host, process, since: shown to people; `process` is the process id.
+      machine: the machine, its boot and the PID namespace; "" if the system does not tell.
+      process_started: in the machine's own units. With the process id it identifies the process.
       renewals: how often the lease was renewed.
     """
 
@@ -68,14 +68,14 @@ class Holder:
 
     @classmethod
     def here(cls) -> "Holder":
-        """This process, in a holding that begins now."""
+        """This process, as a holder from now on."""
         since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         started = _process_started(os.getpid()) or ""
         return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), since, _machine(), started)
 
     @classmethod
     def read(cls, content: bytes | None) -> "Holder | None":
-        """None where there is no lease, or it cannot be read."""
+        """The holder in a lease's content; None if there is no lease or it cannot be read."""
         try:
             holder = cls(**json.loads(content or b""))
         except (ValueError, TypeError):
@@ -83,7 +83,7 @@ class Holder:
         return holder if isinstance(holder.process, int) and holder.process > 0 else None
 
     def written(self) -> bytes:
-        """The content of the file, of one size for all."""
+        """The content of the file, padded to the one size of all leases."""
         content = json.dumps(asdict(self)).encode()
         return content.ljust(_SIZE - 1) + b"\n"
 
@@ -92,7 +92,7 @@ class Holder:
 
 
 class Verdict(Enum):
-    """What is known of a lease."""
+    """What is known about a lease."""
 
     FREE = 1
     HELD = 2
@@ -100,7 +100,7 @@ class Verdict(Enum):
 
 
 def runs(holder: Holder) -> bool | None:
-    """Whether the process of a holder runs; None where that cannot be known on this machine."""
+    """Whether the process of a holder runs; None if this machine cannot know."""
     if not holder.machine or holder.machine != _machine():
         return None
     try:
@@ -108,16 +108,16 @@ def runs(holder: Holder) -> bool | None:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is another user's
+        pass  # The process is another user's.
     started = _process_started(holder.process)
     return None if started is None else started == holder.process_started
 
 
 class Watch:
-    """Judges a lease by what one process sees of it.
+    """Judges a lease by the contents that one process reads.
 
     Args:
-      clock: seconds; it may stand still while the machine is suspended.
+      clock: seconds; it may stop while the machine is suspended.
       runs: as the function `runs`.
     """
 
@@ -129,10 +129,10 @@ class Watch:
         self._since = 0.0
 
     def judge(self, content: bytes | None) -> Verdict:
-        """Takes in what the lease is now.
+        """Takes the lease's present content, and judges it.
 
         Args:
-          content: of its file, just read; None for no file.
+          content: the file's, just read; None for no file.
         """
         if content is None:
             return Verdict.FREE
@@ -148,24 +148,24 @@ class Watch:
 
 
 class Store(Protocol):
-    """Where a lease lies."""
+    """The place where a lease is kept."""
 
     def read(self) -> bytes | None:
-        """The content; None where there is none."""
+        """The content; None if there is no lease."""
 
     def swap(self, expected: bytes | None, new: bytes | None) -> bool:
-        """Replaces the content if it still is what is expected, else changes nothing; None is for none.
+        """Replaces the content if it still is the expected one, else changes nothing. None means no lease.
 
         Returns:
-          Whether the content is the new one.
+          Whether the content is now the new one.
         """
 
 
 class Lease:
-    """The lease on a workdir, released when the context ends. Of several processes the first holds it, for all.
+    """The lease on a workdir, released when the context ends. The first process of a run holds it for all.
 
     Args:
-      workdir: an existing directory, by the time that `take` is called.
+      workdir: a directory that exists when `take` is called.
     """
 
     def __init__(self, workdir: epath.PathLike, store: Store | None = None, watch: Watch | None = None):
@@ -179,7 +179,7 @@ class Lease:
         self._thread = Thread(target=self._keep_renewing, name="lease", daemon=True)
 
     def take(self, between_looks: Callable[[], None]) -> None:
-        """Takes the lease, once it is free; every process must call this at the same point.
+        """Takes the lease as soon as it is free; every process must call this at the same point.
 
         Args:
           between_looks: called while it is not known whether another run still holds it.
@@ -195,7 +195,7 @@ class Lease:
             self._thread.start()
 
     def try_to_take(self) -> bool:
-        """Looks once; whether this process has the lease now. Raises as `take`."""
+        """Tries once; returns whether this process has the lease now. Raises as `take`."""
         content = self._store.read()
         verdict, other = self._watch.judge(content), Holder.read(content)
         if verdict is Verdict.HELD:
@@ -221,7 +221,7 @@ class Lease:
         return True
 
     def check(self) -> None:
-        """To be called before anything is written; every process must call this at the same point.
+        """Call this before anything is written; every process must call it at the same point.
 
         Raises:
           WorkdirError, on other processes ConfigError: another run has taken the lease over.
@@ -236,13 +236,13 @@ class Lease:
             raise WorkdirError(f"workdir {self._workdir} {by}: this run stops, and writes nothing more there")
 
     def renew(self) -> bool:
-        """Changes the lease; False if it is another run's now."""
+        """Changes the lease; False if another run has it now."""
         assert self._holder is not None
         self._holder = replace(self._holder, renewals=self._holder.renewals + 1)
         if self._store.swap(self._content, self._holder.written()):
             self._content = self._holder.written()
             return True
-        # A renewal that seemed to fail, for a broken connection, may have arrived.
+        # A renewal that seemed to fail over a broken connection may have arrived.
         content = self._store.read()
         found = Holder.read(content)
         if found is None or found.token != self._holder.token:
@@ -254,7 +254,7 @@ class Lease:
         while not self._over.wait(RENEWED_EVERY):
             try:
                 if not self.renew():
-                    return  # `check` says so.
+                    return  # `check` reports it.
             except Exception as error:
                 log.warning("the lease on workdir %s could not be renewed, trying again: %s", self._workdir, error)
 
@@ -288,8 +288,8 @@ class Lease:
 
 
 class DiskStore:
-    """A lease on a file system that all hosts share. Where that has no locks, a run that another start took the free
-    lease from in the same instant learns so before it first writes."""
+    """A lease on a file system that all hosts share. Without file locks two starts may take a free lease at the same
+    instant; the one that lost it learns so before its first write."""
 
     def __init__(self, path: epath.PathLike):
         self._path = Path(path)
@@ -309,14 +309,14 @@ class DiskStore:
             if new is None:
                 self._path.unlink()
             else:
-                # In place: on a network file system another host would go on to see a file that was replaced.
+                # In place: on a network file system, other hosts would still see the old file after a replacement.
                 os.pwrite(file, new, 0)
                 os.ftruncate(file, len(new))
             return True
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """The file, open, and nobody else's until the context ends."""
+        """The open file, locked until the context ends."""
         while True:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -329,7 +329,7 @@ class DiskStore:
                 os.close(file)
 
     def _is_there(self, file: int) -> bool:
-        """Whether an open file still has its name: who had the lock before may have removed it."""
+        """Whether an open file still has its name: the previous owner of the lock may have removed it."""
         try:
             return os.path.samestat(os.fstat(file), os.stat(self._path))
         except FileNotFoundError:
@@ -345,7 +345,7 @@ class BucketStore:
             raise WorkdirError(f"{path} cannot be written: a workdir is on a disk or in a bucket, gs://BUCKET/NAME")
         bucket, _, self._name = rest.partition("/")
         try:
-            # TensorFlow's file system, which everything else goes through, knows no preconditions.
+            # All other files go through TensorFlow's file system, which has no preconditions.
             from google.api_core import exceptions
             from google.auth.exceptions import GoogleAuthError
             from google.cloud import storage
@@ -375,12 +375,12 @@ class BucketStore:
                     return False
                 if new is not None:
                     replacement = self._bucket.blob(self._name)
-                    replacement.cache_control = "no-store"  # else a public object may be shown as it was an hour ago
+                    replacement.cache_control = "no-store"  # Else reads of a public object may be an hour old.
                     replacement.upload_from_string(new, if_generation_match=generation)
                 elif blob is not None:
                     blob.delete(if_generation_match=generation)
             except (self._exceptions.PreconditionFailed, self._exceptions.NotFound):
-                # Changed meanwhile: by another, or by this call, of which an answer was lost and a second try refused.
+                # Another start changed it, or this call did: its answer was lost and its second try refused.
                 return self.read() == new
         return True
 
@@ -394,7 +394,7 @@ class BucketStore:
 
 @cache
 def _machine() -> str:
-    """Which start of which machine this is, and of its process tables which (containers have their own)."""
+    """This machine, its boot and the PID namespace (containers have their own); "" if the system does not tell."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -403,9 +403,9 @@ def _machine() -> str:
 
 
 def _process_started(process: int) -> str | None:
-    """When a process started, in ticks since the machine did; "" if it has ended, None where that cannot be read."""
+    """When a process started, in ticks since boot; "" if it has ended, None if that cannot be read."""
     try:
-        # The name of the program, in parentheses, may hold anything; the state is the third field, the start the 22nd.
+        # The program's name, in parentheses, may hold anything. The state is the third field, the start the 22nd.
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
     except (OSError, ValueError):
         return None

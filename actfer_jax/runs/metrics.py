@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics, progress, alarms, and the manifest of what is being run.
+"""The metrics, progress, alarms and manifest of a run.
 
 Files in a run's workdir: `metrics.jsonl` (one JSON object per logged step), `manifest.json`, TensorBoard's event files.
 """
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 MANIFEST = "manifest.json"
 EVALUATION = "evaluation.json"
-# A run may be continued with other values of these config keys: they do not change what a step computes but for
-# rounding, only how many steps there are (and with that the schedules), where they are computed, and what is kept.
+# A run may resume with other values of these config keys. Except for rounding they do not change what a step computes.
+# They change the number of steps (and so the schedules), where steps are computed, and what is kept.
 HOST_KEYS = ("data.cache_directory", "evaluation.data.cache_directory", "rollout.tool_threads")
 FREE_KEYS = ("steps", "checkpoint.*", "logging.*", "mesh.*", *HOST_KEYS)
 _PACKAGES = (
@@ -52,24 +52,23 @@ class WorkdirError(UserError, ValueError):
 
 
 def is_timing(name: str) -> bool:
-    """Whether a metric measures the machine (`perf/*`, `*/latency_*`): all others repeat exactly with the seed."""
+    """Whether a metric measures the machine (`perf/*`, `*/latency_*`). All others repeat exactly with the seed."""
     return name.startswith("perf/") or name.rsplit("/", 1)[-1].startswith("latency_")
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`, in order; without the last line where a kill cut it short.
+    """The records of `metrics.jsonl`, in order. A last line that a kill cut short is left out.
 
     Raises:
-      WorkdirError: a line is not a record, with its number.
-      OSError: there is no such file.
+      WorkdirError: a line is not a record; the message gives its number.
+      OSError: the file does not exist.
     """
     path = epath.Path(workdir) / METRICS
     return [record for record, _ in complete_lines(path)]
 
 
 def complete_lines(path: epath.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The records of a metrics file, each with its line; without the last where a kill cut it short. Raises as
-    `read_metrics`."""
+    """The records of a metrics file, as `read_metrics` returns them, each with its line. Raises the same."""
     *lines, _ = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
@@ -83,15 +82,15 @@ def complete_lines(path: epath.Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 
 
 def read_evaluations(workdir: epath.PathLike) -> dict[str, Any]:
-    """What `evaluation.json` holds: {"before": {"step": ..., "results": ...}, ...}; nothing where there is no file.
+    """The content of `evaluation.json`: {"before": {"step": ..., "results": ...}, ...}; empty without a file.
 
     Raises:
-      WorkdirError: it is damaged.
+      WorkdirError: the file is damaged.
     """
     path = epath.Path(workdir) / EVALUATION
     try:
         found = json.loads(path.read_text()) if path.exists() else {}
-        # Those of older versions have no strata, and are made anew.
+        # Evaluations of older versions have no strata, and are made anew.
         return {when: run for when, run in found.items() if run["step"] >= 0 and "strata" in run["results"]["normal"]}
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise WorkdirError(
@@ -100,11 +99,11 @@ def read_evaluations(workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def write_evaluation(workdir: epath.PathLike, step: int, summaries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Shows the figures of an evaluation in TensorBoard, `eval/NAME` and `eval/CONTROL/NAME`.
+    """Shows the figures of an evaluation in TensorBoard, as `eval/NAME` and `eval/CONTROL/NAME`.
 
     Args:
       workdir: the run's.
-      step: after which it was made.
+      step: the step after which the policy was evaluated.
       summaries: `evaluation.metrics.summarise` of each control.
     """
     numbers = {}
@@ -123,19 +122,19 @@ def write_evaluation(workdir: epath.PathLike, step: int, summaries: Mapping[str,
 class MetricWriter:
     """Writes `metrics.jsonl` and TensorBoard files.
 
-    A record is `{"step": n, name: number, ...}`, names sorted, floats with all their digits, null for what is not
-    finite. What belongs to a step should be written before the checkpoint of that step: a resumed run starts after it,
-    and `rewind.rewind` has removed what was written of later steps.
+    A record is `{"step": n, name: number, ...}`. Names are sorted, floats have all their digits, and values that are
+    not finite are null. Write the records of a step before its checkpoint: a resumed run starts after the checkpoint,
+    and `rewind.rewind` removes the records of later steps.
 
-    A local file is appended to. An object cannot be: of a workdir in an object store all lines are kept, and the object
-    is written anew with each record.
+    A local file is appended to. An object in an object store cannot be: all lines are kept in memory, and the object is
+    written anew with each record.
 
     Args:
       workdir: an existing directory; the records in it stay.
 
     Raises:
       OSError: the file cannot be written.
-      WorkdirError: the file that is there is not a metrics file.
+      WorkdirError: the existing file is not a metrics file.
     """
 
     def __init__(self, workdir: epath.PathLike):
@@ -154,7 +153,7 @@ class MetricWriter:
         """Writes the one record of a step.
 
         Args:
-          step: above that of every record before it.
+          step: greater than the step of every record before.
           metrics: numbers, or arrays of one number, by name.
 
         Raises:
@@ -182,7 +181,7 @@ class MetricWriter:
             raise OSError(error.errno, error.strerror, os.fspath(self._path)) from error
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Shows pictures, uint8 [H, W, 3] or [N, H, W, 3], in TensorBoard."""
+        """Shows images, uint8 [H, W, 3] or [N, H, W, 3], in TensorBoard."""
         self._tensorboard.write_images(step, images)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
@@ -190,7 +189,7 @@ class MetricWriter:
         self._tensorboard.write_texts(step, texts)
 
     def write_hparams(self, config: Mapping[str, Any]) -> None:
-        """Shows the config in TensorBoard's table of runs; once per writer."""
+        """Shows the config in TensorBoard's table of runs. Call it once per writer."""
         flat = _flatten(_plain_config(config))
         shown = {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in flat.items()}
         self._tensorboard.write_hparams(shown)
@@ -219,7 +218,7 @@ def _number(name: str, value: Any) -> int | float:
 
 
 class ResourceMeter:
-    """Reads what the process has compiled and holds, as `perf/*` metrics."""
+    """Counts the process's compilations and reads its memory, as `perf/*` metrics."""
 
     def __init__(self) -> None:
         self._compilations = 0
@@ -230,8 +229,8 @@ class ResourceMeter:
         self._compilations += event == _COMPILED
 
     def metrics(self) -> dict[str, float]:
-        """`perf/compilations`: programs compiled, or taken from the compilation cache, since this meter was made.
-        `perf/host_rss` and, where the devices tell, `perf/hbm_peak` of the fullest local device: bytes."""
+        """`perf/compilations`: programs compiled, or read from the compilation cache, since this meter was made.
+        `perf/host_rss`: bytes. `perf/hbm_peak`: bytes on the fullest local device, if the devices report it."""
         figures = {"perf/compilations": self._compilations, "perf/host_rss": psutil.Process().memory_info().rss}
         stats = [device.memory_stats() for device in jax.local_devices()]
         peaks = [found["peak_bytes_in_use"] for found in stats if found and "peak_bytes_in_use" in found]
@@ -243,11 +242,11 @@ class ResourceMeter:
 
 
 class Goodput:
-    """The share of a run's time that went into steps which it still has, over all its starts.
+    """The share of a run's time, over all its starts, that went into steps which were not lost.
 
     Args:
       started: when the run first started, seconds since 1970.
-      productive: seconds in steps so far. Keep it in the checkpoint, so that steps lost behind it do not count.
+      productive: seconds in steps so far. Keep it in the checkpoint, so that steps lost after it do not count.
       clock: seconds since 1970.
     """
 
@@ -264,11 +263,11 @@ class Goodput:
 
 
 class Progress:
-    """Says in the log how far a run is, how fast it goes and when it will be done.
+    """Logs how far a run is, how fast it goes and how long the rest will take.
 
     Args:
       num_steps: the last step of the run.
-      start_step: the step that it starts from.
+      start_step: the step that the run starts from.
       clock: a clock in seconds.
     """
 
@@ -279,9 +278,9 @@ class Progress:
         self._seen: deque[tuple[int, float]] = deque(maxlen=20)
 
     def update(self, step: int, shown: Mapping[str, float] | None = None) -> str:
-        """Logs and returns one line: step, seconds per step, time left, and the figures that are `shown`."""
+        """Logs and returns one line: step, seconds per step, time left, and the figures in `shown`."""
         self._seen.append((step, self._clock()))
-        # The rate is that of the last steps, and as soon as may be without the first, which compiles.
+        # The rate is that of the last steps. From the second on it leaves out the first step, which compiles.
         first_step, first_time = self._seen[0] if len(self._seen) > 1 else self._start
         pace = (self._seen[-1][1] - first_time) / max(step - first_step, 1)
         left = duration(pace * (self._num_steps - step))
@@ -293,15 +292,15 @@ class Progress:
 
 
 class Alarms:
-    """Watches the metrics of a reinforcement-learning run for the ways in which it commonly goes wrong.
+    """Watches the metrics of a reinforcement-learning run for common failures.
 
-    - The zoom rate of a class, over its last 10 logged values, under 2% or over 98%: the policy no longer decides.
-    - Entropy under half of what it was at most 50 steps ago.
-    - More than 10% of the rollouts truncated.
-    - Format reward above 0.95 over 50 steps in which accuracy, below 80%, rose by less than a point: only the form is
-      learned.
+    - The zoom rate of a class, over its last 10 logged values, is under 2% or over 98%: the policy no longer decides.
+    - Entropy is under half of its highest value in the last 50 steps.
+    - More than 10% of the rollouts are truncated.
+    - The format reward is above 0.95 over 50 steps, while accuracy is below 80% and rose by less than a point: only the
+      form is learned.
 
-    An alarm goes off again once its cause has been away for 20 steps.
+    An alarm goes off again only after its cause has been absent for 20 steps.
     """
 
     _STEPS = 50
@@ -314,7 +313,7 @@ class Alarms:
         self._last: dict[str, int] = {}
 
     def update(self, step: int, metrics: Mapping[str, float]) -> list[str]:
-        """Takes in the metrics of a step; returns the alarms that it sets off."""
+        """Takes the metrics of a step; returns the messages of the alarms that they set off."""
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         checks = (
             self._zooms(metrics),
@@ -381,8 +380,8 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
     """Writes `manifest.json`: config, seed, versions, git commit (null outside a checkout), devices, prompts' hash.
 
     Returns:
-      What it holds; through all starts of a run it keeps `started`, when the first was, in seconds since 1970, and the
-      smallest `checkpoint_every`, steps between two checkpoints.
+      The manifest. Two of its keys are kept over all starts of a run: `started`, the time of the first start in seconds
+      since 1970, and the smallest `checkpoint_every`, the steps between two checkpoints.
     """
     commit, modified = git_state()
     devices = jax.devices()
@@ -408,12 +407,12 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
 def manifest_config(workdir: epath.PathLike) -> dict[str, Any]:
     """The config of the run in a workdir, from its manifest.
 
-    What had another name in older versions has that of today: sections and keys (`config.with_new_names`), and the
+    Sections and keys that older versions named otherwise get their new names (`config.with_new_names`). So does the
     cache of rendered faces, which was `data.directory`.
 
     Raises:
-      ValueError, KeyError: the manifest cannot be read as one.
-      OSError, tf.errors.OpError: there is none.
+      ValueError, KeyError: the file is not a manifest.
+      OSError, tf.errors.OpError: the file does not exist.
     """
     path = epath.Path(workdir) / MANIFEST
     config = json.loads(path.read_text())["config"]
@@ -428,9 +427,9 @@ def manifest_config(workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
-    """Makes the workdir and makes sure that this process can write to it and that the run may continue what is there.
+    """Makes the workdir, and checks that this process can write to it and that the run may resume the one in it.
 
-    `FREE_KEYS` of the config may differ from those of the run that is there, and between hosts `HOST_KEYS`.
+    `FREE_KEYS` of the config may differ from those of the run in the workdir, and `HOST_KEYS` may differ between hosts.
 
     Raises:
       WorkdirError: it cannot be made or written, or holds a run of another config; the message names the keys.
@@ -453,10 +452,10 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
         raise WorkdirError(f"{path} cannot be read: it is not a manifest of a run; choose another --workdir") from error
     here = _flatten(_plain_config(config))
     keys = sorted(there.keys() | here.keys())
-    # On other hosts than the first, what is there is the config of this start.
+    # On hosts other than the first, the manifest is already that of this start.
     free = HOST_KEYS if jax.process_index() > 0 else FREE_KEYS
     different = [key for key in keys if there.get(key) != here.get(key) and not _matches(key, free)]
-    # A start that failed before anything was done leaves a manifest only: the first process may begin anew.
+    # A start that failed before its first step leaves only a manifest: the first process may begin anew.
     begun = any((workdir / name).exists() for name in (METRICS, EVALUATION))
     if different and (begun or jax.process_index() > 0):
         listed = [f"{k} ({there.get(k, 'absent')!r} there, {here.get(k, 'absent')!r} here)" for k in different[:10]]
@@ -472,7 +471,7 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 
 
 def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as JSON has it: nested dicts, lists, numbers, strings."""
+    """The config in JSON's types: nested dicts, lists, numbers, strings."""
     nested = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     return dict(with_new_names(json.loads(json.dumps(nested))))
 

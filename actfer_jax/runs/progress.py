@@ -1,4 +1,4 @@
-"""A line that says how far a long command is."""
+"""A progress line for long commands."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 class ProgressLine:
     """Shows how much is done, at what rate, and how long the rest will take.
 
-    On a terminal one line is rewritten; elsewhere a line is written now and then.
+    On a terminal one line is rewritten. Elsewhere a line is written every 10 s.
 
     Args:
       unit: what is counted, in the plural.
@@ -28,12 +28,12 @@ class ProgressLine:
         self._shown = self._start[1]
 
     def __call__(self, done: int, total: int) -> None:
-        """Shows that `done` of `total` are done; it is over when they all are."""
+        """Shows that `done` of `total` are done. The line ends when all are."""
         now = self._clock()
         rate = (done - self._start[0]) / max(now - self._start[1], 1e-9)
         left = (total - done) / rate if rate else float("inf")
         if not self._warm:
-            # The first stretch compiles and loads: later rates are without it.
+            # The first stretch compiles and loads: later rates leave it out.
             self._start, self._warm = (done, now), True
         line = f"{done}/{total} {self._unit} | {rate:.1f} a second | {duration(left)} left"
         if self._stream.isatty():

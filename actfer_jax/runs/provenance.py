@@ -1,4 +1,4 @@
-"""Where a result comes from: what every table, plot and file of results says first."""
+"""The provenance of a result, which heads every table, plot and file of results."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ import actfer_jax
 
 
 def provenance(dataset: str, split: str, size: int, policy: str) -> dict[str, Any]:
-    """What a result was measured on and with: by this code, now.
+    """The provenance of a result that this code measures now.
 
     Args:
       dataset, split, size: the samples.
       policy: a checkpoint, or a workdir and a step.
 
     Returns:
-      These, and `version`, `git_commit` (None outside a checkout), `git_modified` and `date` (UTC, ISO 8601), for JSON.
+      The arguments, `version`, `git_commit` and `git_modified` (None outside a checkout), `date` (UTC, ISO 8601).
     """
     commit, modified = git_state()
     return {
@@ -34,7 +34,7 @@ def provenance(dataset: str, split: str, size: int, policy: str) -> dict[str, An
 
 
 def heading(found: Mapping[str, Any] | None) -> str:
-    """A `provenance` as one line; None is that of a result of an older version, which did not keep it."""
+    """A `provenance` as one line; None for a result of an older version, which did not keep it."""
     if found is None:
         return "made by an older version, which did not keep where it comes from"
     commit = f"commit {found['git_commit'][:10]}" if found["git_commit"] else "no commit"
@@ -44,7 +44,7 @@ def heading(found: Mapping[str, Any] | None) -> str:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """The commit of the checkout that this package runs from, and whether tracked files differ from it."""
+    """The commit of this package's checkout, and whether tracked files differ from it; (None, None) without one."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", os.fspath(Path(__file__).parent), *arguments]

@@ -113,7 +113,7 @@ class Decoder:
                 tokens, deepstack = model.encode_images(images)
                 features = ImageFeatures(tokens, deepstack)
             x, deepstack = model.embed(tokens_BxL, index_BxL, features)
-            segment_ids = (jnp.arange(tokens_BxL.shape[1]) < count_B[:, None]).astype(jnp.int32)
+            segment_ids = (jnp.arange(tokens_BxL.shape[1])[None] < count_B[:, None]).astype(jnp.int32)
             hidden, new = model.hidden(x, deepstack, positions_BxLx3, segment_ids, cache, length_B)
             return model.unembed(hidden), write_cache(cache, new, length_B, count_B)
 

@@ -1,26 +1,26 @@
-"""Data sets, a file or folder each, behind one Protocol."""
+"""Data sets: one file or folder each, behind one Protocol."""
 
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # who only renders faces, in a folder here, goes without what reads data
+if TYPE_CHECKING:  # Rendering faces, in a folder here, does not import what reads data.
     from actfer_jax.data.sources import DataConfig, Source
 
 
 class DataSet(Protocol):
-    """What the module of a data set has.
+    """The interface of a data set's module.
 
     Attributes:
-      Config: a dataclass that extends `data.sources.DataConfig`: the section `data` of a config that names this one.
+      Config: a dataclass that extends `data.sources.DataConfig`: the section `data` of a config with this data set.
     """
 
     Config: "type[DataConfig]"
 
     def labels(self, config: "DataConfig") -> tuple[str, ...]:
-        """The emotions that the data set tells apart, in the order of its classes."""
+        """The emotions that the data set distinguishes, in the order of its classes."""
 
     def open_source(self, config: "DataConfig") -> "Source":
-        """The samples of `config.split`, the first `config.size` of them or all; any index gives the same each time.
+        """The first `config.size` samples of `config.split`, or all. An index always gives the same sample.
 
         Raises:
-          DataError, OSError: the split, so many samples or a file of it is not there; the message names which.
+          DataError, OSError: the split or one of its files is missing, or it has fewer samples; the message says which.
         """

@@ -1,4 +1,4 @@
-"""Benchmarks, a file each: what is measured on a set of finished episodes, and how it is shown."""
+"""Benchmarks, one file each: the figures of a set of finished episodes, and how they are shown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from actfer_jax.evaluation.metrics import Outcome, Summary
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What every benchmark has.
+    """The config keys of every benchmark.
 
     Attributes:
-      name: of a file of `evaluation/benchmarks`, or the dotted name of a module of your own.
+      name: a file of `evaluation/benchmarks`, or the dotted name of a user's module.
     """
 
     FOLDER: ClassVar[str] = "evaluation.benchmarks"
@@ -27,25 +27,25 @@ class BenchmarkConfig:
 
 
 class Benchmark(Protocol):
-    """A module of this folder.
+    """The interface of a benchmark's module.
 
     Attributes:
       Config: its constants, a dataclass that extends `BenchmarkConfig`.
-      FIGURES: names of its plots, whose files are NAME.png.
+      FIGURES: names of its plots; the files are NAME.png.
     """
 
     Config: type[Any]
     FIGURES: tuple[str, ...]
 
     def measure(self, outcomes: Sequence[Outcome], *, config: Any, seed: int) -> Summary:
-        """The figures of the episodes of one control, at least one: plain JSON values.
+        """The figures of one control's episodes, of which there is at least one, as JSON values.
 
         Args:
-          seed: of resampling, where there is any.
+          seed: of any resampling.
         """
 
     def report(self, summaries: Mapping[str, Summary]) -> str:
-        """The lines that are printed; summaries by control, "normal" among them."""
+        """The text to print, from summaries by control, "normal" among them."""
 
     def figures(self, summaries: Mapping[str, Summary]) -> Sequence[Figure]:
         """The plots, in the order of `FIGURES`."""

@@ -1,4 +1,4 @@
-"""Emotions and action units against a data set's own, and where the policy looked (`evaluation.metrics`)."""
+"""Compares answered emotions and action units with the data set's, and shows the zooms (`evaluation.metrics`)."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,7 @@
-"""Faces that the package renders, with the action units, emotion and landmarks that they show.
+"""Rendered faces with their action units, emotions and landmarks.
 
-`sample_face` draws what to show, `render` draws the picture, `load` builds and reads a data set of them; `Config`,
-`labels` and `open_source` are what every data set has.
+`sample_face` samples a face's description, `render` draws its image, and `load` builds and reads a data set of faces.
+`Config`, `labels` and `open_source` are the interface of every data set.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # TensorFlow Datasets takes seconds to import: whoever only renders, worker processes above all, goes without.
+    # TensorFlow Datasets takes seconds to import. Code that only renders, above all worker processes, does not need it.
     if name in ("load", "SynthFaces", "FaceSource"):
         from actfer_jax.data.datasets.synth_faces import builder
 

@@ -1,7 +1,7 @@
-"""Rendered faces on disk: a TensorFlow Datasets builder and a random-access source over what it wrote.
+"""Rendered faces on disk: a TensorFlow Datasets builder, and a random-access source over its files.
 
-A data set is a run of seeds of one split, rendered in parts of up to `PART` faces. A part is written under a
-temporary name and renamed when it is whole, so a build that was stopped goes on with the part it was in.
+A data set is a range of seeds of one split, rendered in parts of up to `PART` faces. A part is written under a
+temporary name and renamed when it is complete. So a stopped build continues with the part it was in.
 """
 
 import fcntl
@@ -33,12 +33,12 @@ from actfer_jax.facs import EMOTIONS, REGIONS
 from actfer_jax.files import reason
 
 VERSION = "1.5.0"
-"""Changes with every change of the pictures: parts of another version are built anew, beside the old ones."""
+"""Changes with every change of the images. Parts of another version stay, and the new ones are built next to them."""
 
 PART = 1000
 
 RenderAll = Callable[..., Iterator[dict[str, Any]]]
-"""`map` or the like: takes a function and its arguments, gives the results in order."""
+"""`map` or the like: takes a function and its arguments, and gives the results in order."""
 
 
 @dataclass(kw_only=True)
@@ -52,12 +52,12 @@ class FacesConfig(tfds.core.BuilderConfig):  # type: ignore[misc]  # their libra
 
 
 def faces_config(split: str, start: int, stop: int, size: int) -> FacesConfig:
-    """A config whose name is its contents."""
+    """A config whose name has all its values."""
     return FacesConfig(name=f"{split}_{size}px_{start:06d}_{stop:06d}", split=split, start=start, stop=stop, size=size)
 
 
 def encode_face(task: tuple[str, int, int]) -> dict[str, Any]:
-    """Renders face (split, index, size) as an example of `SynthFaces`, with the picture as PNG bytes."""
+    """Renders face (split, index, size) as an example of `SynthFaces`, with the image as PNG bytes."""
     split, index, size = task
     spec = face_of(split, index)
     rendered = render(spec, size)
@@ -105,7 +105,7 @@ class SynthFaces(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # thei
         )
 
     def _log_download_bytes(self) -> None:
-        """Says nothing: nothing is downloaded, and `load` shows the progress."""
+        """Logs nothing: nothing is downloaded, and `load` shows the progress."""
 
     _log_download_done = _log_download_bytes
 
@@ -128,7 +128,7 @@ class Part(NamedTuple):
 
 @contextmanager
 def _reading(directory: Path) -> Iterator[None]:
-    """Whatever is raised within this context becomes a DataError: the libraries raise anything over damaged files."""
+    """Turns any error in this context into a DataError: the libraries raise anything over damaged files."""
     try:
         yield
     except Exception as error:
@@ -143,11 +143,11 @@ class FaceSource:
     """Random access to built faces: `len(source)`, `source[i]`.
 
     An item is a dict: image uint8 [size, size, 3]; emotion str; aus dict of AU to intensity 1..5 (A..E); fine, the
-    frozenset of AUs that show as fine lines only; landmarks float32 [68, 2] in pixels; subtle bool;
+    frozenset of AUs that show only as fine lines; landmarks float32 [68, 2] in pixels; subtle bool;
     deciding_region str ("" if plain); seed tuple (stream, index).
 
     Raises:
-      DataError: on reading, a file is damaged, cut short or gone.
+      DataError: when an item is read, a file is damaged, cut short or gone.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
@@ -158,7 +158,7 @@ class FaceSource:
         return int(self._ends[-1])
 
     def is_subtle(self, index: int) -> bool:
-        """Whether a face is subtle, without decoding its picture."""
+        """Whether a face is subtle, without decoding its image."""
         part, row = self._place(index)
         with _reading(part.directory):
             return bool(part.records[row]["subtle"])
@@ -211,8 +211,8 @@ class _Progress:
 
 
 def _end_with_parent() -> None:
-    """Makes this worker end when the process that started it ends, and not only when its queue is empty; signals that a
-    terminal sends to both are for that process to judge."""
+    """Makes this worker end as soon as its parent process ends, and not only when its queue is empty. A terminal sends
+    its signals to both; only the parent handles them."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -226,7 +226,7 @@ def _end_with_parent() -> None:
 
 
 def _renderers(stack: ExitStack, workers: int) -> RenderAll:
-    """`map`, or that of a pool of processes that ends with `stack`."""
+    """`map`, or the `map` of a process pool that ends with `stack`."""
     if workers == 1:
         return map
     # Forking a process in which JAX or TensorFlow runs threads can hang.
@@ -237,10 +237,10 @@ def _renderers(stack: ExitStack, workers: int) -> RenderAll:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Waits until no other process builds in a directory: what it builds is then used, and not rendered twice.
+    """Waits until no other process builds in a directory, so that no face is rendered twice.
 
     Raises:
-      DataError: nothing can be built there.
+      DataError: the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -250,7 +250,7 @@ def _alone(directory: Path) -> Iterator[None]:
             f"{directory} does not hold all the faces that are wanted, and cannot be written ({reason(error)}): render "
             "them where it can be, or give another directory with config.data.cache_directory"
         ) from error
-    # The system takes the lock from a process that ends, however it ends.
+    # The system releases the lock of a process that ends in any way.
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -263,18 +263,18 @@ def _alone(directory: Path) -> Iterator[None]:
 def load(
     split: str, num: int, data_dir: str | os.PathLike[str], *, size: int = 512, jobs: int | None = None
 ) -> FaceSource:
-    """The first `num` faces of a split, rendered into `data_dir` unless they are there.
+    """The first `num` faces of a split. Faces missing from `data_dir` are rendered into it.
 
     Args:
-      split: "train", "validation" or "test"; their seeds are disjoint, and 7 k faces are k of each emotion.
+      split: "train", "validation" or "test". Their seeds are disjoint, and 7 k faces are k of each emotion.
       num: how many faces, at least 1.
       data_dir: the folder that holds `synth_faces/<split>_<size>px_<start>_<stop>/<version>`.
       size: side of the square scenes in pixels, 64 to 1024.
-      jobs: processes that render; by default one for each core.
+      jobs: the number of rendering processes; by default one for each core.
 
     Raises:
       ValueError: an argument is out of range.
-      DataError: faces that were built are damaged or gone, or faces that are missing cannot be written.
+      DataError: built faces are damaged or gone, or missing faces cannot be written.
     """
     if split not in STREAMS:
         raise ValueError(f"split {split!r} is not one of {', '.join(STREAMS)}")
@@ -289,7 +289,7 @@ def load(
 
     def part(start: int, stop: int, render_all: RenderAll = map) -> SynthFaces:
         config = faces_config(split, start, stop, size)
-        config = SynthFaces.builder_configs.get(config.name, config)  # a name that it lists is its own
+        config = SynthFaces.builder_configs.get(config.name, config)  # A listed name needs the listed config.
         return SynthFaces(
             config=config, data_dir=os.fspath(data_dir), file_format="array_record", render_all=render_all
         )
@@ -303,10 +303,10 @@ def load(
             records = part(start, stop).as_data_source(split, decoders=skip)
             if len(records) != stop - start:
                 raise ValueError(f"{len(records)} faces instead of {stop - start}")
-            records[0]  # A file that is gone or cut short is found now, and not in the middle of a run.
+            records[0]  # Finds a file that is gone or cut short now, and not in the middle of a run.
         return Part(directory(start, stop), records)
 
-    # The library warns of every config that is not in its list.
+    # The library warns of every config that it does not list.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

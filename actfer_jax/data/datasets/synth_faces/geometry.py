@@ -1,8 +1,8 @@
 """The shape of a drawn face: 68 landmarks in face units, moved by action units.
 
-Face units: x to the right and y down as seen in the image, the origin midway between the eyes, and 0.64
-between the eye centres. A neutral face reaches from the hairline at y = -0.69 to the chin at y = 1.15, so a
-face that is ``h`` pixels high has ``h / FACE_HEIGHT`` pixels to the unit.
+In face units x points right and y down in the image. The origin is midway between the eyes, whose centres are 0.64
+apart. A neutral face reaches from the hairline at y = -0.69 to the chin at y = 1.15, so a face of height ``h`` pixels
+has ``h / FACE_HEIGHT`` pixels per unit.
 """
 
 from collections.abc import Mapping
@@ -59,8 +59,8 @@ TEMPLATE = _template()
 LEFT = TEMPLATE[:, 0] < 0
 """Which landmarks lie on the side that is left in the image."""
 
-# AU -> ((landmarks of the image's right half, dx, dy), ...) at full intensity, face units; the other half is
-# mirrored. Landmarks on the midline move by dy only.
+# AU -> ((landmarks of the image's right half, dx, dy), ...) at full intensity, face units. The left half is mirrored.
+# Landmarks on the midline move only by dy.
 _MOVES: dict[int, tuple[tuple[tuple[int, ...], float, float], ...]] = {
     1: (((22,), -0.01, -0.125), ((23,), 0.0, -0.085), ((24,), 0.0, -0.03)),
     2: (((26, 25), 0.01, -0.105), ((24,), 0.0, -0.085), ((23,), 0.0, -0.03)),
@@ -110,7 +110,7 @@ _MIRROR_PAIRS = (
 _MIRROR_PAIRS += [(42, 39), (43, 38), (44, 37), (45, 36), (46, 41), (47, 40)]
 _MIRROR_PAIRS += [(52, 50), (53, 49), (54, 48), (55, 59), (56, 58), (63, 61), (64, 60), (65, 67)]
 MIRROR = {**{i: i for i in range(68)}, **dict(_MIRROR_PAIRS), **{b: a for a, b in _MIRROR_PAIRS}}
-"""Landmark -> the landmark at its mirror image."""
+"""Landmark -> its mirror landmark."""
 
 
 def _displacements() -> dict[int, np.ndarray]:
@@ -142,7 +142,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """How one person's resting face differs from the average (ratios are 1 and shifts 0 on the average face)."""
+    """The difference of a person's resting face from the average face, whose ratios are 1 and shifts 0."""
 
     width: float = 1.0
     jaw_width: float = 1.0
@@ -190,11 +190,11 @@ def neutral_landmarks(shape: Shape) -> np.ndarray:
 def expressive_landmarks(
     shape: Shape, aus: Mapping[int, float], *, side: str = "", asymmetry: float = 0.0
 ) -> np.ndarray:
-    """Landmarks of a person who shows `aus` (AU -> how far it moves the face, 0..1), [68, 2], face units.
+    """Landmarks of a person who shows `aus`, [68, 2], face units.
 
     Args:
       shape: the resting face.
-      aus: action units with the strength of their movement.
+      aus: AU -> strength of its movement, 0..1.
       side: "left" or "right" (in the image) if AUs 12 and 14 act on one side only, else "".
       asymmetry: relative difference in strength between the two sides.
     """
@@ -203,7 +203,7 @@ def expressive_landmarks(
     one = np.where(LEFT == (side == "left"), 1.0, 0.08)[:, None]
     for au, strength in aus.items():
         points += strength * DISPLACEMENTS[au] * (one if side and au in ONE_SIDED else both)
-    # Lids meet but never cross, and lips neither.
+    # Neither lids nor lips cross.
     for upper, lower in ((37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65)):
         points[upper, 1] = min(points[upper, 1], points[lower, 1] - 0.006)
     for outer, inner in ((50, 61), (51, 62), (52, 63)):

@@ -1,8 +1,8 @@
 """Draws a `FaceSpec`: a cluttered scene with one face, its landmarks and its box.
 
-Flat shapes are drawn with PIL at twice the resolution and averaged down; relief, light, furrows and skin texture
-multiply the result. The face is drawn where it stands (turned points, not turned pixels), so that fine lines keep
-their width and contrast.
+Flat shapes are drawn with PIL at twice the resolution and averaged down. Relief, light, furrows and skin texture
+multiply the result. The face is drawn in its pose, by rotating points and not pixels, so that fine lines keep their
+width and contrast.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ Colour = tuple[int, int, int]
 
 
 class Rendered(NamedTuple):
-    """A picture of one face.
+    """An image of one face.
 
     Attributes:
       image: uint8 [size, size, 3].
       landmarks: dlib's 68 points, float64 [68, 2], pixels.
-      face_box: left, top, right, bottom in pixels: brows to chin, as wide as the jaw.
+      face_box: left, top, right, bottom of the landmarks, in pixels.
     """
 
     image: np.ndarray
@@ -35,7 +35,7 @@ class Rendered(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """Where the face's own coordinates lie in the picture."""
+    """The place of face coordinates in the image."""
 
     scale: float
     cosine: float
@@ -94,7 +94,7 @@ def _colour(rgb: np.ndarray | tuple[float, float, float], factor: float = 1.0) -
 
 @cache
 def _noise_tile() -> np.ndarray:
-    """White noise of standard deviation 32, int16 [1024, 1024, 3]: pictures cut windows from it, drawing it is slow."""
+    """White noise of standard deviation 32, int16 [1024, 1024, 3]. Images use windows of it: drawing noise is slow."""
     noise = np.random.default_rng(20231).standard_normal((1024, 1024, 3), dtype=np.float32)
     return np.round(32 * noise).astype(np.int16)
 
@@ -107,7 +107,7 @@ def _blotch_tile() -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: int) -> Image.Image:
-    """Clutter: a blurred mosaic with boxes, discs and bars in front of it, drawn at half the resolution."""
+    """Clutter: a blurred mosaic with boxes, discs and bars in front, drawn at half the resolution."""
     half = size // 2
 
     def muted(colours: np.ndarray) -> np.ndarray:
@@ -184,7 +184,7 @@ def _draw_behind(pen: _Pen, points: np.ndarray, look: Appearance) -> None:
 
 
 def _draw_hairline(pen: _Pen, points: np.ndarray, look: Appearance) -> None:
-    """Hair in front of the forehead; it stays above the brows' reach."""
+    """Hair in front of the forehead, always above the brows."""
     if look.hair_style == 4:
         return
     edge = points[16, 0]
@@ -213,14 +213,14 @@ def _draw_hairline(pen: _Pen, points: np.ndarray, look: Appearance) -> None:
 
 
 def _draw_eye(pen: _Pen, eye: np.ndarray, spec: FaceSpec) -> None:
-    """One eye from its six landmarks; they run left to right along the upper lid and back along the lower."""
+    """One eye from its six landmarks, which run left to right along the upper lid and back along the lower."""
     look = spec.appearance
     skin = np.array(look.skin)
     edge = smooth(eye, closed=True, steps=5)
     openness = (eye[4:6, 1].mean() - eye[1:3, 1].mean()) / 0.10
     if openness > 0.2:
         centre = np.array([eye[:, 0].mean(), 0.0]) + (spec.gaze[0] * 0.02, spec.gaze[1] * 0.008)
-        # White, iris and pupil go through the lids' opening: a mask on a small canvas.
+        # White, iris and pupil are drawn on a small canvas, and pasted through a mask of the lids' opening.
         outline = pen.to_canvas(edge)
         left, top = np.floor(outline.min(axis=0)).astype(int)
         right, bottom = np.ceil(outline.max(axis=0)).astype(int) + 1
@@ -284,7 +284,7 @@ def _draw_mouth(pen: _Pen, mouth: np.ndarray, spec: FaceSpec, strengths: dict[in
     opening = inner[6, 1] - inner[2, 1]
     if opening > 0.02:
         pen.fill(hole, (48, 18, 20))
-        # Teeth hang from the upper lip; a wide jaw drop leaves the dark below them.
+        # Teeth hang from the upper lip. In a wide jaw drop the mouth is dark below them.
         depth = min(0.045, 0.6 * opening)
         teeth = smooth(inner[:5], closed=False, steps=4)[3:-3]
         pen.fill(
@@ -331,7 +331,7 @@ def _draw_glasses(pen: _Pen, points: np.ndarray, look: Appearance) -> None:
 
 
 def _shading(frame: _Frame, blobs: np.ndarray, light: tuple[float, float], shape: tuple[int, int]) -> np.ndarray:
-    """Relative brightness, float32 `shape`: computed on every fourth pixel and interpolated."""
+    """Relative brightness, float32 `shape`, computed on every fourth pixel and interpolated."""
     height, width = shape
     rows, columns = -(-height // 4), -(-width // 4)
     y, x = np.mgrid[:rows, :columns].astype(np.float32) * 4 + 1.5
@@ -360,7 +360,7 @@ def _texture(rng: np.random.Generator, amount: float, cell: float, shape: tuple[
 
 def render(spec: FaceSpec, size: int = 512) -> Rendered:
     """Draws a face into a scene of `size` x `size` pixels; a pure function of its arguments."""
-    # Streams of their own: other lines leave the background and the noise as they are.
+    # Separate streams: a change of lines does not change the background and the noise.
     behind, on_lines, on_skin = np.random.default_rng(spec.texture_seed).spawn(3)
     look, unit = spec.appearance, size / 512
     strengths = {au: intensity for au, intensity in spec.aus.items() if au not in spec.fine}

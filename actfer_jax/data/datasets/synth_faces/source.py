@@ -1,4 +1,4 @@
-"""The rendered faces as a data set: its section of a config, and its samples."""
+"""The rendered faces as a data set: its config section and its samples."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +13,7 @@ from actfer_jax.data.sources import DataConfig
 
 @dataclass(frozen=True)
 class Config(DataConfig):
-    """Which rendered faces; there are as many as are asked for, and `directory` stays empty.
+    """The choice of rendered faces. Any number can be rendered; `directory` stays empty.
 
     Attributes:
       split: "train", "validation" or "test".
@@ -38,7 +38,7 @@ def labels(config: DataConfig) -> tuple[str, ...]:
 
 
 def open_source(config: DataConfig) -> "SynthFacesSource":
-    """The faces of a split, rendered now, with progress, where the cache has not got them.
+    """The faces of a split. Faces missing from the cache are rendered now, with progress.
 
     Raises:
       DataError, OSError: the cache cannot be used.

@@ -1,15 +1,15 @@
-"""What there is to see in the rendered world: who shows which action units, where, and how plainly.
+"""The content of the rendered world: which action units a face shows, where, and how visibly.
 
-Every sample is *plain* or *subtle*. In a plain sample every AU moves the face. In a subtle one the AUs that
-decide are `fine`: they move nothing and show as furrows and lines that only a zoom resolves.
+Every sample is *plain* or *subtle*. In a plain sample every AU moves the face. In a subtle one some AUs are `fine`:
+they move nothing, and show as furrows and lines that only a zoom resolves.
 
-- Surprise or fear: AU1, AU2, AU5 and AU26 are seen from afar; AU4 (brows) and AU20 (beside the mouth) are fine
-  and there in fear alone. The deciding region is the brows, where surprise shows pores and fear furrows.
-- Anger or disgust: AU4 and AU7, and perhaps AU17, are seen from afar; AU9 (nose), AU15 and AU16 (mouth) are
-  fine and there in disgust alone, AU23 and AU24 (mouth) in anger alone; AU5, which would give anger away, is left
-  out. The deciding region is the nose.
-- Happiness (AU6, cheeks), sadness (AU15, mouth) and neutral (a distractor, mouth or chin) have a fine AU too,
-  but their emotion is readable from afar: a zoom there completes the AUs and decides nothing.
+- Surprise or fear: AU1, AU2, AU5 and AU26 are visible from afar. AU4 (brows) and AU20 (mouth corners) are fine, and
+  only fear has them. The deciding region is the brows, with furrows in fear and pores in surprise.
+- Anger or disgust: AU4 and AU7, and sometimes AU17, are visible from afar. AU9 (nose), AU15 and AU16 (mouth) are fine,
+  and only disgust has them. AU23 and AU24 (mouth) are fine, and only anger has them. AU5 would identify anger, so it is
+  left out. The deciding region is the nose.
+- Happiness (AU6, cheeks), sadness (AU15, mouth) and neutral (a distractor, mouth or chin) have a fine AU too, but the
+  emotion is readable from afar. A zoom there completes the AUs and decides nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from actfer_jax.data.datasets.synth_faces.wrinkles import PORE_GROUPS
 from actfer_jax.facs import EMOTIONS, REGION_OF_AU
 
 DEMO_EMOTIONS: tuple[str, ...] = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
-"""The labels of the demo; contempt is rendered too but never drawn unless asked for."""
+"""The labels of the demo. Contempt can be rendered too, but is never drawn by default."""
 
 SUBTLE_RATE = {
     "surprise": 0.85,
@@ -41,7 +41,7 @@ AMBIGUOUS_PAIRS: tuple[tuple[str, str], ...] = (("surprise", "fear"), ("anger", 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the face is: centre and height from hairline to chin in pixels of a 512 x 512 scene, angle in degrees."""
+    """The face's centre, and height from hairline to chin, in pixels of a 512 x 512 scene; its angle in degrees."""
 
     x: float
     y: float
@@ -51,7 +51,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a person and the light look like, apart from the expression. Colours are RGB in 0..255."""
+    """The look of a person and the light, without the expression. Colours are RGB in 0..255."""
 
     skin: tuple[float, float, float]
     hair: tuple[float, float, float]
@@ -72,21 +72,21 @@ class Appearance:
 
 @dataclass(frozen=True)
 class FaceSpec:
-    """One face and its scene: `renderer.render` draws it, and the same spec gives the same pixels.
+    """One face and its scene. `renderer.render` draws it; the same spec gives the same pixels.
 
     Attributes:
       emotion: the emotion that is shown.
-      aus: AU -> intensity in (0, 1]; `letter` names it in FACS' A to E.
-      fine: the AUs among them that show as fine lines only.
-      pores: AUs whose lines are not there, but in their place pores that a coarse view cannot tell from lines.
+      aus: AU -> intensity in (0, 1]; `letter` gives its FACS letter, A to E.
+      fine: the AUs of these that show only as fine lines.
+      pores: absent AUs with pores in the place of their lines; a coarse view cannot tell pores from lines.
       subtle: whether the sample is subtle.
-      deciding_region: the region (a key of `facs.REGION_AUS`) whose fine lines a looker needs; "" if plain.
+      deciding_region: the region (a key of `facs.REGION_AUS`) with the deciding fine lines; "" if plain.
       line_contrast: contrast of fine lines against the skin.
       side: "left" or "right" (in the image) for a one-sided AU12 + AU14, else "".
       asymmetry: relative difference in movement between the two sides of the face.
-      gaze: where the irises are, in (-1..1, -1..1).
-      pose, shape, appearance: see there.
-      texture_seed: seeds everything that is mere texture (background, noise, pores, the wobble of lines).
+      gaze: the position of the irises, in (-1..1, -1..1).
+      pose, shape, appearance: see these classes.
+      texture_seed: seeds all texture (background, noise, pores, the waves of lines).
     """
 
     emotion: str
@@ -116,7 +116,7 @@ def level(intensity: float) -> int:
 
 
 def emotion_from_aus(aus: Iterable[int]) -> str:
-    """Names the emotion of a set of AUs: the first sign that is there decides, from the most specific on."""
+    """The emotion of a set of AUs. The first rule that matches decides; the most specific come first."""
     present = frozenset(aus)
     if 12 in present:
         return "happiness" if 6 in present else "contempt"
@@ -173,7 +173,7 @@ def _plain_aus(rng: np.random.Generator, emotion: str) -> dict[int, float]:
 
 
 def _subtle_aus(rng: np.random.Generator, emotion: str) -> tuple[dict[int, float], frozenset[int], str]:
-    """(AUs, the fine ones, the deciding region); what a pair shares is drawn from one distribution."""
+    """(AUs, the fine ones, the deciding region). The AUs that a pair shares come from one distribution."""
 
     def trace() -> float:
         return round(float(rng.uniform(0.1, 0.4)), 3)
@@ -222,7 +222,7 @@ def _expression(rng: np.random.Generator, emotion: str, subtle: bool) -> tuple[d
 
 
 def _pores(rng: np.random.Generator, emotion: str, aus: Mapping[int, float]) -> frozenset[int]:
-    """One AU for each group that shows none: within an ambiguous pair, the one that the other emotion would show."""
+    """One AU for each group of which the face shows none. An ambiguous pair shares its AU in the group of AU20."""
     ambiguous = {"surprise": 20, "fear": 20, "anger": 15, "disgust": 15}
     pores = set()
     for group in PORE_GROUPS:
@@ -291,7 +291,7 @@ def _appearance(rng: np.random.Generator) -> Appearance:
 
 def _pose(rng: np.random.Generator) -> Pose:
     height = float(rng.uniform(200, 320))
-    # Hair above and a dropped jaw below stay inside the scene, whatever the angle.
+    # Hair and a dropped jaw stay inside the scene at any angle.
     margin_x, margin_y = 0.50 * height + 8, 0.62 * height + 8
     return Pose(
         x=float(rng.uniform(margin_x, 512 - margin_x)),
@@ -302,7 +302,7 @@ def _pose(rng: np.random.Generator) -> Pose:
 
 
 def sample_face(seed: int | tuple[int, ...], *, emotion: str | None = None, subtle: bool | None = None) -> FaceSpec:
-    """Draws one face; the same arguments give the same face.
+    """Samples one face; the same arguments give the same face.
 
     Args:
       seed: a number or a tuple of numbers, all non-negative.
@@ -314,7 +314,7 @@ def sample_face(seed: int | tuple[int, ...], *, emotion: str | None = None, subt
     """
     if emotion is not None and emotion not in EMOTIONS:
         raise ValueError(f"emotion {emotion!r} is not one of {', '.join(EMOTIONS)}")
-    # One stream per aspect: asking for another emotion gives the same person in the same place.
+    # One stream per aspect: another emotion gives the same person in the same place.
     what, who, where, how = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4))
     drawn = DEMO_EMOTIONS[int(what.integers(len(DEMO_EMOTIONS)))]
     emotion = emotion or drawn
@@ -339,9 +339,9 @@ def sample_face(seed: int | tuple[int, ...], *, emotion: str | None = None, subt
 
 
 STREAMS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
-"""First number of the seeds of each split: no seed is in two splits."""
+"""First number of the seeds of each split, so that no seed is in two splits."""
 
 
 def face_of(split: str, index: int) -> FaceSpec:
-    """Face number `index` of a split: the seven emotions take turns."""
+    """Face number `index` of a split. The seven emotions take turns."""
     return sample_face((STREAMS[split], index), emotion=DEMO_EMOTIONS[index % len(DEMO_EMOTIONS)])

@@ -1,10 +1,10 @@
-"""Furrows, lines and shading that action units bring, and the fine texture that hides the finest of them.
+"""Furrows, lines and shading of action units, and the pores that hide the finest lines.
 
-All curves are in face units and hang on landmarks, so they move with the face. A furrow of a plain AU is a dark
-line. A line of a *fine* AU is a dark core between two bright flanks whose profile, the second derivative of a
-Gaussian, sums to zero: a view too coarse for the core averages most of the line away. Where a fine line might be and
-is not, there are pores: softer, fainter dashes along the same strokes. What a coarse view leaves of lines and of
-pores is equally strong, in the same places and directions, so it does not tell them apart; a zoom does.
+All curves are in face units, relative to landmarks, so they move with the face. A furrow of a plain AU is a dark line.
+A line of a *fine* AU is a dark core between two bright flanks. Its profile, the second derivative of a Gaussian, sums
+to zero: a view too coarse for the core averages most of the line away. Pores take the place of absent fine lines: they
+are softer, fainter dashes along the same strokes. In a coarse view lines and pores are equally strong, with the same
+places and directions, and cannot be told apart. In a zoom they can.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,10 +25,10 @@ LINE_SIGMA = 0.0092
 """Half the width of the dark core of a fine line, face units: cores are 2 to 3 px wide on faces 200 to 320 px high."""
 
 PORE_SIGMA = 0.015
-"""The same for the dashes that pores are drawn as."""
+"""The same for the dashes of pores."""
 
 PORE_DEPTH = 0.45
-"""Contrast of pores relative to that of lines: what a coarse view leaves of either is then equally strong."""
+"""Contrast of pores relative to that of lines. With it both are equally strong in a coarse view."""
 
 FURROW_SIGMA = 0.014
 """Standard deviation of the profile of a plain furrow, face units."""
@@ -66,7 +66,7 @@ FURROWS: dict[int, tuple[Curve, ...]] = {
 }  # fmt: skip
 
 PORE_GROUPS: tuple[tuple[int, ...], ...] = ((4,), (6,), (9,), (17,), (23,), (16, 24), (14, 15, 20))
-"""AUs whose fine lines share a place. A face that shows none of a group has pores there, shaped after one of them."""
+"""AUs whose fine lines share a place. A face that shows none of a group has pores there, shaped like one of them."""
 
 # AU -> blobs of shading at full intensity: (landmark, x, y, width, height, amount), right half, face units.
 _BLOBS: dict[int, tuple[tuple[int, float, float, float, float, float], ...]] = {
@@ -105,22 +105,22 @@ _RELIEF: tuple[tuple[int, float, float, float, float, float], ...] = (
 
 
 _SHIFT = 0.024
-"""How far the lines or pores of one AU and side are shifted as a whole, at most, in x and in y; face units."""
+"""The largest shift, in x and in y, of all lines or pores of one AU and side together; face units."""
 
 _WAVE = 0.007
-"""How far a line swings to either side, face units: nearly half a pixel of a coarse view, so what that leaves of a
-line has no direction of its own."""
+"""The amplitude of a line's waves, face units: nearly half a pixel of a coarse view, so that what remains of a line
+there has no direction of its own."""
 
 _DASH_POINTS = 8
 _DASH_TURN = 0.4
-"""A dash has about so many points, and is turned so far from its stroke (standard deviation, radians)."""
+"""The approximate number of points of a dash, and its rotation from its stroke (standard deviation, radians)."""
 
 _SPACING = 0.006
 """Distance of the points of a stroke, face units."""
 
 
 class _Strokes(NamedTuple):
-    """The strokes of one AU on both sides as n points, in face units; a dash is a short run of them."""
+    """The strokes of one AU on both sides as n points, in face units. A dash is a short run of points."""
 
     anchor: np.ndarray
     offset: np.ndarray
@@ -197,7 +197,7 @@ def line_points(landmarks: np.ndarray, aus: Iterable[int], rng: np.random.Genera
 
 
 def pore_points(landmarks: np.ndarray, aus: Iterable[int], rng: np.random.Generator) -> np.ndarray:
-    """Points of pores in the place of the fine lines of some AUs, [n, 2], face units."""
+    """Points of the pores that replace the fine lines of some AUs, [n, 2], face units."""
     points = [np.zeros((0, 2))]
     for au in sorted(aus):
         strokes = _strokes(au)
@@ -211,7 +211,7 @@ def pore_points(landmarks: np.ndarray, aus: Iterable[int], rng: np.random.Genera
 
 
 def _shift(rng: np.random.Generator, strokes: _Strokes) -> np.ndarray:
-    # More than a pixel of a coarse view up or down: no place in it is darker for lines than for pores on average.
+    # Up to more than a pixel of a coarse view, so that on average lines are nowhere darker than pores in it.
     return rng.uniform(-_SHIFT, _SHIFT, (2, 2))[(strokes.side > 0).astype(int)]
 
 
@@ -233,9 +233,9 @@ def furrow_map(points: np.ndarray, to_pixels: ToPixels, scale: float, shape: tup
     """Relative darkening by furrows, float32 `shape`.
 
     Args:
-      points: [n, 3] from `furrow_points`; the depth of a furrow is that of its points.
+      points: [n, 3] from `furrow_points`; a furrow has the depth of its points.
       to_pixels: maps [n, 2] face units to pixels of the map.
-      scale: pixels to the face unit.
+      scale: pixels per face unit.
       shape: of the map.
     """
     sigma = FURROW_SIGMA * scale
@@ -245,7 +245,7 @@ def furrow_map(points: np.ndarray, to_pixels: ToPixels, scale: float, shape: tup
 
 
 def fine_map(points: np.ndarray, sigma: float, to_pixels: ToPixels, scale: float, shape: tuple[int, int]) -> np.ndarray:
-    """Relative darkening by strokes that sum to zero across, float32 `shape`, about 1 along a line.
+    """Relative darkening by strokes whose profile sums to zero, float32 `shape`, about 1 along a line.
 
     Args:
       points: [n, 2] from `line_points` or `pore_points`.
