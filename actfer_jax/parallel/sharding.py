@@ -232,12 +232,13 @@ def _replicate(mesh: Mesh) -> Any:
 def place(tree: Any, mesh: Mesh | None, *names: str | None) -> Any:
     """Places arrays on the mesh by the names of their first axes: host arrays, device arrays or abstract ones.
 
-    Of a host array, or one on this process's devices, only the parts that this process will hold are read.
+    Of a host array, or one on this process's devices, only the parts that this process will hold are read. Without a
+    mesh, arrays go to the default device: a program that is given host arrays would send them anew at every call.
     """
-    if mesh is None:
-        return tree
 
     def put(x: Any) -> Any:
+        if mesh is None:
+            return x if isinstance(x, jax.ShapeDtypeStruct) else jax.device_put(x)
         axes = (*names, *(None,) * x.ndim)[: x.ndim]
         return _put(x, NamedSharding(mesh, spec(mesh, axes, x.shape)))
 

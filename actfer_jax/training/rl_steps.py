@@ -81,12 +81,13 @@ def rl_steps(
         train_state, metrics = update(state.train, sampled, groups, result)
         metrics |= rollout_metrics(sampled.rollouts, scores)
         metrics |= estimator.diagnostics(result, remembered, groups, labels)
-        metrics["adv/std"] = float(np.std(result.advantage))
+        advantage_BxG = np.asarray(result.advantage)
+        metrics["adv/std"] = float(np.std(advantage_BxG))
         metrics |= _timings(sampled, metrics)
         return StepOutput(
             RunState(train_state, place(remembered, mesh)),
             metrics,
-            Episodes(sampled.rollouts, scores, np.asarray(result.advantage)),
+            Episodes(sampled.rollouts, scores, advantage_BxG),
         )
 
     return step_function
