@@ -34,7 +34,6 @@ _MISSING = re.compile(r"flag --(\S+)=None: Flag --\1 must have a value other tha
 # Values of jax's settings under which it computes something else, or refuses correct code.
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "jax_enable_x64": (True,),
-    "jax_numpy_rank_promotion": ("raise",),
     "jax_numpy_dtype_promotion": ("strict",),
     "jax_transfer_guard": ("disallow", "disallow_explicit"),
     "jax_transfer_guard_host_to_device": ("disallow", "disallow_explicit"),

@@ -12,7 +12,6 @@ that folder (`plugins.load`), and the section is read as this module's `Config`.
 import dataclasses
 import difflib
 import numbers
-import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ import numpy as np
 
 from actfer_jax import plugins
 from actfer_jax.errors import ConfigError as ConfigError
+from actfer_jax.errors import FieldError as FieldError
 
 Section = TypeVar("Section")
 
@@ -161,11 +161,10 @@ def read_config(node: ml_collections.ConfigDict | Mapping[str, Any], cls: type[S
             raise ConfigError(f"{key} is missing")
     try:
         return cls(**values)
+    except FieldError as error:
+        raise FieldError(f"{begin}{error.field}", error.problem) from error
     except ValueError as error:
-        # By convention such messages begin with the field: "clip_low is 3; it must be ...", "batch.length is 3; ...".
-        message = str(error)
-        begins_with_a_field = re.split(r"\W", message, maxsplit=1)[0] in fields
-        raise ConfigError(f"{begin if begins_with_a_field or not prefix else f'{prefix}: '}{message}") from error
+        raise ConfigError(f"{prefix}: {error}" if prefix else str(error)) from error
 
 
 def named_config(cls: type[Section], name: Any, key: str) -> type[Section]:

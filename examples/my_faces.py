@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actfer_jax.agent.episode import Reference, Sample
+from actfer_jax.config import FieldError
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.faces.images import load_image
@@ -21,8 +22,8 @@ class Config(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not Path(self.directory or "?").is_dir():
-            raise ValueError(
-                f"directory is {self.directory!r}; it must be a folder with a folder of images for each label"
+            raise FieldError(
+                "directory", f"is {self.directory!r}; it must be a folder with a folder of images for each label"
             )
 
 

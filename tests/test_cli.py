@@ -151,7 +151,6 @@ def test_a_path_is_what_a_person_means(monkeypatch, tmp_path, text, path):
     ("setting", "value"),
     [
         ("jax_enable_x64", True),
-        ("jax_numpy_rank_promotion", "raise"),
         ("jax_numpy_dtype_promotion", "strict"),
         ("jax_transfer_guard", "disallow"),
         ("jax_transfer_guard_host_to_device", "disallow_explicit"),

@@ -23,7 +23,7 @@ from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reply, Sample, Turn
 from actfer_jax.agent.formats import Format
 from actfer_jax.agent.tools import Toolbox
-from actfer_jax.config import ConfigError, Count, check_fields, one_of
+from actfer_jax.config import ConfigError, Count, FieldError, check_fields, one_of
 from actfer_jax.faces.views import View
 
 FORMATS = "agent.formats"
@@ -59,12 +59,12 @@ class EpisodeConfig:
         try:
             load_format(self)
         except ConfigError as error:
-            raise ValueError(f"format: {error}") from error
+            raise FieldError("format", f"cannot be used: {error}") from error
         least = self.prompt_tokens + 2 * self.turn_tokens + self.reply_tokens
         if self.max_length < least:
-            raise ValueError(
-                f"max_length is {self.max_length}; it must be at least {least}, for a prompt, a call, its reply and an "
-                "answer"
+            raise FieldError(
+                "max_length",
+                f"is {self.max_length}; it must be at least {least}, for a prompt, a call, its reply and an answer",
             )
 
 

@@ -8,7 +8,7 @@ import grain
 
 from actfer_jax import plugins
 from actfer_jax.agent.episode import Sample
-from actfer_jax.config import Count, check_fields
+from actfer_jax.config import Count, FieldError, check_fields
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.errors import DataError
 from actfer_jax.faces.store import FaceStore
@@ -58,10 +58,10 @@ class DataConfig:
         try:
             remote = is_remote(as_path(self.cache_directory))
         except ValueError as error:
-            raise ValueError(f"cache_directory {error}") from error
+            raise FieldError("cache_directory", f"{error}") from error
         if remote:
-            raise ValueError(
-                f"cache_directory is {self.cache_directory!r}; data is prepared on a disk of each host: give a path"
+            raise FieldError(
+                "cache_directory", f"is {self.cache_directory!r}; data is prepared on a disk of each host: give a path"
             )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from actfer_jax.config import Count, check_fields
+from actfer_jax.config import Count, FieldError, check_fields
 from actfer_jax.faces.images import check_image
 
 Affine = NDArray[np.float64]
@@ -110,8 +110,8 @@ class ViewConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.aligned_side % self.multiple:
-            raise ValueError(
-                f"aligned_side is {self.aligned_side}; it must be a multiple of multiple ({self.multiple})"
+            raise FieldError(
+                "aligned_side", f"is {self.aligned_side}; it must be a multiple of multiple ({self.multiple})"
             )
         fit_size(1, 1, multiple=self.multiple, min_pixels=self.scene_min_pixels, max_pixels=self.scene_max_pixels)
         fit_size(1, 1, multiple=self.multiple, min_pixels=self.zoom_min_pixels, max_pixels=self.zoom_max_pixels)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from etils import epath
 
-from actfer_jax.config import ConfigError, Count, above, at_least, check_fields, read_config
+from actfer_jax.config import ConfigError, Count, FieldError, above, at_least, check_fields, read_config
 
 _MODEL_TYPE = "qwen3_vl"
 
@@ -41,16 +41,16 @@ class VisionConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.hidden_size % (4 * self.num_heads):
-            raise ValueError(
-                f"num_heads is {self.num_heads}; it must divide hidden_size, {self.hidden_size}, into heads of a "
-                "multiple of 4"
+            raise FieldError(
+                "num_heads",
+                f"is {self.num_heads}; it must divide hidden_size, {self.hidden_size}, into heads of a multiple of 4",
             )
         if math.isqrt(self.num_position_embeddings) ** 2 != self.num_position_embeddings:
-            raise ValueError(f"num_position_embeddings is {self.num_position_embeddings}; it must be a square")
+            raise FieldError("num_position_embeddings", f"is {self.num_position_embeddings}; it must be a square")
         indexes = self.deepstack_visual_indexes
         if not indexes or list(indexes) != sorted({index for index in indexes if 0 <= index < self.depth}):
-            raise ValueError(
-                f"deepstack_visual_indexes is {list(indexes)}; it must be increasing layers of the {self.depth}"
+            raise FieldError(
+                "deepstack_visual_indexes", f"is {list(indexes)}; it must be increasing layers of the {self.depth}"
             )
 
     @property
@@ -91,13 +91,15 @@ class TextConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads is {self.num_key_value_heads}; it must divide num_attention_heads, which is "
-                f"{self.num_attention_heads}"
+            raise FieldError(
+                "num_key_value_heads",
+                f"is {self.num_key_value_heads}; it must divide num_attention_heads, which is "
+                f"{self.num_attention_heads}",
             )
         if 2 * sum(self.mrope_section) != self.head_dim:
-            raise ValueError(
-                f"mrope_section is {list(self.mrope_section)}; it must sum to half of head_dim, {self.head_dim / 2:g}"
+            raise FieldError(
+                "mrope_section",
+                f"is {list(self.mrope_section)}; it must sum to half of head_dim, {self.head_dim / 2:g}",
             )
 
 
@@ -116,23 +118,28 @@ class Qwen3VLConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.vision.out_hidden_size != self.text.hidden_size:
-            raise ValueError(
-                f"vision_config.out_hidden_size is {self.vision.out_hidden_size}; it must be text_config.hidden_size, "
-                f"which is {self.text.hidden_size}"
+            raise FieldError(
+                "vision_config.out_hidden_size",
+                f"is {self.vision.out_hidden_size}; it must be text_config.hidden_size, "
+                f"which is {self.text.hidden_size}",
             )
         if (layers := len(self.vision.deepstack_visual_indexes)) > self.text.num_hidden_layers:
-            raise ValueError(
-                f"text_config.num_hidden_layers is {self.text.num_hidden_layers}; it must be at least {layers}, as "
-                "many as vision_config.deepstack_visual_indexes"
+            raise FieldError(
+                "text_config.num_hidden_layers",
+                f"is {self.text.num_hidden_layers}; it must be at least {layers}, as "
+                "many as vision_config.deepstack_visual_indexes",
             )
         for name in _TOKENS:
             if not 0 <= getattr(self, name) < self.text.vocab_size:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; it must be a token of the vocabulary, from 0 to "
-                    f"{self.text.vocab_size - 1}"
+                raise FieldError(
+                    name,
+                    f"is {getattr(self, name)}; it must be a token of the vocabulary, from 0 to "
+                    f"{self.text.vocab_size - 1}",
                 )
         if self.image_token_id == self.video_token_id:
-            raise ValueError(f"image_token_id is {self.image_token_id}; it must be another token than video_token_id")
+            raise FieldError(
+                "image_token_id", f"is {self.image_token_id}; it must be another token than video_token_id"
+            )
 
     @classmethod
     def from_json(cls, path: epath.PathLike) -> "Qwen3VLConfig":

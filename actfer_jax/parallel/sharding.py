@@ -22,7 +22,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from actfer_jax.config import ConfigError, Count, Domain, check_fields
+from actfer_jax.config import ConfigError, Count, Domain, FieldError, check_fields
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -64,9 +64,7 @@ class MeshConfig:
         for name in ("update", "rollout"):
             sizes = getattr(self, name)
             if sizes.count(-1) > 1:
-                raise ValueError(
-                    f"{name} is {sizes}; it must have -1, for the devices that are left, no more than once"
-                )
+                raise FieldError(name, f"is {sizes}; it must have -1, for the devices that are left, no more than once")
 
 
 class Meshes(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from actfer_jax.config import above, at_least, below, check_fields, one_of
+from actfer_jax.config import FieldError, above, at_least, below, check_fields, one_of
 
 AGGREGATIONS: tuple[str, ...] = ("token", "sequence", "sequence_norm")
 RATIOS: tuple[str, ...] = ("token", "sequence", "sequence_token")
@@ -59,8 +59,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.aggregation == "sequence_norm" and self.norm_length < 1:
-            raise ValueError(
-                f"norm_length is {self.norm_length}; it must be at least 1 with aggregation 'sequence_norm'"
+            raise FieldError(
+                "norm_length", f"is {self.norm_length}; it must be at least 1 with aggregation 'sequence_norm'"
             )
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.tools import Toolbox
-from actfer_jax.config import ConfigError, FloatType, check_fields, one_of
+from actfer_jax.config import ConfigError, FieldError, FloatType, check_fields, one_of
 from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.views import ViewConfig
@@ -55,12 +55,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.path:
-            raise ValueError("path is ''; it must be a Hugging Face directory of a Qwen3-VL, or 'demo'")
+            raise FieldError("path", "is ''; it must be a Hugging Face directory of a Qwen3-VL, or 'demo'")
         for name in ("path", "landmarks"):
             try:
                 as_path(getattr(self, name) or ".")
             except ValueError as error:
-                raise ValueError(f"{name} {error}") from error
+                raise FieldError(name, f"{error}") from error
 
     @cached_property
     def directory(self) -> Path:

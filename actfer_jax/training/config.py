@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import ml_collections
 
-from actfer_jax.config import ConfigError, Count, Seed, at_least, check_fields, one_of, read_config, with_new_names
+from actfer_jax.config import (
+    ConfigError,
+    Count,
+    FieldError,
+    Seed,
+    at_least,
+    check_fields,
+    one_of,
+    read_config,
+    with_new_names,
+)
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.evaluation.controls import CONTROLS
 from actfer_jax.faces.views import ViewConfig
@@ -50,11 +60,13 @@ class BatchConfig:
         check_fields(self)
         for index, length in enumerate(self.length_buckets):
             if length >= self.length:
-                raise ValueError(
-                    f"length_buckets[{index}] is {length}; it must be below length, which is {self.length}"
+                raise FieldError(
+                    f"length_buckets[{index}]", f"is {length}; it must be below length, which is {self.length}"
                 )
         if self.queries % self.microbatches:
-            raise ValueError(f"queries is {self.queries}; it must be a multiple of microbatches ({self.microbatches})")
+            raise FieldError(
+                "queries", f"is {self.queries}; it must be a multiple of microbatches ({self.microbatches})"
+            )
 
     def padded(self, longest: int) -> int:
         """The positions to which a batch is padded whose longest row has `longest`."""
@@ -156,36 +168,41 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.algorithm == "sft" and self.batch.rollouts != 1:
-            raise ValueError(f"batch.rollouts is {self.batch.rollouts}; it must be 1 in supervised training")
+            raise FieldError("batch.rollouts", f"is {self.batch.rollouts}; it must be 1 in supervised training")
         if self.algorithm == "rl" and self.batch.rollouts < 2:
-            raise ValueError(
-                f"batch.rollouts is {self.batch.rollouts}; it must be at least 2: a rollout is compared with others of "
-                "its sample, and alone it teaches nothing"
+            raise FieldError(
+                "batch.rollouts",
+                f"is {self.batch.rollouts}; it must be at least 2: a rollout is compared with others of "
+                "its sample, and alone it teaches nothing",
             )
         if self.algorithm == "rl" and self.estimator.forced_arm_rate and self.batch.rollouts < 4:
-            raise ValueError(
-                f"batch.rollouts is {self.batch.rollouts}; it must be at least 4 where arms are forced "
-                "(estimator.forced_arm_rate above 0): two are told to zoom and two to answer"
+            raise FieldError(
+                "batch.rollouts",
+                f"is {self.batch.rollouts}; it must be at least 4 where arms are forced "
+                "(estimator.forced_arm_rate above 0): two are told to zoom and two to answer",
             )
         if self.algorithm == "rl" and not self.rollout.temperature:
-            raise ValueError(
-                "rollout.temperature is 0; it must be above 0, 1 for example: a policy that does not sample has "
-                "nothing to compare"
+            raise FieldError(
+                "rollout.temperature",
+                "is 0; it must be above 0, 1 for example: a policy that does not sample has nothing to compare",
             )
         if self.estimator.differs_by_token and self.loss.ratio == "sequence":
-            raise ValueError(
-                "loss.ratio is 'sequence'; it must be sequence_token or token where the estimator "
-                "gives the tokens of a row different credit (estimator.credit is 'decision')"
+            raise FieldError(
+                "loss.ratio",
+                "is 'sequence'; it must be sequence_token or token where the estimator "
+                "gives the tokens of a row different credit (estimator.credit is 'decision')",
             )
         if self.algorithm == "sft" and (needed := self.traces.turns) > self.rollout.max_turns:
-            raise ValueError(
-                f"rollout.max_turns is {self.rollout.max_turns}; it must be at least {needed}, the most turns of a "
-                "trace (fewer with traces.two_zooms=0)"
+            raise FieldError(
+                "rollout.max_turns",
+                f"is {self.rollout.max_turns}; it must be at least {needed}, the most turns of a "
+                "trace (fewer with traces.two_zooms=0)",
             )
         if self.algorithm == "rl" and self.batch.length < self.rollout.max_length:
-            raise ValueError(
-                f"batch.length is {self.batch.length}; it must be at least rollout.max_length, the most tokens of a "
-                f"rollout, which is {self.rollout.max_length}"
+            raise FieldError(
+                "batch.length",
+                f"is {self.batch.length}; it must be at least rollout.max_length, the most tokens of a "
+                f"rollout, which is {self.rollout.max_length}",
             )
 
     @property

@@ -100,7 +100,7 @@ def _train(
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     if config.model.initialise == "random":
-        agent = whitened(config, agent, source)
+        agent = whitened(agent, source, config.traces, config.seed)
     kept = config.checkpoint
     lease.check()
     with Checkpoints(

@@ -21,7 +21,7 @@ from actfer_jax.rl.estimators import Estimator, Groups
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
-from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.config import BatchConfig, TrainConfig
 from actfer_jax.training.metrics import rollout_metrics
 from actfer_jax.training.state import Episodes, RunState, StepFunction, StepOutput
 from actfer_jax.training.update import PolicyBatch, TrainState, make_log_probs, make_policy_update, split_batch
@@ -68,7 +68,7 @@ def rl_steps(
     estimator: Estimator = plugins.load(config.estimator.FOLDER, config.estimator.name)
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group_size=size.rollouts, needed_by=needed_by)
-    sample = make_sample(config, engine, source, start, stop)
+    sample = make_sample(engine, source, size, config.estimator.forced_arm_rate, config.seed, start, stop)
     update = make_update(config, agent, engine, optimizer, estimator)
 
     def step_function(state: RunState, step: int) -> StepOutput:
@@ -94,10 +94,16 @@ def rl_steps(
 
 
 def make_sample(
-    config: TrainConfig, engine: RolloutEngine, source: Source, start: int, stop: Termination
+    engine: RolloutEngine,
+    source: Source,
+    size: BatchConfig,
+    forced_arm_rate: float,
+    seed: int,
+    start: int,
+    stop: Termination,
 ) -> Callable[[TrainState, int], Sampled]:
     """(state, step) -> the rollouts of the step's queries."""
-    size, toolbox = config.batch, engine.toolbox
+    toolbox = engine.toolbox
     held = [
         any(jax.process_index() in processes for processes in engine.holders[first : first + size.rollouts])
         for first in range(0, size.queries * size.rollouts, size.rollouts)
@@ -110,17 +116,15 @@ def make_sample(
                 toolbox.faces(sample.key, image, number)
         return sample
 
-    dataset = order(source, config.seed).map_with_index(with_faces)
+    dataset = order(source, seed).map_with_index(with_faces)
     samples: Iterator[list[Sample]] = batches(dataset, size.queries, start)
 
     def sample(state: TrainState, step: int) -> Sampled:
         began = time.perf_counter()
         queries = [Query(**vars(sample), index=row) for row, sample in enumerate(next(samples))]
-        forced = _assign_arms(config, step)
+        forced = assign_arms(size, forced_arm_rate, seed, step)
         waited = time.perf_counter() - began
-        result = engine.run(
-            state.weights, queries, seed=config.seed, step=step, forced=forced, between_chunks=stop.check
-        )
+        result = engine.run(state.weights, queries, seed=seed, step=step, forced=forced, between_chunks=stop.check)
         assigned_BxG = np.array([[ARMS[arm] for arm in group] for group in forced], np.int32)
         seconds = {f"perf/{phase}_s": value for phase, value in result.seconds.items()}
         return Sampled(result.rollouts, assigned_BxG, {"perf/data_s": waited} | seconds)
@@ -217,12 +221,12 @@ def make_update(
     return update
 
 
-def _assign_arms(config: TrainConfig, step: int) -> list[list[str]]:
+def assign_arms(size: BatchConfig, rate: float, seed: int, step: int) -> list[list[str]]:
     """The instructed arm of each rollout: in a share of the groups, two rollouts are told to zoom and two to answer."""
-    rng = np.random.default_rng((config.seed, step))
-    arms = [[""] * config.batch.rollouts for _ in range(config.batch.queries)]
+    rng = np.random.default_rng((seed, step))
+    arms = [[""] * size.rollouts for _ in range(size.queries)]
     for group in arms:
-        if rng.random() < config.estimator.forced_arm_rate:
+        if rng.random() < rate:
             group[:4] = ["zoom", "zoom", "answer", "answer"]
     return arms
 

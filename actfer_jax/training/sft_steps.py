@@ -20,25 +20,25 @@ from actfer_jax.rollout.batch import EpisodeBatch, Sequence, make_batch
 from actfer_jax.rollout.engine import view_slots
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.state import RunState, StepFunction, StepOutput
-from actfer_jax.training.traces import TraceMaker
+from actfer_jax.training.traces import TraceConfig, TraceMaker
 from actfer_jax.training.update import make_sft_update, split_batch
 
 
-def whitened(config: TrainConfig, agent: Agent, source: Source) -> Agent:
+def whitened(agent: Agent, source: Source, traces: TraceConfig, seed: int) -> Agent:
     """The agent with a patch embedding that is fitted to some of the views that it will see."""
-    maker = trace_maker(config, agent)
+    maker = trace_maker(traces, agent)
     patches = [
         patches
         for index in range(min(len(source), 256))
         for sequence in maker.readings(source[index])
         for patches, _ in sequence.views
     ]
-    params = whiten_patch_embedding(agent.params, np.concatenate(patches), config.seed)
+    params = whiten_patch_embedding(agent.params, np.concatenate(patches), seed)
     return dataclasses.replace(agent, params=place_parameters(params, agent.meshes.update))
 
 
-def trace_maker(config: TrainConfig, agent: Agent) -> TraceMaker:
-    return TraceMaker(config.traces, agent.chat, agent.encoder, agent.toolbox, config.rollout)
+def trace_maker(traces: TraceConfig, agent: Agent) -> TraceMaker:
+    return TraceMaker(traces, agent.chat, agent.encoder, agent.toolbox, agent.rollout)
 
 
 def sft_steps(
@@ -50,7 +50,7 @@ def sft_steps(
     stop: Termination,
 ) -> StepFunction:
     """Supervised steps: traces are written, and the next batch is packed, while the devices work."""
-    maker, readings_steps = trace_maker(config, agent), config.traces.readings_steps
+    maker, readings_steps = trace_maker(config.traces, agent), config.traces.readings_steps
     size, mesh = config.batch, agent.meshes.update
     held = [jax.process_index() in processes for processes in holders(mesh, size.queries, size.microbatches)]
     rows = _trace_rows(config, maker, source, start, held)

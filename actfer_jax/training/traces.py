@@ -17,7 +17,7 @@ from actfer_jax.agent.environment import Environment, EpisodeConfig, Observation
 from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import Toolbox
-from actfer_jax.config import Count, Share, at_least, check_fields, one_of
+from actfer_jax.config import Count, FieldError, Share, at_least, check_fields, one_of
 from actfer_jax.data.errors import DataError
 from actfer_jax.rollout.batch import Patches, Sequence
 from actfer_jax.rollout.encoder import ViewEncoder
@@ -58,11 +58,12 @@ class TraceConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.readings_views:
-            raise ValueError("readings_views is (); it must have at least one view")
+            raise FieldError("readings_views", "is (); it must have at least one view")
         if self.answer_now + self.instructed_answer > self.no_zoom:
-            raise ValueError(
-                f"no_zoom is {self.no_zoom}; it must be at least answer_now and instructed_answer together, "
-                f"{self.answer_now} and {self.instructed_answer}, which are parts of it"
+            raise FieldError(
+                "no_zoom",
+                f"is {self.no_zoom}; it must be at least answer_now and instructed_answer together, "
+                f"{self.answer_now} and {self.instructed_answer}, which are parts of it",
             )
 
     @property

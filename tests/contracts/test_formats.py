@@ -71,5 +71,7 @@ def test_a_trace_in_a_grammar_plays_as_an_episode_and_is_rewarded(agent, queries
 
 
 def test_a_grammar_that_is_not_there_is_named_by_its_key():
-    with pytest.raises(ConfigError, match=r"^config\.rollout\.format: 'actfr' is none of .*did you mean actfer\?"):
+    with pytest.raises(
+        ConfigError, match=r"^config\.rollout\.format cannot be used: 'actfr' is none of .*did you mean actfer\?"
+    ):
         read_config({"format": "actfr"}, RolloutConfig, "config.rollout")

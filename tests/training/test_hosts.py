@@ -19,6 +19,8 @@ from actfer_jax.rollout.programs import Programs, row_keys
 from actfer_jax.runs.metrics import read_metrics
 from benchmarks.equal_training import compare, ends, episodes, is_tie, log_of, metrics, start
 
+pytestmark = pytest.mark.slow
+
 TWO = {"processes": 2, "devices": 2}
 MESHES = ["--config.mesh.update=(1,4,1)", "--config.mesh.rollout=(2,1,2)"]
 # Runs the training with something changed: a signal that the process sends itself as it begins the rollout of a step or
@@ -118,7 +120,6 @@ def together(shared, alone) -> Path:
     return run(shared, "rl", "together", *MESHES, **TWO)
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(alone, together):
     assert len(episodes(alone)) == 3 * 8
     assert any(turn["reply"] and turn["view"] for episode in episodes(alone).values() for turn in episode["turns"])
@@ -127,7 +128,6 @@ def test_two_processes_train_as_one(alone, together):
     assert hosts == {"host0.jsonl", "host1.jsonl"}
 
 
-@pytest.mark.slow
 def test_four_devices_learn_from_traces_as_one(shared, taught):
     assert_same_training(run(shared, "sft", "taught-on-four", "--config.mesh.update=(2,1,2)", devices=4), taught)
 
@@ -221,7 +221,6 @@ def test_the_first_process_speaks_for_all(together):
     assert manifest["devices"]["processes"] == 2 and manifest["devices"]["count"] == 4
 
 
-@pytest.mark.slow
 def test_told_to_stop_killed_and_started_again(shared, together):
     """One of two is told to stop, later one is killed: what was saved goes on, bit for bit."""
     workdir = shared / "disturbed"
@@ -242,7 +241,6 @@ def test_told_to_stop_killed_and_started_again(shared, together):
     assert_same_bits(workdir, together)
 
 
-@pytest.mark.slow
 def test_processes_of_another_config_end_together(shared, together):
     workdir = shared / "other"
     other = ["--config.seed=1", f"--workdir={together}"]
@@ -268,7 +266,6 @@ def seconds(together) -> float:
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=every_mesh)])
-@pytest.mark.slow
 def test_killed_at_any_instant(shared, together, seconds, seed):
     """One of two, or both, are killed at an instant drawn over the time that a whole run takes after its imports;
     benchmarks/disturbed_training.py draws many."""

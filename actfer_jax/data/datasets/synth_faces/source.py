@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from actfer_jax.agent.episode import Reference, Sample
-from actfer_jax.config import Count, one_of
+from actfer_jax.config import Count, FieldError, one_of
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.datasets.synth_faces.builder import load
 from actfer_jax.data.datasets.synth_faces.world import DEMO_EMOTIONS
@@ -26,9 +26,10 @@ class Config(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.directory:
-            raise ValueError(
-                f'directory is {self.directory!r}, but "synth_faces" renders its faces and reads none: leave it empty; '
-                "where rendered faces are kept is data.cache_directory"
+            raise FieldError(
+                "directory",
+                f'is {self.directory!r}, but "synth_faces" renders its faces and reads none: leave it empty; '
+                "where rendered faces are kept is data.cache_directory",
             )
 
 
