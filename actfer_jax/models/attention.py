@@ -8,11 +8,12 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import Mesh
 
 from actfer_jax.models.precision import exact_products
-from actfer_jax.parallel.sharding import platform, shard_mapped
+from actfer_jax.parallel.sharding import AxisNames, platform, shard_mapped
 
 BACKENDS = ("auto", "xla", "tiled", "cudnn", "splash", "splash_interpret")
 _MASKED = -1e30  # Finite, so that a fully masked row stays finite.
 _TILE = 64
+_BY_HEAD = ("rows", None, "kv_heads")  # axes of queries, keys and values [B, L, H, D]
 
 
 def attention(
@@ -54,11 +55,9 @@ def attention(
             query, key, value, mask=mask_BxLxL[:, None], implementation="cudnn" if backend == "cudnn" else "xla"
         )
 
-    names = ("rows . kv_heads", "rows . kv_heads", "rows . kv_heads", "rows")
+    names = (_BY_HEAD, _BY_HEAD, _BY_HEAD, ("rows",))
     with exact_products(query_BxLxHxD.dtype):
-        return shard_mapped(attend, mesh, names, "rows . kv_heads")(
-            query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL
-        )
+        return shard_mapped(attend, mesh, names, _BY_HEAD)(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL)
 
 
 def cached_attention(
@@ -82,11 +81,12 @@ def cached_attention(
       mesh: the mesh over which rows and heads are divided; each device computes its own.
     """
     arguments = [query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, cached_keys_RxKxTxD, cached_values_RxKxTxD]
-    names = ["rows . kv_heads", "rows . kv_heads", "rows . kv_heads", "rows", "rows kv_heads", "rows kv_heads", "rows"]
+    cached, by_row = ("rows", "kv_heads"), ("rows",)
+    names: list[AxisNames] = [_BY_HEAD, _BY_HEAD, _BY_HEAD, by_row, cached, cached, by_row]
     arguments.append(cache_length_B)
     if cache_row_B is not None:
         arguments += [cache_row_B, jnp.arange(len(cached_keys_RxKxTxD))]
-        names += ["rows", "rows"]
+        names += [by_row, by_row]
 
     def attend(
         query: jax.Array,
@@ -104,7 +104,7 @@ def cached_attention(
         return _cached(query, key, value, segment_ids_BxL, keys, values, length_B)
 
     with exact_products(query_BxLxHxD.dtype):
-        return shard_mapped(attend, mesh, names, "rows . kv_heads")(*arguments)
+        return shard_mapped(attend, mesh, names, _BY_HEAD)(*arguments)
 
 
 def _cached(

@@ -85,8 +85,8 @@ def write_cache(
     batch, rows = new.keys.shape[1], cache.keys.shape[1]
     row_B = jnp.arange(batch) if row_B is None else row_B
     arguments = (*map(jnp.asarray, (start_B, count_B, row_B)), jnp.arange(rows))
-    names = ("layers rows kv_heads", "layers rows kv_heads", "rows", "rows", "rows", "rows")
-    write = shard_mapped(_write_rows, mesh, names, "layers rows kv_heads")
+    cached, by_row = ("layers", "rows", "kv_heads"), ("rows",)
+    write = shard_mapped(_write_rows, mesh, (cached, cached, by_row, by_row, by_row, by_row), cached)
     return KVCache(write(cache.keys, new.keys, *arguments), write(cache.values, new.values, *arguments))
 
 

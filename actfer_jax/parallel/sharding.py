@@ -347,26 +347,31 @@ def in_memory(tree: Any, kind: str) -> Any:
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 
 
-def shard_mapped(function: Callable[..., jax.Array], mesh: Mesh | None, names: Sequence[str], result: str) -> Any:
+AxisNames = tuple[str | None, ...]
+"""Names, from `RULES`, of the first axes of an array. An axis without a name, or with None, is replicated."""
+
+
+def shard_mapped(
+    function: Callable[..., jax.Array], mesh: Mesh | None, names: Sequence[AxisNames], result: AxisNames
+) -> Any:
     """A function that every device applies to its own parts of the arguments.
 
     An axis name is divided over a mesh axis only if that divides its size in every argument.
 
     Args:
-      names: for each argument, the names of its axes, separated by blanks. An axis named "." or without a name is
-        replicated.
-      result: likewise for the result.
+      names: of the axes of each argument.
+      result: names of the axes of the result.
     """
     if mesh is None:
         return function
-    split = [words.split() for words in names]
 
     def run(*arguments: jax.Array) -> jax.Array:
-        rules = {".": ()} | RULES
-        for words, x in zip(split, arguments, strict=True):
-            for word, size in zip(words, x.shape, strict=False):
-                rules[word] = _dividing(mesh, rules[word], size)
-        specs = [PartitionSpec(*(rules[word] or None for word in words)) for words in [*split, result.split()]]
+        rules: dict[str | None, tuple[str, ...]] = {None: ()}
+        rules.update(RULES)
+        for axes, x in zip(names, arguments, strict=True):
+            for name, size in zip(axes, x.shape, strict=False):
+                rules[name] = _dividing(mesh, rules[name], size)
+        specs = [PartitionSpec(*(rules[name] or None for name in axes)) for axes in (*names, result)]
         # Kernels do not declare how their results vary over the mesh, so that cannot be checked.
         mapped = jax.shard_map(function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False)
         return mapped(*arguments)

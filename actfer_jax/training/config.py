@@ -216,8 +216,9 @@ class TrainConfig:
             common_mesh(meshes.update, meshes.rollout)
         size, updating, playing = self.batch, row_shards(meshes.update), row_shards(meshes.rollout)
         why = f"config.mesh.update divides the rows of each of {size.microbatches} microbatches into {updating} parts"
-        unit = updating * size.microbatches
-        unit = math.lcm(unit // math.gcd(unit, size.rollouts), size.microbatches)
+        # Queries x rollouts must be a multiple of parts x microbatches, and no microbatch may cut a group.
+        rows = updating * size.microbatches
+        unit = math.lcm(rows // math.gcd(rows, size.rollouts), size.microbatches)
         if self.algorithm == "rl":
             why += f", and config.mesh.rollout divides queries into {playing}"
             unit = math.lcm(unit, playing)
