@@ -3,7 +3,7 @@
     {"think": "tense brows", "call": {"name": "zoom", "arguments": {"region": "mouth"}}}
     {"think": "AU9 at the nose", "aus": [9], "emotion": "disgust"}
 
-The small model's vocabulary lacks the words of this grammar; with a Qwen3-VL:
+The small policy that comes with the package has not learned this grammar. Traces teach it; with a Qwen3-VL:
 
     python -m actfer_jax.train --config=configs/sft.py --config.rollout.format=examples.json_answers \\
         --config.model.path=DIR --workdir=runs/json

@@ -81,3 +81,40 @@ def test_modules_of_ones_own_are_trained_with_and_evaluated_on(tmp_path):
     figures = json.loads((tmp_path / "evaluation" / "results.json").read_text())["results"]["normal"]
     assert figures["n"] == 7 and len(figures["confusions"]) <= 2
     assert f"normal: {figures['wrong']} of 7 are wrong" in shown
+
+
+@pytest.mark.slow
+def test_a_grammar_of_ones_own_is_learned_from_traces_and_evaluated_with(tmp_path):
+    cache, workdir = f"--config.data.cache_directory={tmp_path}/cache", tmp_path / "run"
+    rooms = {"prompt_tokens": 128, "turn_tokens": 96, "reply_tokens": 48, "max_length": 448}
+    run(
+        "actfer_jax.train",
+        "--config=configs/sft.py:demo",
+        "--config.rollout.format=examples.json_answers",
+        *(f"--config.rollout.{key}={value}" for key, value in rooms.items()),
+        "--config.batch.length=448",
+        "--config.batch.queries=2",
+        "--config.traces.readings_steps=0",
+        "--config.data.size=4",
+        "--config.evaluation=None",
+        "--config.steps=2",
+        "--config.logging.every=1",
+        cache,
+        f"--workdir={workdir}",
+    )
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2] and all(row["sft/loss"] > 0 for row in rows)
+    out = tmp_path / "evaluation"
+    run(
+        "actfer_jax.evaluate",
+        "--config=configs/eval/synth_faces.py",
+        cache,
+        "--config.data.size=2",
+        "--config.queries=2",
+        "--config.controls=()",
+        f"--checkpoint={workdir}/policy",
+        f"--out={out}",
+    )
+    records = [json.loads(line) for shard in (out / "episodes").iterdir() for line in shard.open()]
+    # Two steps teach no grammar: what the policy writes is read by the example's, in its words.
+    assert [record["turns"][0]["error"] for record in records] == ["the turn is not one JSON object"] * 2
