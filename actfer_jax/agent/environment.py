@@ -8,7 +8,7 @@ Whatever plays episodes drives this object: rollouts, supervised traces, other p
         text, tokens = policy(observation)
         observation = environment.step(text, tokens)
 
-Who runs the tools elsewhere, or later, calls the parts of `step`: `end_turn`, `run_tool`, `observe`.
+To run the tools elsewhere or later, call the parts of `step`: `end_turn`, `run_tool`, `observe`.
 """
 
 import copy

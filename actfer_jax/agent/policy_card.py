@@ -1,4 +1,4 @@
-"""`actfer.json`: what a checkpoint must say of itself, beside Hugging Face's own files, so that it can act again."""
+"""`actfer.json`: what a checkpoint needs, in addition to Hugging Face's own files, to act again."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -93,7 +93,7 @@ def policy_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of some rows of a batch, float32 [], and its metrics.
 
-    What stands outside the mask has no influence, NaN included.
+    Values outside the mask have no influence, not even NaN.
 
     Args:
       log_prob_BxL: under the policy that is trained; the only input with a gradient, besides the entropy.

@@ -105,7 +105,7 @@ class ModelConfig:
         return (self.directory / FILE_NAME).exists()
 
     def options(self, mesh: Mesh | None) -> dict[str, Any]:
-        """What `Qwen3VL` takes beside its sizes."""
+        """What `Qwen3VL` takes in addition to its sizes."""
         dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
         return {"dtype": dtype, "param_dtype": param_dtype, "remat": self.remat, "mesh": mesh}
 

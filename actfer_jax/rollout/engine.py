@@ -128,7 +128,7 @@ class RolloutEngine:
       model_config: its configuration.
       greedy: take the likeliest token instead of sampling.
       meshes: the one that the parameters come from, and the one over which rows, heads and vocabulary are divided.
-      needed_by: of each row, processes that need its views afterwards, beside those that hold it on the mesh.
+      needed_by: for each row, the processes that need its views afterwards, besides those that hold it on the mesh.
       dtype: the model's, in which pixels are sent to it.
 
     Raises:

@@ -80,7 +80,7 @@ class CheckpointConfig:
     Attributes:
       every: steps between two of them.
       keep: how many of the newest stay.
-      best: how many of the best stay beside them.
+      best: how many of the best stay in addition.
       best_metric: the metric that is highest in the best, such as "reward/total"; "" keeps the newest only.
     """
 
@@ -123,7 +123,7 @@ class EvaluationConfig:
 
     Attributes:
       data: the held-out samples.
-      controls: what is evaluated beside the policy as it is: "no_tools", "blank_crop", "low_res_crop".
+      controls: what is evaluated in addition to the unchanged policy: "no_tools", "blank_crop", "low_res_crop".
       queries: samples at a time, at least 1.
     """
 

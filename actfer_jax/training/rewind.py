@@ -1,10 +1,10 @@
 """Takes a workdir back to the step that its run goes on from.
 
-What the run wrote of later steps would stand beside what it writes anew. Where a kill left it, it is deleted, since the
-run does the same steps again. What goes further than a kill explains is no leftover: somebody removed checkpoints, or
-they were damaged. It is moved to `superseded/steps-FIRST-LAST/` in the workdir.
+The run does the later steps again, so what it wrote of them must go. After a kill it is deleted. Where there is more of
+it than a kill can leave, checkpoints were removed or damaged: then it is moved to `superseded/steps-FIRST-LAST/` in the
+workdir.
 
-TensorBoard's files are taken back too, and get what `metrics.jsonl` has and a kill kept from them.
+TensorBoard's files are taken back too, and get the steps of `metrics.jsonl` that a kill kept from them.
 """
 
 import io
