@@ -102,7 +102,6 @@ class _Row:
     environment: Environment
     views: list[Patches]
     next_position: int
-    waiting: bool = False
     pending: int = 0
 
     @property
@@ -209,33 +208,32 @@ class RolloutEngine:
         params = sharding.block_on_cpu(self.programs.weights(params), self.mesh)
         state = self._prefill(params, rows, prompts, seed, step)
         clock.lap("prefill")
-        waiting: list[int] = []
-        replies: dict[int, Future[Answered]] = {}
+        # The rows that wait for a reply, each with its call, if this process needs the views and so runs the tool.
+        waiting: dict[int, Future[Answered] | None] = {}
         with _tool_threads(self.config.tool_threads) as pool:
             while not all(row.done for row in rows):
                 state = sharding.block_on_cpu(self.programs.decode(params, state), self.mesh)
                 tokens, length, active = sharding.fetch((state.tokens, state.length, state.active), self.mesh)
                 clock.lap("decode")
                 for index, row in enumerate(rows):
-                    if row.done or row.waiting or active[index]:
+                    if row.done or index in waiting or active[index]:
                         continue
                     self._end_turn(row, tokens[index, : length[index]])
-                    if row.waiting:
-                        waiting.append(index)
-                        if self.here in self.holders[index]:
-                            replies[index] = pool.submit(row.environment.run_tool)
+                    if not row.done:
+                        needed = self.here in self.holders[index]
+                        waiting[index] = pool.submit(row.environment.run_tool) if needed else None
                 # Full fills go out while other rows decode; when none decodes there is nothing to wait for but tools.
                 idle = not any(active[index] for index, row in enumerate(rows) if not row.done)
+                calls = {index: call for index, call in waiting.items() if call is not None}
                 if idle:
-                    _wait_for_tools(replies.values())
-                done = {index: future.result() for index, future in replies.items() if future.done()}
-                ready = exchange(waiting, done, self.holders, self.owners)
+                    _wait_for_tools(calls.values())
+                done = {index: call.result() for index, call in calls.items() if call.done()}
+                ready = exchange(list(waiting), done, self.holders, self.owners)
                 clock.lap("tools")
                 while len(ready) >= self.config.fill_rows or (idle and ready):
                     slots = self._slots(list(ready))
                     served = {slots[index]: (index, *ready.pop(index)) for index in slots}
-                    waiting = [index for index in waiting if index not in slots]
-                    replies = {index: future for index, future in replies.items() if index not in slots}
+                    waiting = {index: call for index, call in waiting.items() if index not in slots}
                     state = self._fill(params, state, rows, served)
                 clock.lap("fill")
                 if progress is not None:
@@ -297,7 +295,6 @@ class RolloutEngine:
         row.pending = sampled[-1]
         text = self.chat.turn_text(sampled)
         row.environment.end_turn(text, len(sampled), truncated=sampled[-1] != self.chat.turn_end_id)
-        row.waiting = not row.done
 
     def _slots(self, waiting: list[int]) -> dict[int, int]:
         """The slots of the rows that the next fill serves: each part of the mesh has its own, for its own rows."""
@@ -341,7 +338,6 @@ class RolloutEngine:
             position[f] = row.next_position - 1
             at = np.flatnonzero(tokens[f] == self.model_config.image_token_id)
             image_index[f, at] = np.arange(at.size)
-            row.waiting = False
         inputs = placed_inputs(view_of, (size, 1), self.slots.view, self.model_config, self.slots.dtype)
         arrays: tuple[Any, ...] = index, tokens, count, positions, position, image_index, inputs
         fill = Fill(*arrays)

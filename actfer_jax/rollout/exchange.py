@@ -35,11 +35,12 @@ def exchange(
         return {row: done[row] for row in waiting if row in done}
     here = jax.process_index()
     told = {row: _record(reply) | {"seconds": seconds} for row, (reply, seconds) in done.items()}
-    heard = hosts.gather({row: record if owners[row] == here else None for row, record in told.items()})
+    # Pairs, since JSON has no objects with numbers for keys.
+    heard = [dict(pairs) for pairs in hosts.gather([(row, told[row] if owners[row] == here else None) for row in told])]
     ready = {}
     for row in waiting:
-        if all(str(row) in heard[process] for process in holders[row]):
-            record = heard[owners[row]][str(row)]
+        if all(row in heard[process] for process in holders[row]):
+            record = heard[owners[row]][row]
             reply, seconds = _reply(record), record["seconds"]
             if here in holders[row]:
                 if told[row] | {"seconds": seconds} != record:
