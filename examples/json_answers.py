@@ -28,7 +28,8 @@ _SYSTEM = (
 def make_prompt(style: str, labels: tuple[str, ...], *, images: int = 1, answer_now: bool = False) -> Prompt:
     tools = [schema["function"] for schema in tool_schemas(images)]
     system = _SYSTEM + json.dumps(tools) if style == "full" else ""
-    request = f"Which emotion does the face show? Choose one of: {', '.join(labels)}."
+    where = "in the last picture " if images > 1 else ""
+    request = f"Which emotion does the face {where}show? Choose one of: {', '.join(labels)}."
     return Prompt(system, f"{request} {ANSWER_NOW}" if answer_now else request, None, images)
 
 

@@ -55,7 +55,11 @@ class Prompt:
 
 
 def make_prompt(style: str, labels: tuple[str, ...], *, images: int = 1, answer_now: bool = False) -> Prompt:
-    """The prompt in one of `STYLES` for a data set's labels; with `answer_now` the policy is told not to use tools."""
+    """The prompt in one of `STYLES` for a data set's labels and a number of images.
+
+    Args:
+      answer_now: tell the policy not to use tools.
+    """
     request = _FULL_REQUEST.format(labels=", ".join(labels)) if style == "full" else _BRIEF_REQUEST
     if answer_now:
         request = f"{request} {ANSWER_NOW}"

@@ -221,13 +221,12 @@ class Toolbox:
             image, faces = images[index], self.faces(key, images[index], index)
             if call.name == "detect_faces":
                 return self._detect_faces(image, faces)
+            where = f" in image {index}" if len(images) > 1 else ""
             if call.name == "align_face":
-                reply = self._align_face(call.arguments, image, faces)
+                reply = self._align_face(call.arguments, image, faces, where)
             else:
-                reply = self._zoom(call.arguments, image, faces, views, treatment)
-            assert reply.view is not None
-            view = replace(reply.view, image=index)
-            return replace(reply, text=_caption(view, len(images)), view=view)
+                reply = self._zoom(call.arguments, image, faces, where, views, treatment)
+            return replace(reply, view=reply.view and replace(reply.view, image=index))
         except _Refusal as refusal:
             return Reply(str(refusal), ok=False, tool=call.name)
 
@@ -243,17 +242,20 @@ class Toolbox:
         more = ", ..." if len(faces) > len(listed) else ""
         return Reply(f"{count}: {', '.join(listed)}{more}", ok=True, tool="detect_faces")
 
-    def _align_face(self, arguments: dict[str, Any], image: NDArray[np.uint8], faces: tuple[Face, ...]) -> Reply:
+    def _align_face(
+        self, arguments: dict[str, Any], image: NDArray[np.uint8], faces: tuple[Face, ...], where: str
+    ) -> Reply:
         index = _face_index(arguments, faces)
         side = self.view_config.aligned_side
-        view = cut(image, aligned_frame(faces[index], side), (side, side), f"face {index} aligned")
-        return Reply("", ok=True, tool="align_face", view=view)
+        view = cut(image, aligned_frame(faces[index], side), (side, side), f"face {index} aligned{where}")
+        return Reply(_caption(view), ok=True, tool="align_face", view=view)
 
     def _zoom(
         self,
         arguments: dict[str, Any],
         image: NDArray[np.uint8],
         faces: tuple[Face, ...],
+        where: str,
         views: Sequence[View],
         treatment: str,
     ) -> Reply:
@@ -264,7 +266,7 @@ class Toolbox:
             index = _face_index(arguments, faces)
             frame = aligned_frame(faces[index], self.view_config.aligned_side)
             box = region_box(faces[index], region, frame)
-            name = f"{region} of face {index}"
+            name = f"{region} of face {index}{where}"
         else:
             region = "bbox"
             index = arguments.get("image", 0)
@@ -284,7 +286,7 @@ class Toolbox:
         else:
             view = cut(image, to_original, size, name)
         inspects = _inspects(view.footprint, faces)
-        return Reply("", ok=True, tool="zoom", view=view, region=region, inspects=inspects)
+        return Reply(_caption(view), ok=True, tool="zoom", view=view, region=region, inspects=inspects)
 
     def _coarse_frame(
         self, image: NDArray[np.uint8], faces: tuple[Face, ...], footprint: NDArray[np.float64]
@@ -324,9 +326,8 @@ def _inspects(footprint: NDArray[np.float64], faces: tuple[Face, ...]) -> bool:
     )
 
 
-def _caption(view: View, images: int) -> str:
-    where = f" in image {view.image}" if images > 1 and not view.name.startswith("box") else ""
-    return f"{view.name}{where}, {view.width}x{view.height}"
+def _caption(view: View) -> str:
+    return f"{view.name}, {view.width}x{view.height}"
 
 
 def _check_names(call: ToolCall, images: int) -> None:

@@ -74,7 +74,7 @@ class Rollout:
 
     Attributes:
       episode: turns and replies.
-      views: the scene, then the views that the tools returned.
+      views: the scene of each image, then the views that the tools returned.
       sequence: the same as tokens and views, as training takes it.
       log_probs, raw_log_probs: float32 [l], 0 at tokens that the policy did not choose.
       owner: the process that surely has the pixels of the views, and that others rely on for what is written once.
