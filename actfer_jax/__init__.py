@@ -16,3 +16,5 @@ if sys.version_info < (3, 11):  # noqa: UP036 (a checkout needs no installation 
 # arithmetic, and at the level of warnings, which is jax's default too, it does not.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+# So does transformers, that PyTorch is missing, which nothing here needs.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
