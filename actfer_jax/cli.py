@@ -325,6 +325,8 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], arguments: bool
     absl_logging.set_verbosity(absl_logging.WARNING)
     # Orbax logs the same error with a traceback a dozen times, and also raises it.
     logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+    # And asyncio repeats it when the garbage collector comes to a task that Orbax left behind.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         if len(argv) > 1 and not arguments:
             raise UserError(f"unexpected argument {argv[1]!r}; flags begin with -- and have no space before =")

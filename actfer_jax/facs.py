@@ -100,7 +100,8 @@ PROTOTYPES: dict[str, tuple[frozenset[int], frozenset[int]]] = {
 }
 """(core AUs, optional AUs) of each emotion, after EMFACS; sources vary. Contempt is one-sided."""
 
-_AU = re.compile(r"AU0*(\d{1,3})")
+# A side before or after the number, and an intensity from A to E, as coders write them.
+_AU = re.compile(r"[LR]?AU[LR]?0*(\d{1,3})[LR]?[A-E]?[LR]?", re.IGNORECASE | re.ASCII)
 
 
 def normalise_emotion(label: str) -> str:
@@ -110,13 +111,14 @@ def normalise_emotion(label: str) -> str:
 
 
 def parse_aus(text: str) -> frozenset[int]:
-    """Reads ``"AU1 AU2, AU26"`` (blank or comma separated; ``""`` and ``"none"`` are the empty set).
+    """Reads ``"AU1 AU2, AU26"``: names divided by blanks, commas or semicolons; ``""`` and ``"none"`` are the empty
+    set. Case, sides and intensities (``"au12L"``, ``"AU4C"``) are ignored.
 
     Raises:
       ValueError: a word is not the name of an action unit in ``AU_NAMES``.
     """
-    words = [word for word in re.split(r"[\s,]+", text.strip()) if word]
-    if words == ["none"]:
+    words = [word for word in re.split(r"[\s,;]+", text) if word]
+    if [word.lower() for word in words] == ["none"]:
         return frozenset()
     aus = set()
     for word in words:

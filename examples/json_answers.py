@@ -21,15 +21,20 @@ ANSWER_START = ', "aus"'
 _SYSTEM = (
     "You read the action units (AUs) of a face and name its emotion. Every turn is one JSON object: your reasoning as "
     '"think", then a tool call, {"think": "...", "call": {"name": "zoom", "arguments": {"region": "mouth"}}}, or '
-    'the answer, {"think": "...", "aus": [1, 2, 5], "emotion": "fear"}. The tools are: '
+    'the answer, {"think": "...", "aus": [1, 2, 5], "emotion": "fear"}, with what you are asked for. The tools are: '
 )
 
 
-def make_prompt(style: str, labels: tuple[str, ...], *, images: int = 1, answer_now: bool = False) -> Prompt:
+def make_prompt(
+    style: str, labels: tuple[str, ...], *, ask_aus: bool = True, images: int = 1, answer_now: bool = False
+) -> Prompt:
     tools = [schema["function"] for schema in tool_schemas(images)]
     system = _SYSTEM + json.dumps(tools) if style == "full" else ""
     where = "in the last picture " if images > 1 else ""
-    request = f"Which emotion does the face {where}show? Choose one of: {', '.join(labels)}."
+    asked = ["emotion"] * bool(labels) + ["action units"] * (ask_aus or not labels)
+    request = f"Which {' and '.join(asked)} does the face {where}show?"
+    if labels:
+        request += f" Choose one emotion of: {', '.join(labels)}."
     return Prompt(system, f"{request} {ANSWER_NOW}" if answer_now else request, None, images)
 
 
@@ -44,11 +49,15 @@ def parse_turn(text: str) -> ParsedTurn:
         call, error = parse_call(json.dumps(turn["call"]))
         return ParsedTurn(think=turn["think"], calls=True, call=call, error=error)
     aus, emotion = turn.get("aus"), turn.get("emotion")
-    if turn.keys() != {"think", "aus", "emotion"} or not isinstance(emotion, str) or not isinstance(aus, list):
-        return ParsedTurn(error='a turn has a "call", or "aus" and "emotion"')
-    if not all(type(au) is int and au in facs.AU_NAMES for au in aus):
+    if not turn.keys() <= {"think", "aus", "emotion"} or len(turn) == 1:
+        return ParsedTurn(error='a turn has a "call", or "aus" or "emotion" or both')
+    if "emotion" in turn and not isinstance(emotion, str):
+        return ParsedTurn(error='"emotion" is a label')
+    if "aus" not in turn:
+        return ParsedTurn(think=turn["think"], answer=emotion.strip())
+    if not isinstance(aus, list) or not all(type(au) is int and au in facs.AU_NAMES for au in aus):
         return ParsedTurn(error='"aus" are the numbers of action units')
-    return ParsedTurn(think=turn["think"], aus=frozenset(aus), answer=emotion.strip())
+    return ParsedTurn(think=turn["think"], aus=frozenset(aus), answer=emotion.strip() if "emotion" in turn else None)
 
 
 def thought_text(think: str) -> str:
@@ -59,5 +68,6 @@ def call_text(call: ToolCall) -> str:
     return f', "call": {json.dumps({"name": call.name, "arguments": call.arguments})}}}'
 
 
-def answer_text(aus: frozenset[int], emotion: str) -> str:
-    return f'{ANSWER_START}: {sorted(aus)}, "emotion": {json.dumps(emotion)}}}'
+def answer_text(aus: frozenset[int] | None, emotion: str | None) -> str:
+    fields = "" if aus is None else f"{ANSWER_START}: {sorted(aus)}"
+    return fields + ("}" if emotion is None else f', "emotion": {json.dumps(emotion)}}}')

@@ -82,6 +82,8 @@ class ScriptedAgent:
     rollout: RolloutConfig = RolloutConfig()
     params: None = None
 
+    def check_prompt(self, labels: tuple[str, ...]) -> None: ...
+
     def engine(self, *, queries: int, group_size: int, greedy: bool) -> ScriptedEngine:
         assert group_size == 1 and greedy
         return ScriptedEngine(self.toolbox, self.script, queries)

@@ -18,6 +18,7 @@ IMAGE_PAD = "<|image_pad|>"
 TURN_END = "<|im_end|>"
 _NEEDED = ("<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", IMAGE_PAD)
 _SENTINEL = "@@text@@"
+_TURN_HEADER = "<|im_start|>assistant\n"
 
 
 class ChatError(ValueError):
@@ -31,6 +32,10 @@ class Chat:
       tokenizer: a Hugging Face tokenizer with Qwen's special tokens and a chat template that knows tool replies with
         images.
       name: where it came from, for messages.
+
+    Attributes:
+      turn_start: what the template opens a turn of the policy with, after its header: "", or "<think>\\n" in the
+        templates of Thinking checkpoints. It is context: the policy goes on from there.
 
     Raises:
       ChatError: a special token is missing, or the template drops the image of a tool reply.
@@ -57,6 +62,7 @@ class Chat:
         # A template is a program, which may fail in any way.
         except Exception as error:
             raise ChatError(f"{name}: the chat template fails ({error}); use that of a Qwen3-VL checkpoint") from error
+        self.turn_start = self._text_reply.rpartition(_TURN_HEADER)[2]
         if self._image_reply.count(_SENTINEL) != 1 or self._image_reply.count(IMAGE_PAD) != 1:
             raise ChatError(
                 f"{name}: the chat template does not render a tool reply made of a text and an image; use that of a "

@@ -27,6 +27,7 @@ from actfer_jax.config import ConfigError, Count, FieldError, check_fields, one_
 from actfer_jax.faces.views import View
 
 FORMATS = "agent.formats"
+_INSTRUCTIONS = {"": "", "zoom": f" {prompts.ZOOM_FIRST}", "answer": f" {prompts.ANSWER_NOW}"}
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,22 @@ class EpisodeConfig:
       prompt_tokens: room for the prompt with the scenes.
       turn_tokens: most tokens of a turn; a longer one is cut.
       reply_tokens: room for a tool reply with its view. Words that do not fit are cut off.
+      ask_aus: ask for action units, as evidence of the emotion. They are always asked for where a data set has no
+        emotion labels.
       images: most images of a sample. Each takes the room of a scene, in every row.
-      max_length: positions of a row, at least for a prompt, a call, its reply and an answer. Where it is too short for
-        every turn, the policy is told earlier to answer.
+      max_length: positions of a row, at least for a prompt, a call, its reply and an answer. Where what was said leaves
+        no room for one more call, its reply and an answer, the policy is told earlier to answer.
     """
 
     format: str = "actfer"
     prompt_style: Annotated[str, one_of(*prompts.STYLES)] = "full"
+    ask_aus: bool = True
     images: Count = 1
     max_turns: Count = 4
     prompt_tokens: Count = 1280
     turn_tokens: Count = 192
     reply_tokens: Count = 320
-    max_length: Count = 2048
+    max_length: Count = 3072
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -60,18 +64,55 @@ class EpisodeConfig:
             load_format(self)
         except ConfigError as error:
             raise FieldError("format", f"cannot be used: {error}") from error
-        least = self.prompt_tokens + 2 * self.turn_tokens + self.reply_tokens
+        least = self.prompt_tokens + self.one_more_call
         if self.max_length < least:
             raise FieldError(
                 "max_length",
                 f"is {self.max_length}; it must be at least {least}, for a prompt, a call, its reply and an answer",
             )
 
+    @property
+    def one_more_call(self) -> int:
+        """The most tokens of a call, its reply and an answer. A call that was cut gets an end token, inserted."""
+        return self.turn_tokens + 1 + self.reply_tokens + self.turn_tokens
+
 
 def load_format(config: EpisodeConfig) -> Format:
     """The grammar that a config names."""
     grammar: Format = plugins.load(FORMATS, config.format)
     return grammar
+
+
+def check_turn_start(config: EpisodeConfig, chat: Chat) -> None:
+    """Checks that the turns of a grammar begin with what the chat template opens a turn with.
+
+    Raises:
+      ConfigError: they do not, so that every turn of the policy would be malformed.
+    """
+    if not load_format(config).thought_text("x").startswith(chat.turn_start.strip()):
+        raise ConfigError(
+            f"the chat template opens every turn of the policy with {chat.turn_start!r}, and the format "
+            f"{config.format!r} does not begin so: use a template that opens no thought, or one thought only"
+        )
+
+
+def check_prompt(config: EpisodeConfig, chat: Chat, labels: tuple[str, ...], scene_tokens: int) -> None:
+    """Checks that the largest prompt of a data set has room.
+
+    Args:
+      labels: the data set's.
+      scene_tokens: most image tokens of a scene.
+
+    Raises:
+      ConfigError: it has not.
+    """
+    prompt = load_format(config).make_prompt(
+        config.prompt_style, labels, ask_aus=config.ask_aus, images=config.images, answer_now=True
+    )
+    ids = chat.prompt_ids(prompt, [scene_tokens] * config.images)
+    scenes = "its scene" if config.images == 1 else f"each of its {config.images} scenes"
+    what = f"the largest prompt, with {scene_tokens} tokens for {scenes},"
+    _check_room(what, len(ids), "prompt_tokens", config.prompt_tokens)
 
 
 class Observation(NamedTuple):
@@ -100,6 +141,7 @@ class Environment:
       episode: turns and replies so far.
       views: the scene of each image, then the views that the tools returned.
       length: token ids so far.
+      arm: what the reply with the aligned face is to instruct, "zoom" or "answer"; "" for nothing.
       final: the policy was told to answer; a call is refused.
       done: the episode is over.
     """
@@ -117,13 +159,14 @@ class Environment:
         self.image_tokens, self.treatment = image_tokens, treatment
         self.format = load_format(config)
 
-    def reset(self, sample: Sample, *, forced: str = "", answer_now: bool = False, seen: bool = True) -> Observation:
+    def reset(self, sample: Sample, *, arm: str = "", answer_now: bool = False, seen: bool = True) -> Observation:
         """Starts an episode.
 
         Args:
           sample: what it is about; the policy never sees the reference, only its labels.
-          forced: "", or the arm that the reply with the aligned face instructs: "zoom" or "answer".
-          answer_now: tell the policy to answer at once.
+          arm: what the reply with the aligned face is to instruct, "zoom" or "answer"; "" for nothing. Where that
+            reply has no room for a zoom after it, it is left out. `episode.forced` says what was instructed.
+          answer_now: tell the policy to answer at once, as it also is where it has one turn only.
           seen: False where nobody needs the pixels of the scenes.
 
         Raises:
@@ -135,26 +178,30 @@ class Environment:
                 f"{sample.name} has {count} images; raise config.rollout.images (now {self.config.images})"
             )
         scenes = tuple(self.toolbox.scene(image, index, seen=seen) for index, image in enumerate(sample.images))
-        style, labels = self.config.prompt_style, sample.reference.labels
-        prompt = self.format.make_prompt(style, labels, images=count, answer_now=answer_now)
+        answer_now = answer_now or self.config.max_turns == 1
+        labels, ask_aus = sample.reference.labels, self.config.ask_aus
+        prompt = self.format.make_prompt(
+            self.config.prompt_style, labels, ask_aus=ask_aus, images=count, answer_now=answer_now
+        )
         ids = self.chat.prompt_ids(prompt, [self.image_tokens(scene) for scene in scenes])
         _check_room(f"the prompt of {sample.name}", len(ids), "prompt_tokens", self.config.prompt_tokens)
         self.sample = sample
-        self.episode, self.views, self.length = Episode(forced=forced), list(scenes), len(ids)
-        self.final, self.done = answer_now, False
+        self.episode = Episode(ask_aus=ask_aus or not labels)
+        self.views, self.length = list(scenes), len(ids)
+        self.arm, self.final, self.done = arm, answer_now, False
         return Observation(ids, scenes)
 
-    def fork(self, forced: str = "") -> "Environment":
+    def fork(self, arm: str = "") -> "Environment":
         """Another episode of the same sample, which has the observation of `reset` in common with this one."""
         other = copy.copy(self)
-        other.episode, other.views = Episode(forced=forced), list(self.views)
+        other.episode, other.views, other.arm = Episode(ask_aus=self.episode.ask_aus), list(self.views), arm
         return other
 
     def step(self, text: str, tokens: int, *, truncated: bool = False) -> Observation | None:
         """Takes in a turn of the policy, runs its tool, and returns what is to be read next; None at the end.
 
         Args:
-          text: what the policy wrote, without the end-of-turn token.
+          text: what the policy wrote, without what the template opens a turn with and without the end-of-turn token.
           tokens: how many token ids that was, with the end-of-turn token if it was written.
           truncated: the turn was cut before it ended.
         """
@@ -163,7 +210,7 @@ class Environment:
 
     def end_turn(self, text: str, tokens: int, *, truncated: bool = False) -> None:
         """Takes in a turn, as `step` does: the episode is done, or waits for the reply of a tool."""
-        turn = Turn(text, self.format.parse_turn(text), truncated=truncated)
+        turn = Turn(text, self.format.parse_turn(self.chat.turn_start + text), truncated=truncated)
         self.episode.turns.append(turn)
         self.length += tokens
         self.done = not turn.parsed.calls or self.final
@@ -191,28 +238,26 @@ class Environment:
         Raises:
           ConfigError: an instruction with its view has no room.
         """
-        turn = self.episode.turns[-1]
-        instruction = self._instruction(reply)
+        turn, config = self.episode.turns[-1], self.config
+        self.length += turn.truncated
         image_tokens = None if reply.view is None else self.image_tokens(reply.view)
-        text, ids = self._fitting(reply.text, instruction, image_tokens)
+        arm = self.arm if reply.ok and reply.tool == "align_face" else ""
+        text, ids = self._fitting(reply.text, _INSTRUCTIONS[arm], image_tokens)
+        room = config.max_length - self.length - len(ids)
+        if len(self.episode.turns) + 1 >= config.max_turns or room < config.one_more_call:
+            # Every rollout would be told so here: that is no arm.
+            arm, self.final = "", True
+            text, ids = self._fitting(reply.text, _INSTRUCTIONS["answer"], image_tokens)
+        if arm:
+            self.episode.forced = arm
+            self.final = arm == "answer"
         turn.reply, turn.seconds = replace(reply, text=text), seconds
+        self.length += len(ids)
         # A turn that was cut is closed here, by a token that the policy is not trained on.
         ids = [self.chat.turn_end_id] * turn.truncated + ids
-        self.length += len(ids)
         views = () if reply.view is None else (reply.view,)
         self.views.extend(views)
         return Observation(ids, views)
-
-    def _instruction(self, reply: Reply) -> str:
-        """What the reply ends with: the assigned arm, or that this is the last turn."""
-        config = self.config
-        room = config.max_length - self.length - config.reply_tokens
-        last = len(self.episode.turns) + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens
-        aligned = reply.ok and reply.tool == "align_face"
-        if last or (aligned and self.episode.forced == "answer"):
-            self.final = True
-            return " " + prompts.ANSWER_NOW
-        return " " + prompts.ZOOM_FIRST if aligned and self.episode.forced == "zoom" else ""
 
     def _fitting(self, text: str, instruction: str, image_tokens: int | None) -> tuple[str, list[int]]:
         """A reply's text and token ids. A text may be long (a list of many faces): its end is cut off until it fits."""

@@ -16,7 +16,8 @@ class Reference:
     """What a data set knows about one sample.
 
     Attributes:
-      labels: the emotion labels of the data set, in its own order and spelling.
+      labels: the emotion labels of the data set, in its own order and spelling. Without any, only action units are
+        asked for.
       emotion: the true label (any spelling that `facs.normalise_emotion` knows), or None if unlabelled.
       aus: the action units that are present, or None if AUs are not annotated.
       known_aus: the action units that were annotated at all, or None for every AU.
@@ -93,7 +94,8 @@ class Reply:
       tool: the tool's name; "" where the call could not be read.
       view: the new view, or None.
       region: the named region of a zoom; "bbox" for a zoom into a box; "" otherwise.
-      inspects: the call is a zoom with at least half of its area inside the face box and an area under 0.9 of that box.
+      inspects: the call is a zoom into a region of a face, or into a box with at least half of its area inside the
+        aligned view of a face, and with an area of 0.05 to 0.9 of the face box's.
     """
 
     text: str
@@ -130,10 +132,12 @@ class Episode:
     Attributes:
       turns: the turns in order. The episode is over when the last one answers, is malformed, or ran out of room.
       forced: "" (free), "zoom" or "answer": the arm that the instruction in the reply assigned.
+      ask_aus: action units were asked for.
     """
 
     turns: list[Turn] = field(default_factory=list)
     forced: str = ""
+    ask_aus: bool = True
 
     @classmethod
     def from_texts(cls, *texts: str, replies: tuple[Reply, ...] = ()) -> "Episode":

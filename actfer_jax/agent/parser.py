@@ -2,10 +2,13 @@
 
     turn   := "<think>" text "</think>" (call | answer)
     call   := "<tool_call>" json-object "</tool_call>"
-    answer := "<aus>" AUs "</aus>" "<answer>" label "</answer>"
+    answer := aus label | aus | label
+    aus    := "<aus>" AUs "</aus>"
+    label  := "<answer>" text "</answer>"
 
 White space between the parts is free; anything else outside them, a tag inside the thought, or a second
-call or answer makes the turn malformed. Text is only ever matched and read as JSON, never evaluated.
+call or answer makes the turn malformed. Text is only ever matched and read as JSON, never evaluated. Which parts an
+answer should have depends on what was asked (`rl.levels`).
 """
 
 import json
@@ -19,7 +22,7 @@ _TAG = r"</?(?:think|tool_call|aus|answer|tool_response)>"
 _TEXT = rf"((?:(?!{_TAG}).)*)"
 _TURN = re.compile(
     rf"\s*<think>{_TEXT}</think>\s*"
-    rf"(?:<tool_call>{_TEXT}</tool_call>|<aus>{_TEXT}</aus>\s*<answer>{_TEXT}</answer>)\s*",
+    rf"(?:<tool_call>{_TEXT}</tool_call>|(?=<)(?:<aus>{_TEXT}</aus>\s*)?(?:<answer>{_TEXT}</answer>)?)\s*",
     re.DOTALL,
 )
 _MAX_CALL_CHARACTERS = 2000
@@ -42,8 +45,8 @@ class ParsedTurn:
       calls: the turn is a tool call, even one that cannot be read.
       call: the call, or None where it could not be read.
       error: what is wrong with an unreadable call, or with a malformed turn; "" otherwise.
-      aus: the answered action units, or None.
-      answer: the answered label as written, stripped, or None.
+      aus: the answered action units; None if the turn has none.
+      answer: the answered label as written, stripped; None if the turn has none.
     """
 
     think: str = ""
@@ -55,7 +58,7 @@ class ParsedTurn:
 
     @property
     def answers(self) -> bool:
-        return self.answer is not None
+        return self.aus is not None or self.answer is not None
 
     @property
     def well_formed(self) -> bool:
@@ -72,10 +75,10 @@ def parse_turn(text: str) -> ParsedTurn:
         call, error = parse_call(call_text)
         return ParsedTurn(think=think.strip(), calls=True, call=call, error=error)
     try:
-        aus = facs.parse_aus(aus_text)
+        aus = None if aus_text is None else facs.parse_aus(aus_text)
     except ValueError as error:
         return ParsedTurn(error=str(error))
-    return ParsedTurn(think=think.strip(), aus=aus, answer=answer.strip())
+    return ParsedTurn(think=think.strip(), aus=aus, answer=None if answer is None else answer.strip())
 
 
 def parse_call(text: str) -> tuple[ToolCall | None, str]:

@@ -18,7 +18,7 @@ class PolicyCard:
     """How the policy was trained to look.
 
     Attributes:
-      labels: the emotion labels it answers with.
+      labels: the emotion labels it answers with; none where it names action units only.
       trained_on: names of the data sets.
       views, rollout: the fields of `ViewConfig` and `RolloutConfig` as they were in training.
     """
@@ -27,10 +27,6 @@ class PolicyCard:
     trained_on: tuple[str, ...]
     views: dict[str, Any]
     rollout: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        if not self.labels:
-            raise ValueError("labels is empty")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from actfer_jax import facs
 from actfer_jax.agent.tools import TOOL_SCHEMAS, tool_schemas
 
 ANSWER_NOW = "Answer now."
@@ -19,21 +20,19 @@ NO_CALLS_LEFT = "No calls are left."
 STYLES = ("full", "brief")
 
 _FULL_SYSTEM = (
-    "You are an expert in the Facial Action Coding System. You are shown {shown}, on the "
-    "evidence of its action units (AUs).\n"
-    "You may look closer: find faces, align a face, and zoom in on a region (brows, eyes, nose, cheeks, mouth, chin) "
-    "or a box. Boxes are [left, top, right, bottom] in whole numbers from 0 to 1000 relative to the view they are "
-    "given in. Look where the evidence is unclear, and no more than that.\n"
-    "Every turn starts with your reasoning in <think></think>. Then either make exactly one tool call, or finish with "
-    "the action units that are present and one emotion, for example:\n"
+    "You are an expert in the Facial Action Coding System. You are shown {shown} and name {asked}.\n"
+    "With the tools you look closer. Look where the evidence is unclear, and no more than that.\n"
+    "Every turn starts with your reasoning in <think></think>. Then make exactly one tool call, or finish with "
+    "{answer}, for example:\n"
     "<think>The brows are raised and the jaw has dropped.</think>\n"
-    "<aus>AU1 AU2 AU5 AU26</aus>\n"
-    "<answer>surprise</answer>\n"
-    "Write <aus>none</aus> if no action unit is present."
+    "{example}"
 )
-_FULL_REQUEST = "Which emotion does the face show? Choose one of: {labels}."
-_ONE_IMAGE = "a picture and name the emotion of a face in it"
-_SEVERAL_IMAGES = "{images} pictures, numbered from 0, and name the emotion of a face in the last of them"
+_AUS_EXAMPLE = "<aus>AU1 AU2 AU5 AU26</aus>"
+_EMOTION_EXAMPLE = "<answer>{label}</answer>"
+_NO_AUS = "Write <aus>none</aus> if no action unit is present."
+_EMOTION_REQUEST = "Which emotion does the face show?"
+_CHOICE = " Choose one of: {labels}."
+_AUS_REQUEST = "Which action units does the face show?"
 _BRIEF_REQUEST = "Read this face."
 
 
@@ -54,25 +53,48 @@ class Prompt:
     images: int = 1
 
 
-def make_prompt(style: str, labels: tuple[str, ...], *, images: int = 1, answer_now: bool = False) -> Prompt:
+def make_prompt(
+    style: str, labels: tuple[str, ...], *, ask_aus: bool = True, images: int = 1, answer_now: bool = False
+) -> Prompt:
     """The prompt in one of `STYLES` for a data set's labels and a number of images.
 
     Args:
+      labels: the emotions to choose from; without any, only action units are asked for.
+      ask_aus: ask for action units.
       answer_now: tell the policy not to use tools.
     """
-    request = _FULL_REQUEST.format(labels=", ".join(labels)) if style == "full" else _BRIEF_REQUEST
+    ask_aus = ask_aus or not labels
+    request = _EMOTION_REQUEST if labels else _AUS_REQUEST
+    if style == "brief" and labels and ask_aus:
+        request = _BRIEF_REQUEST
+    elif style == "full" and labels:
+        request += _CHOICE.format(labels=", ".join(labels))
     if answer_now:
         request = f"{request} {ANSWER_NOW}"
     if style != "full":
         return Prompt("", request, None, images)
-    shown = _ONE_IMAGE if images == 1 else _SEVERAL_IMAGES.format(images=images)
-    return Prompt(_FULL_SYSTEM.format(shown=shown), request, tool_schemas(images), images)
+    shown, it = ("a picture", "it") if images == 1 else (f"{images} pictures, numbered from 0,", "the last of them")
+    asked = f"the emotion of a face in {it}" if labels else f"the action units (AUs) of a face in {it}"
+    answer, example = [], []
+    if ask_aus:
+        answer.append("the action units that are present")
+        example.append(_AUS_EXAMPLE)
+    if labels:
+        asked += ", on the evidence of its action units (AUs)" if ask_aus else ""
+        answer.append("one emotion")
+        surprise = (label for label in labels if facs.normalise_emotion(label) == "surprise")
+        example.append(_EMOTION_EXAMPLE.format(label=next(surprise, "LABEL")))
+    if ask_aus:
+        example.append(_NO_AUS)
+    system = _FULL_SYSTEM.format(shown=shown, asked=asked, answer=" and ".join(answer), example="\n".join(example))
+    return Prompt(system, request, tool_schemas(images), images)
 
 
-def prompts_hash(make_prompt: Callable[[str, tuple[str, ...]], Prompt]) -> str:
+def prompts_hash(make_prompt: Callable[..., Prompt]) -> str:
     """SHA-256 of the prompts of a grammar, the instructions and the tool schemas: two runs with one hash had the same
     words."""
-    prompts = [make_prompt(style, ("LABEL",)) for style in STYLES]
+    asked = ((("LABEL",), True), (("LABEL",), False), ((), True))
+    prompts = [make_prompt(style, labels, ask_aus=ask_aus) for style in STYLES for labels, ask_aus in asked]
     opening = [{"system": prompt.system, "request": prompt.request, "tools": prompt.tools} for prompt in prompts]
     texts = [opening, ANSWER_NOW, ZOOM_FIRST, NO_CALLS_LEFT, TOOL_SCHEMAS]
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

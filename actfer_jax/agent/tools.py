@@ -41,76 +41,47 @@ LISTED_FACES = 4
 
 _CACHED_IMAGES = 65_536
 _MIN_BOX_SIDE = 4.0  # Original pixels: less than that shows nothing.
+# A box shows a part of a face if so much of it lies in the aligned view, and its area is so much of the face box's.
 _MIN_SHARE_INSIDE = 0.5
-_MAX_SHARE_OF_FACE = 0.9
+_MIN_SHARE_OF_FACE, _MAX_SHARE_OF_FACE = 0.05, 0.9
 
-_FACE = {"type": "integer", "minimum": 0, "description": "Number of the face, as detect_faces lists it; 0 by default."}
+_FACE = {"type": "integer", "description": "as detect_faces lists it; 0 by default"}
 
 
 def tool_schemas(images: int) -> list[dict[str, Any]]:
     """The tools as JSON function schemas, for the chat template.
 
+    They are short: every row of a batch holds them.
+
     Args:
       images: how many images a sample has. With several, every tool takes the number of one.
     """
-    which = "Number of the view that bbox refers to; 0, the whole picture, by default."
     number: dict[str, Any] = {}
+    which = "view of bbox: 0, the default, is the picture, then views in order"
     if images > 1:
-        picture = {
-            "type": "integer",
-            "minimum": 0,
-            "maximum": images - 1,
-            "description": "Number of the picture; 0, the first, by default.",
-        }
-        number = {"image": picture}
-        which = f"Number of the view that bbox refers to: the pictures are 0 to {images - 1}, then the views follow. "
-        which += "With region, the number of the picture. 0 by default."
+        number = {"image": {"type": "integer", "description": f"picture, 0 (default) to {images - 1}"}}
+        which = f"view of bbox: 0 to {images - 1} are the pictures, then views in order. With region, the picture. "
+        which += "0 by default"
+    box = {"type": "array", "items": {"type": "integer"}}
     return [
-        {
-            "type": "function",
-            "function": {
-                "name": "detect_faces",
-                "description": "Lists the faces in the picture, the surest first: number, box, confidence.",
-                "parameters": {"type": "object", "properties": number, "required": []},
+        _schema("detect_faces", "Lists faces, the surest first: number, box, confidence.", number),
+        _schema("align_face", "Shows a face upright and large.", {"face": _FACE, **number}),
+        _schema(
+            "zoom",
+            "Shows a region (of face), or a bbox (of image), from the original pixels.",
+            {
+                "region": {"type": "string", "enum": list(facs.REGIONS)},
+                "face": {"type": "integer"},
+                "bbox": box | {"description": f"[left, top, right, bottom] in 0..{POLICY_UNITS} of the view"},
+                "image": {"type": "integer", "description": which},
             },
-        },
-        {
-            "type": "function",
-            "function": {
-                "name": "align_face",
-                "description": "Shows a face upright and large.",
-                "parameters": {"type": "object", "properties": {"face": _FACE, **number}, "required": []},
-            },
-        },
-        {
-            "type": "function",
-            "function": {
-                "name": "zoom",
-                "description": "Shows one region of a face, or one box of a view, from the original pixels. "
-                "Give either region (and face) or bbox (and image).",
-                "parameters": {
-                    "type": "object",
-                    "properties": {
-                        "region": {
-                            "type": "string",
-                            "enum": list(facs.REGIONS),
-                            "description": "The region to show.",
-                        },
-                        "face": _FACE,
-                        "bbox": {
-                            "type": "array",
-                            "items": {"type": "integer", "minimum": 0, "maximum": POLICY_UNITS},
-                            "minItems": 4,
-                            "maxItems": 4,
-                            "description": "The box to show, [x0, y0, x1, y1] in 0..1000 of the view.",
-                        },
-                        "image": {"type": "integer", "minimum": 0, "description": which},
-                    },
-                    "required": [],
-                },
-            },
-        },
+        ),
     ]
+
+
+def _schema(name: str, description: str, properties: dict[str, Any]) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": properties}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
 TOOL_SCHEMAS = tool_schemas(images=1)
@@ -285,8 +256,19 @@ class Toolbox:
             view = _cut_through(coarse, image, to_original, size, name)
         else:
             view = cut(image, to_original, size, name)
-        inspects = _inspects(view.footprint, faces)
+        inspects = region != "bbox" or self._shows_part(view, faces)
         return Reply(_caption(view), ok=True, tool="zoom", view=view, region=region, inspects=inspects)
+
+    def _shows_part(self, view: View, faces: tuple[Face, ...]) -> bool:
+        """Whether a view shows a part of some face: neither the whole face, nor too little of it to see anything."""
+        area, side = polygon_area(view.footprint), self.view_config.aligned_side
+        for face in faces:
+            in_aligned = transform(invert(aligned_frame(face, side)), view.footprint)
+            inside = overlap_area(in_aligned, (0.0, 0.0, side, side)) / polygon_area(in_aligned)
+            share = area / polygon_area(rectangle(face.box))
+            if inside >= _MIN_SHARE_INSIDE and _MIN_SHARE_OF_FACE <= share <= _MAX_SHARE_OF_FACE:
+                return True
+        return False
 
     def _coarse_frame(
         self, image: NDArray[np.uint8], faces: tuple[Face, ...], footprint: NDArray[np.float64]
@@ -314,16 +296,6 @@ def _cut_through(
     shift = np.array([[1.0, 0.0, low[0]], [0.0, 1.0, low[1]]])
     seen = cut(image, compose(coarse, shift), (height, width))
     return View(cut(seen.pixels, compose(invert(shift), to_coarse), size).pixels, to_original, name)
-
-
-def _inspects(footprint: NDArray[np.float64], faces: tuple[Face, ...]) -> bool:
-    """Whether a zoom shows a part of some face: mostly inside its box, and clearly smaller than that."""
-    area = polygon_area(footprint)
-    return any(
-        overlap_area(footprint, face.box) >= _MIN_SHARE_INSIDE * area
-        and area < _MAX_SHARE_OF_FACE * polygon_area(rectangle(face.box))
-        for face in faces
-    )
 
 
 def _caption(view: View) -> str:

@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol, TypeVar
 
 import grain
 
-from actfer_jax import plugins
+from actfer_jax import facs, plugins
 from actfer_jax.agent.episode import Sample
 from actfer_jax.config import Count, FieldError, check_fields
 from actfer_jax.data.cache import open_cache
@@ -74,16 +74,25 @@ def open_face_store(config: DataConfig) -> FaceStore:
     return FaceStore(open_cache(config.cache_directory) / "faces.sqlite")
 
 
-def check_known(sample: Sample) -> Sample:
-    """Returns the sample if it has a reference.
+def check_reference(sample: Sample) -> Sample:
+    """Returns the sample if an answer to it can be right.
 
     Raises:
-      DataError: neither its action units nor its emotion are known, so no answer can be right or wrong.
+      DataError: neither its action units nor its emotion are known, or its emotion is no label of its data set.
     """
-    if sample.reference.emotion is None and not sample.reference.has_aus:
+    reference, name = sample.reference, f"{sample.dataset}/{sample.name}"
+    if reference.emotion is None and not reference.has_aus:
         raise DataError(
-            f"{sample.dataset}/{sample.name} has neither action units nor an emotion, so that nothing can be learnt "
-            "from it: leave the sample out, or annotate it"
+            f"{name} has neither action units nor an emotion, so that nothing can be learnt from it: leave the sample "
+            "out, or annotate it"
+        )
+    labels = {facs.normalise_emotion(label) for label in reference.labels}
+    if reference.emotion is not None and facs.normalise_emotion(reference.emotion) not in labels:
+        there = (
+            f"the labels of the data set are {', '.join(reference.labels)}" if labels else "the data set has no labels"
+        )
+        raise DataError(
+            f"{name} has the emotion {reference.emotion!r}, and {there}: add it to the labels, or leave the sample out"
         )
     return sample
 
@@ -94,7 +103,7 @@ def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
     Every pass over the source is shuffled anew. Element `step * batch + row` belongs to that row of that step, so one
     integer resumes the sequence.
     """
-    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).map(check_known)
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).map(check_reference)
 
 
 class Stratum:

@@ -170,18 +170,19 @@ def _text(text: str) -> str:
 
 def _answer(rollout: Rollout, face_found: bool) -> str:
     answer = rollout.episode.answer
-    if answer is None or answer.answer is None:
+    if answer is None:
         reason = why_no_answer(rollout.episode)
         return f'<div class="answer none"><p class="emotion">No answer</p><p class="muted">{_text(reason)}</p></div>'
     labels = {facs.normalise_emotion(label) for label in rollout.query.reference.labels}
     remarks = []
-    if facs.normalise_emotion(answer.answer) not in labels:
+    if answer.answer is not None and facs.normalise_emotion(answer.answer) not in labels:
         remarks.append('<p class="muted">This is not one of the labels that were asked for.</p>')
     if not face_found:
         remarks.append('<p class="muted">No face was found: the answer is a guess.</p>')
     aus = "".join(f"<li><b>AU{au}</b> {_text(facs.AU_NAMES[au])}</li>" for au in sorted(answer.aus or ()))
     evidence = f'<ul class="aus">{aus}</ul>' if aus else '<p class="muted">No action units.</p>'
-    return f'<div class="answer"><p class="emotion">{_text(answer.answer)}</p>{"".join(remarks)}{evidence}</div>'
+    emotion = f'<p class="emotion">{_text(answer.answer)}</p>' if answer.answer is not None else ""
+    return f'<div class="answer">{emotion}{"".join(remarks)}{evidence if answer.aus is not None else ""}</div>'
 
 
 def _step(badge: str, colour: str, content: str) -> str:

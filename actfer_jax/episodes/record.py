@@ -104,9 +104,10 @@ def _view(view: View, picture: int) -> dict[str, Any]:
 
 def _prediction(episode: Episode) -> dict[str, Any]:
     answer = episode.answer
-    if answer is None or answer.answer is None:
+    if answer is None:
         return {"aus": None, "emotion": None}
-    return {"aus": _sorted(answer.aus), "emotion": facs.normalise_emotion(answer.answer)}
+    emotion = None if answer.answer is None else facs.normalise_emotion(answer.answer)
+    return {"aus": _sorted(answer.aus), "emotion": emotion}
 
 
 def _reference(reference: Reference) -> dict[str, Any]:

@@ -119,10 +119,12 @@ def transcript(episode: Episode, faces: int) -> str:
         if turn.reply is not None:
             lines += _indented("     -> ", turn.reply.text)
     answer = episode.answer
-    if answer is None or answer.answer is None:
+    if answer is None:
         return "\n".join([*lines, f"  no answer: {why_no_answer(episode)}"])
-    aus = ", ".join(f"AU{au} {facs.AU_NAMES[au]}" for au in sorted(answer.aus or ())) or "no action units"
-    return "\n".join([*lines, f"  {printable(answer.answer)}: {aus}"])
+    parts = [] if answer.answer is None else [printable(answer.answer)]
+    if answer.aus is not None:
+        parts.append(", ".join(f"AU{au} {facs.AU_NAMES[au]}" for au in sorted(answer.aus)) or "no action units")
+    return "\n".join([*lines, f"  {': '.join(parts)}"])
 
 
 def _indented(start: str, text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actfer_jax.data.sources import Source, check_known
+from actfer_jax.data.sources import Source, check_reference
 from actfer_jax.evaluation.metrics import Outcome, outcome
 from actfer_jax.models.layers import Params
 from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
@@ -70,7 +70,7 @@ def evaluate_policy(
     total, done = len(samples) * len(played), 0
     for start in range(0, len(samples), engine.queries):
         indices = range(start, min(start + engine.queries, len(samples)))
-        batch = [check_known(samples[index]) for index in indices]
+        batch = [check_reference(samples[index]) for index in indices]
         for control, change in played.items():
             queries = [
                 Query(**vars(sample), index=index, answer_now=change.answer_now)

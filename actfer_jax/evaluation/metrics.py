@@ -36,8 +36,8 @@ class Outcome:
       emotion: the true label, or None if unknown.
       predicted: the answered label; None without an answer, or if the answer is not one of the labels.
       answered: whether the episode ended in an answer, with any label.
-      aus: true action units among the known ones, or None if unannotated.
-      predicted_aus: answered action units among the known ones; None without an answer.
+      aus: true action units among the known ones, or None if unannotated or not asked for.
+      predicted_aus: answered action units among the known ones; None if none were answered.
       strata: names of the strata that the sample belongs to.
       inspected: whether the episode zoomed into the face at least once (the z of UC-GRPO).
       regions: named regions ("bbox" for a box) of the executed zooms, in order.
@@ -83,7 +83,7 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         emotion=None if reference.emotion is None else facs.normalise_emotion(reference.emotion),
         predicted=predicted if predicted in labels else None,
         answered=answer is not None,
-        aus=known(reference.aus) if reference.has_aus else None,
+        aus=known(reference.aus) if reference.has_aus and episode.ask_aus else None,
         predicted_aus=None if answer is None else known(answer.aus),
         strata=reference.strata,
         inspected=episode.inspected,

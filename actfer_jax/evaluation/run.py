@@ -11,7 +11,7 @@ from etils import epath
 
 from actfer_jax import plugins
 from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of
-from actfer_jax.data.sources import DataConfig, Source, open_source
+from actfer_jax.data.sources import DataConfig, Source, emotion_labels, open_source
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
 from actfer_jax.evaluation import plots
@@ -75,6 +75,7 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
     output = evaluation_output(benchmark.FIGURES)
     check_directory(out, output)
     agent, card = load_policy(checkpoint, config.dtype, landmarks)
+    agent.check_prompt(emotion_labels(config.data))
     source = open_source(config.data)
     with staged(out, output) as staging:
         outcomes = _play(config, agent, source, EpisodeWriter(staging), card.trained_on)

@@ -27,12 +27,16 @@ def f1(predicted: frozenset[int], reference: frozenset[int]) -> float:
 
 
 def _format(episode: Episode, reference: Reference) -> float:
-    """1 if calls led to one answer that is one label of the data set."""
+    """1 if calls led to one answer, which was not cut and has what was asked for: action units, and one label of the
+    data set."""
     answer = episode.answer
-    if answer is None or answer.answer is None or not all(turn.parsed.calls for turn in episode.turns[:-1]):
+    if answer is None or episode.turns[-1].truncated or not all(turn.parsed.calls for turn in episode.turns[:-1]):
+        return 0.0
+    ask_aus = episode.ask_aus or not reference.labels
+    if (answer.aus is not None) != ask_aus or (answer.answer is not None) != bool(reference.labels):
         return 0.0
     labels = {facs.normalise_emotion(label) for label in reference.labels}
-    return float(facs.normalise_emotion(answer.answer) in labels)
+    return float(answer.answer is None or facs.normalise_emotion(answer.answer) in labels)
 
 
 def _tool(episode: Episode) -> float:

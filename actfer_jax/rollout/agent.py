@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.environment import check_prompt, check_turn_start
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, FieldError, FloatType, check_fields, one_of
@@ -145,6 +146,11 @@ class Agent:
     rollout: RolloutConfig
     meshes: Meshes = ONE_DEVICE
 
+    def check_prompt(self, labels: tuple[str, ...]) -> None:
+        """Raises ConfigError if the largest prompt of a data set with these labels has no room."""
+        views = self.toolbox.view_config
+        check_prompt(self.rollout, self.chat, labels, views.scene_max_pixels // views.multiple**2)
+
     def engine(
         self,
         *,
@@ -213,6 +219,7 @@ def _load_agent(
     config = Qwen3VLConfig.from_json(directory / "config.json")
     model.trained_on  # noqa: B018 (a damaged card is better found now than when the first episodes are written)
     chat, encoder = Chat.from_pretrained(directory), ViewEncoder(directory, views)
+    check_turn_start(rollout, chat)
     options = model.options(meshes.update)
     if model.initialise == "random":
         network = Qwen3VL(config, **options, rngs=nnx.Rngs(seed))

@@ -50,7 +50,7 @@ class BatchConfig:
 
     queries: Count = 32
     rollouts: Count = 8
-    length: Count = 2048
+    length: Count = 3072
     length_buckets: tuple[Count, ...] = ()
     microbatches: Count = 1
     updates: Count = 1

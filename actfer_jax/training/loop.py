@@ -95,6 +95,9 @@ def _train(
     if config.evaluation is not None:
         open_cache(config.evaluation.data.cache_directory)
     agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store, meshes=meshes)
+    agent.check_prompt(emotion_labels(config.data))
+    if config.evaluation is not None:
+        agent.check_prompt(emotion_labels(config.evaluation.data))
     source = hosts.first_before_others(lambda: open_source(config.data))
     _check(stop, "loading")
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")

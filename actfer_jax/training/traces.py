@@ -122,7 +122,7 @@ class TraceMaker:
 
     def turns(self, sample: Sample, plan: Plan) -> list[str]:
         """What the assistant writes, turn by turn."""
-        reference = _check(sample)
+        reference = self._check(sample)
         seen = _seen(reference)
         thoughts, calls = [seen], []
         if plan.align:
@@ -131,9 +131,32 @@ class TraceMaker:
         for region in plan.regions:
             thoughts.append(_seen(reference, region))
             calls.append(_look(sample, region))
-        answer = self.format.answer_text(reference.aus or frozenset(), str(reference.emotion))
-        ends = [*map(self.format.call_text, calls), answer]
-        return [self.format.thought_text(think) + end for think, end in zip(thoughts, ends, strict=True)]
+        aus = (reference.aus or frozenset()) if self._asks_aus(reference) else None
+        ends = [*map(self.format.call_text, calls), self.format.answer_text(aus, reference.emotion)]
+        turns = [self.format.thought_text(think) + end for think, end in zip(thoughts, ends, strict=True)]
+        return [self._after_start(turn) for turn in turns]
+
+    def _asks_aus(self, reference: Reference) -> bool:
+        return self.rules.ask_aus or not reference.labels
+
+    def _after_start(self, turn: str) -> str:
+        """A turn without what the chat template opens it with."""
+        return turn.removeprefix(self.chat.turn_start.strip())
+
+    def _check(self, sample: Sample) -> Reference:
+        """The reference, if what a trace answers is known."""
+        reference = sample.reference
+        missing = []
+        if self._asks_aus(reference) and not reference.has_aus:
+            missing.append("action units")
+        if reference.labels and reference.emotion is None:
+            missing.append("emotion")
+        if missing:
+            raise DataError(
+                f"{sample.dataset}/{sample.name} has no {' and no '.join(missing)}; traces are written from what is "
+                "asked for: leave the sample out, or ask for less (config.rollout.ask_aus)"
+            )
+        return reference
 
     def readings(self, sample: Sample) -> list[Sequence]:
         """What is seen in some views of a face (`config.readings_views`), each in a sequence of its own.
@@ -141,7 +164,7 @@ class TraceMaker:
         A sequence is what an episode has there: the tool's reply and the thought about it. Where no face is found
         there is nothing to read.
         """
-        reference = _check(sample)
+        reference = self._check(sample)
         sequences = []
         for view in self.config.readings_views:
             region = "" if view == ALIGNED else view
@@ -150,7 +173,7 @@ class TraceMaker:
                 continue
             patches = self.encoder(reply.view.pixels)
             context = self.chat.reply_ids(reply.text, self.encoder.tokens(reply.view))
-            thought = self.format.thought_text(_seen(reference, region))
+            thought = self._after_start(self.format.thought_text(_seen(reference, region)))
             words = self.chat.tokenizer.encode(thought, add_special_tokens=False)
             loss_mask = [False] * len(context) + [True] * len(words)
             sequences.append(Sequence(context + words, loss_mask, [patches]))
@@ -163,7 +186,7 @@ class TraceMaker:
     def planned(self, sample: Sample, plan: Plan) -> Sequence:
         """The episode of a plan. Where no face is found, or no room is left for a call, the answer comes next."""
         environment = Environment(self.rules, self.chat, self.toolbox, self.encoder.tokens)
-        observation: Observation | None = environment.reset(sample, forced=plan.forced, answer_now=not plan.align)
+        observation: Observation | None = environment.reset(sample, arm=plan.forced, answer_now=not plan.align)
         turns = self.turns(sample, plan)
         tokens: list[int] = []
         loss_mask: list[bool] = []
@@ -182,16 +205,6 @@ class TraceMaker:
         return Sequence(tokens, loss_mask, views, len(sample.images))
 
 
-def _check(sample: Sample) -> Reference:
-    reference = sample.reference
-    if not reference.has_aus or reference.emotion is None:
-        missing = "emotion" if reference.has_aus else "action units"
-        raise DataError(
-            f"{sample.dataset}/{sample.name} has no {missing}; traces are written from both: leave the sample out"
-        )
-    return reference
-
-
 def _look(sample: Sample, region: str = "") -> ToolCall:
     """The call that aligns the face that the reference is about, or zooms into a region of it."""
     last = len(sample.images) - 1
@@ -200,8 +213,10 @@ def _look(sample: Sample, region: str = "") -> ToolCall:
 
 
 def _seen(reference: Reference, region: str = "") -> str:
-    """The words for what the aligned view shows, or a zoom into a region."""
+    """The words for what the aligned view shows, or a zoom into a region; without action units, where one looked."""
     aus = reference.aus or frozenset()
+    if not reference.has_aus:
+        return region
     if region:
         return f"{region}: {facs.format_aus(aus & facs.REGION_AUS[region])}"
     return facs.format_aus(aus - reference.fine_aus)

@@ -28,6 +28,23 @@ def test_reads_an_answer():
     assert turn.well_formed and not turn.calls
 
 
+def test_reads_an_answer_of_one_part():
+    aus, label = (parse_turn(f"<think>x</think>{part}") for part in ("<aus>none</aus>", "<answer> fear </answer>"))
+    assert (aus.answers, aus.aus, aus.answer) == (True, frozenset(), None)
+    assert (label.answers, label.aus, label.answer) == (True, None, "fear")
+
+
+@pytest.mark.parametrize("text", ["AU1 AU12", "au01;AU12", "AU1B, LAU12", "AU1,AU12R;", "AUL1 AU12AL"])
+def test_action_units_are_read_as_coders_write_them(text):
+    assert facs.parse_aus(text) == {1, 12}
+
+
+@pytest.mark.parametrize("text", ["1 12", "AU1 smile", "AU99", "AU1F", "none AU1", "AU1.", "AU１"])
+def test_what_is_no_action_unit_is_refused(text):
+    with pytest.raises(ValueError, match="is not an action unit"):
+        facs.parse_aus(text)
+
+
 def test_reads_a_call():
     turn = parse_turn('<think>x</think><tool_call>{"name": "zoom", "arguments": {"region": "mouth"}}</tool_call>')
     assert turn.call == ToolCall("zoom", {"region": "mouth"})
@@ -62,6 +79,7 @@ def test_an_unreadable_call_is_still_a_call(call):
         ANSWER + " and that is that",
         "well, " + ANSWER,
         "<think><answer>fear</answer></think><aus>AU1</aus><answer>fear</answer>",
+        "<think>x</think><answer>fear</answer><aus>AU1</aus>",
         "<think>x</think><aus>AU1</aus><answer>a</answer><answer>b</answer>",
         "<think>x</think><aus>AU1 AU999</aus><answer>a</answer>",
         "<think>x</think><aus>brows raised</aus><answer>a</answer>",
@@ -81,8 +99,8 @@ def test_a_well_formed_turn_has_one_of_each_part(text):
     turn = parse_turn(text)
     if turn.well_formed:
         assert text.count("<think>") == text.count("</think>") == 1
-        assert text.count("<tool_call>") + text.count("<answer>") == 1
-        assert text.count("<aus>") == text.count("<answer>")
+        assert turn.calls == text.count("<tool_call>") and turn.calls != turn.answers
+        assert (turn.aus is not None, turn.answer is not None) == (text.count("<aus>"), text.count("<answer>"))
 
 
 @given(st.sets(st.sampled_from(sorted(facs.AU_NAMES))))

@@ -43,22 +43,33 @@ def test_the_reply_before_the_last_turn_says_to_answer_and_a_call_after_it_is_re
 @pytest.mark.parametrize(("arm", "told"), [("zoom", prompts.ZOOM_FIRST), ("answer", prompts.ANSWER_NOW), ("", "")])
 def test_an_arm_is_instructed_by_the_reply_with_the_aligned_face(agent, queries, arm, told):
     environment = environment_of(agent, max_turns=4, max_length=400)
-    ids = played(environment, queries[0], call("zoom", region="chin"), call("align_face"), answer("fear"), forced=arm)
+    ids = played(environment, queries[0], call("zoom", region="chin"), call("align_face"), answer("fear"), arm=arm)
     text = agent.chat.tokenizer.decode(ids)
     assert [words in text for words in (prompts.ZOOM_FIRST, prompts.ANSWER_NOW)] == [arm == "zoom", arm == "answer"]
     assert told in text.split("</tool_call>")[2] and environment.done
 
 
 def test_a_row_without_room_for_one_more_call_is_told_to_answer(agent, queries):
-    """Room is what is left after this reply, the largest next one, its call and an answer."""
+    """Room is what the reply leaves: enough for a call, its inserted end, the largest reply and an answer."""
     config = agent.rollout
-    for spare, final in ((0, False), (1, True)):
-        environment = environment_of(agent, max_turns=9, max_length=400)
-        opening = environment.reset(queries[0])
-        text = call("align_face")
-        tokens = 400 - 2 * config.reply_tokens - 2 * config.turn_tokens - len(opening.token_ids) + spare
-        environment.step(text, tokens)
-        assert environment.final == final
+    needed = config.turn_tokens + 1 + config.reply_tokens + config.turn_tokens
+    for truncated in (False, True):
+        for spare, told, forced in ((0, prompts.ZOOM_FIRST, "zoom"), (-1, prompts.ANSWER_NOW, "")):
+            environment = environment_of(agent, max_turns=9, max_length=400)
+            opening = environment.reset(queries[0], arm="zoom")
+            reply = agent.chat.reply_ids(f"face 0 aligned, 64x64 {prompts.ZOOM_FIRST}", 4)
+            tokens = 400 - len(opening.token_ids) - truncated - len(reply) - needed - spare
+            observation = environment.step(call("align_face"), tokens, truncated=truncated)
+            text = agent.chat.tokenizer.decode(observation.token_ids)
+            assert told in text and (environment.episode.forced, environment.final) == (forced, not forced)
+
+
+def test_a_policy_with_one_turn_is_asked_to_answer_and_a_call_is_refused(agent, queries):
+    environment = environment_of(agent, max_turns=1)
+    opening = environment.reset(queries[0])
+    assert prompts.ANSWER_NOW in agent.chat.tokenizer.decode(opening.token_ids)
+    assert environment.step(call("align_face"), 20) is None
+    assert environment.episode.replies[-1].text == prompts.NO_CALLS_LEFT
 
 
 def test_words_that_do_not_fit_a_reply_are_cut_off(agent, queries):
@@ -98,13 +109,13 @@ def test_a_trace_is_the_episode_that_its_turns_play(agent, queries):
     plan = Plan(align=True, regions=("brows", "mouth"), forced="zoom")
     trace = maker.planned(queries[1], plan)
     environment = Environment(rules, agent.chat, agent.toolbox, agent.encoder.tokens)
-    assert trace.tokens == played(environment, queries[1], *maker.turns(queries[1], plan), forced="zoom")
+    assert trace.tokens == played(environment, queries[1], *maker.turns(queries[1], plan), arm="zoom")
     assert len(trace.views) == 4 == len(environment.views)
 
 
 def test_a_trace_answers_where_no_room_is_left_for_a_call(agent, queries):
     config = agent.rollout
-    least = config.prompt_tokens + 2 * config.turn_tokens + config.reply_tokens
+    least = config.prompt_tokens + 2 * config.turn_tokens + config.reply_tokens + 1
     maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, replace(config, max_length=least))
     trace = maker.planned(queries[1], Plan(align=True, regions=("brows", "mouth")))
     words = agent.chat.tokenizer.decode(np.array(trace.tokens)[trace.loss_mask])

@@ -15,8 +15,18 @@ from PIL import Image
 from actfer_jax import facs
 from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import TOOL_SCHEMAS, Toolbox
+from actfer_jax.faces.align import aligned_frame
 from actfer_jax.faces.detector import FaceDetector
-from actfer_jax.faces.views import GREY, ViewConfig, cut, overlap_area, polygon_area, rectangle, scene_frame
+from actfer_jax.faces.views import (
+    GREY,
+    ViewConfig,
+    cut,
+    invert,
+    overlap_area,
+    polygon_area,
+    scene_frame,
+    transform,
+)
 
 PHOTOGRAPH = skimage.data.astronaut()
 SMALL = ViewConfig(32, 2048, 9216, 64, 2048, 6144)
@@ -106,7 +116,7 @@ def test_zoom_into_a_region(region, config, toolbox, face):
     # Most of the zoom lies inside the face.
     inside = overlap_area(view.footprint, face.box) / polygon_area(view.footprint)
     assert inside > 0.5
-    assert reply.inspects == (polygon_area(view.footprint) < 0.9 * polygon_area(rectangle(face.box)))
+    assert reply.inspects
 
 
 def test_zooms_are_cut_from_the_original_pixels(desk):
@@ -132,15 +142,29 @@ def test_zoom_into_a_box_of_a_view(desk, face):
         ((20, 300, 140, 420), False),  # background
         ((179, 83, 267, 171), False),  # the whole face box
         ((200, 100, 250, 150), True),
-        ((250, 110, 280, 140), True),  # 17 of 30 columns inside the face box
-        ((252, 110, 288, 146), False),  # 15 of 36
+        ((205, 130, 225, 150), True),  # 400 of the face box's 7,744 pixels are 0.052
+        ((205, 130, 224, 149), False),  # 361 are 0.047
     ],
 )
-def test_which_zooms_inspect(desk, face, box, inspects):
+def test_which_boxes_inspect(desk, face, box, inspects):
     assert face.box == (179, 83, 267, 171)
     bbox = [round(side / 512 * 1000) for side in box]
     reply = desk.call("zoom", bbox=bbox)
     assert reply.ok and reply.view.width == reply.view.height and reply.inspects is inspects
+
+
+def test_a_box_inspects_with_half_of_its_pixels_in_the_aligned_view(desk, face):
+    """Counted by pixel: which of them the aligned view shows."""
+    aligned, side = aligned_frame(face, SMALL.aligned_side), SMALL.aligned_side
+    shares = []
+    for left in range(225, 315, 15):
+        reply = desk.call("zoom", bbox=[round(side / 512 * 1000) for side in (left, 100, left + 60, 160)])
+        height, width = reply.view.pixels.shape[:2]
+        y, x = np.mgrid[:height, :width] + 0.5
+        points = transform(invert(aligned), reply.view.to_image(np.stack([x.ravel(), y.ravel()], 1)))
+        shares.append(((points > 0) & (points < side)).all(1).mean())
+        assert reply.inspects == (shares[-1] > 0.5)
+    assert min(abs(share - 0.5) for share in shares) < 0.2 and min(shares) < 0.5 < max(shares)
 
 
 def test_the_second_of_several_faces(toolbox, face):

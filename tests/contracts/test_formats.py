@@ -18,6 +18,8 @@ from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 MEMBERS = [*plugins.names("agent.formats"), "examples.json_answers"]
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>"), max_size=40).map(str.strip)
 CALLS = st.builds(ToolCall, WORDS, st.dictionaries(WORDS, st.integers() | WORDS | st.lists(st.integers()), max_size=3))
+AUS = st.frozensets(st.sampled_from(sorted(facs.AU_NAMES)))
+ANSWERS = st.tuples(AUS | st.none(), WORDS | st.none()).filter(lambda parts: parts != (None, None))
 
 
 @pytest.fixture(params=MEMBERS)
@@ -26,15 +28,15 @@ def grammar(request):
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-@given(think=WORDS, call=CALLS, aus=st.frozensets(st.sampled_from(sorted(facs.AU_NAMES))), emotion=WORDS)
-def test_what_is_written_reads_back(name, think, call, aus, emotion):
+@given(think=WORDS, call=CALLS, answered=ANSWERS)
+def test_what_is_written_reads_back(name, think, call, answered):
     grammar = plugins.load("agent.formats", name)
     calling = grammar.parse_turn(grammar.thought_text(think) + grammar.call_text(call))
     assert calling.calls and (calling.think, calling.call) == (think, call)
-    answer = grammar.answer_text(aus, emotion)
+    answer = grammar.answer_text(*answered)
     answering = grammar.parse_turn(grammar.thought_text(think) + answer)
-    assert answering.answers and (answering.think, answering.aus, answering.answer) == (think, aus, emotion)
-    assert answer.startswith(grammar.ANSWER_START)
+    assert answering.answers and (answering.think, answering.aus, answering.answer) == (think, *answered)
+    assert answered[0] is None or answer.startswith(grammar.ANSWER_START)
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -51,6 +53,17 @@ def test_prompts_name_every_label_and_say_when_to_answer(grammar):
         assert told.system == asked.system
     full = grammar.make_prompt("full", facs.EMOTIONS)
     assert all(label in full.request for label in facs.EMOTIONS)
+
+
+def test_prompts_ask_for_what_they_are_told_to(grammar):
+    for style in prompts.STYLES:
+        asked = [
+            grammar.make_prompt(style, labels, ask_aus=ask_aus)
+            for labels, ask_aus in ((facs.EMOTIONS, True), (facs.EMOTIONS, False), ((), True), ((), False))
+        ]
+        assert len({prompt.request + prompt.system for prompt in asked}) == 3 and asked[2] == asked[3]
+        assert "action units" not in asked[1].request
+        assert "emotion" not in asked[2].request
 
 
 @pytest.mark.parametrize("name", MEMBERS)

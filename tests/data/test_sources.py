@@ -1,6 +1,7 @@
 """Samples on their way to training."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from actfer_jax.agent.episode import Episode, Reference, Sample
 from actfer_jax.config import ConfigError, read_config
-from actfer_jax.data.sources import DataConfig, DataError, batches, open_face_store, open_source, order
+from actfer_jax.data.sources import DataConfig, DataError, batches, check_reference, open_face_store, open_source, order
 from actfer_jax.evaluation.run import EvaluateConfig
 from actfer_jax.faces.images import ImageError
 from actfer_jax.rl import rewards
@@ -64,6 +65,20 @@ def test_a_sample_with_one_of_them_is_rewarded_for_that_one():
             )
         )
         assert right["task"] == pytest.approx(0.85) and wrong["task"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (Reference(("fear",), "anger"), "has the emotion 'anger', and the labels of the data set are fear"),
+        (Reference((), "anger"), "has the emotion 'anger', and the data set has no labels"),
+    ],
+)
+def test_an_emotion_that_is_no_label_is_named(reference, message):
+    sample = Sample("records", "picture 3", (np.zeros((8, 8, 3), np.uint8),), reference)
+    with pytest.raises(DataError, match=f"^records/picture 3 {message}: add it to the labels"):
+        check_reference(sample)
+    assert check_reference(replace(sample, reference=Reference(("Angry",), "anger"))).reference.emotion == "anger"
 
 
 @pytest.mark.parametrize(

@@ -132,10 +132,12 @@ def test_failed_calls_lower_the_tool_level_only():
     assert refused["total"] == pytest.approx(0.1 + 0.85)  # no zoom was executed, so none is paid
 
 
-def test_a_truncated_turn_counts_as_what_it_says():
-    episode = Episode.from_texts(answer("fear"))
-    episode.turns[-1].truncated = True
-    assert rewards.score(episode, FEAR, CONFIG)["total"] == pytest.approx(1.0)
+def test_a_call_that_was_cut_counts_as_what_it_says_and_an_answer_that_was_cut_has_no_format():
+    """Else nothing teaches the end of a turn."""
+    for cut, format_level in ((0, 1), (1, 0)):
+        episode = Episode.from_texts(ZOOM, answer("fear"))
+        episode.turns[cut].truncated = True
+        assert rewards.score(episode, FEAR, CONFIG)["format"] == format_level
     cut = Episode.from_texts("<think>The brows are ra")
     cut.turns[-1].truncated = True
     assert rewards.score(cut, FEAR, CONFIG) == pytest.approx(
@@ -163,6 +165,38 @@ def test_no_episode_scores_zero(name):
 )
 def test_a_level_without_a_reference_hands_its_weight_to_the_others(reference, expected):
     assert score(answer("fear"), reference=reference)["task"] == pytest.approx(expected)
+
+
+ONLY_AUS = Reference((), aus=frozenset({1, 4}))
+"""Of a data set without emotion labels."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "ask_aus", "reference", "expected"),
+    [
+        ("<aus>AU1 AU4</aus>", True, ONLY_AUS, 0.85),
+        ("<aus>AU1 AU4</aus>", False, ONLY_AUS, 0.85),  # where there are no labels, action units are asked for
+        ("<aus>AU1</aus>", True, ONLY_AUS, 0.85 * 2 / 3),
+        ("<aus>AU1 AU4</aus><answer>fear</answer>", True, ONLY_AUS, 0.0),
+        ("<answer>fear</answer>", True, ONLY_AUS, 0.0),
+        ("<answer>fear</answer>", False, FEAR, 0.85),
+        ("<answer>sad</answer>", False, FEAR, 0.0),
+        ("<aus>AU1</aus><answer>fear</answer>", False, FEAR, 0.0),
+        ("<answer>fear</answer>", True, FEAR, 0.0),
+        ("<aus>AU1 AU2 AU4 AU5 AU20 AU26</aus>", True, FEAR, 0.0),
+    ],
+)
+def test_an_answer_has_exactly_what_was_asked_for(parts, ask_aus, reference, expected):
+    episode = Episode.from_texts(f"<think>x</think>{parts}")
+    episode.ask_aus = ask_aus or not reference.labels
+    scored = rewards.score(episode, reference, CONFIG)
+    assert scored["task"] == pytest.approx(expected) and scored["format"] == (expected > 0 or "sad" in parts)
+
+
+def test_labels_of_a_data_set_may_be_any_words():
+    compound = Reference(("Happily Surprised", "Angrily Disgusted"), "Angrily Disgusted")
+    assert score(answer("angrily disgusted"), reference=compound)["emotion"] == 1
+    assert score(answer("disgusted"), reference=compound)["format"] == 0
 
 
 def test_only_known_action_units_are_compared():

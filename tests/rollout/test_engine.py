@@ -226,7 +226,7 @@ def test_instructed_arms_are_told_in_the_reply_with_the_aligned_face(agent, inst
     seen = dict.fromkeys(ARMS, 0)
     for group in instructed.rollouts:
         for rollout, arm in zip(group, ARMS, strict=True):
-            assert rollout.episode.forced == arm
+            assert rollout.episode.forced == (arm if aligned_reply(rollout) else "")
             text = agent.chat.tokenizer.decode(rollout.sequence.tokens)
             if reply := aligned_reply(rollout):
                 told = text.split(reply.text, 1)[1].split("<|vision_start|>", 1)[0].strip()
@@ -240,7 +240,7 @@ def test_instructed_arms_are_told_in_the_reply_with_the_aligned_face(agent, inst
 def test_an_episode_always_has_room_for_an_answer(agent, queries):
     """With the shortest rows allowed, no turn is cut for want of room."""
     config: RolloutConfig = agent.rollout
-    shortest = config.prompt_tokens + 2 * config.turn_tokens + config.reply_tokens
+    shortest = config.prompt_tokens + 2 * config.turn_tokens + 1 + config.reply_tokens
     tight = make_engine(agent, queries=4, max_length=shortest)
     for group in tight.run(agent.params, queries[:4], seed=SEED, step=1).rollouts:
         for rollout in group:

@@ -15,10 +15,14 @@ class Format(Protocol):
 
     ANSWER_START: str
 
-    def make_prompt(self, style: str, labels: tuple[str, ...], *, images: int = 1, answer_now: bool = False) -> Prompt:
+    def make_prompt(
+        self, style: str, labels: tuple[str, ...], *, ask_aus: bool = True, images: int = 1, answer_now: bool = False
+    ) -> Prompt:
         """What opens an episode, in one of `prompts.STYLES`; "full" names every label.
 
         Args:
+          labels: the emotions to choose from; without any, only action units are asked for.
+          ask_aus: ask for action units.
           images: how many images the sample has; of several, the last is to be read.
           answer_now: tell the policy not to use tools.
         """
@@ -32,5 +36,5 @@ class Format(Protocol):
     def call_text(self, call: ToolCall) -> str:
         """How a turn with a tool call ends."""
 
-    def answer_text(self, aus: frozenset[int], emotion: str) -> str:
-        """How a turn with an answer ends."""
+    def answer_text(self, aus: frozenset[int] | None, emotion: str | None) -> str:
+        """How a turn with an answer ends; what was not asked for is None."""

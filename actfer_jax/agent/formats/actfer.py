@@ -20,5 +20,6 @@ def call_text(call: ToolCall) -> str:
     return f"<tool_call>\n{words}\n</tool_call>"
 
 
-def answer_text(aus: frozenset[int], emotion: str) -> str:
-    return f"<aus>{facs.format_aus(aus)}</aus>\n<answer>{emotion}</answer>"
+def answer_text(aus: frozenset[int] | None, emotion: str | None) -> str:
+    fields = [] if aus is None else [f"<aus>{facs.format_aus(aus)}</aus>"]
+    return "\n".join(fields if emotion is None else [*fields, f"<answer>{emotion}</answer>"])

@@ -5,7 +5,7 @@ how it makes `task` and `total` of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Protocol
 
 from actfer_jax import plugins
@@ -80,6 +80,8 @@ def score(episode: Episode | None, reference: Reference, config: BaseRewardConfi
     reward: Reward = plugins.load(config.FOLDER, config.name)
     if episode is None or not episode.turns:
         return dict.fromkeys((*LEVELS, "task", "total"), 0.0)
+    if not episode.ask_aus:
+        reference = replace(reference, aus=None)
     levels = score_levels(episode, reference)
     task, total = reward.score(episode, reference, levels, config)
     return levels | {"task": task, "total": total - config.zoom_price * len(episode.zooms)}
