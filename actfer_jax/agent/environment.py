@@ -96,23 +96,17 @@ def check_turn_start(config: EpisodeConfig, chat: Chat) -> None:
         )
 
 
-def check_prompt(config: EpisodeConfig, chat: Chat, labels: tuple[str, ...], scene_tokens: int) -> None:
-    """Checks that the largest prompt of a data set has room.
+def largest_prompt(config: EpisodeConfig, chat: Chat, labels: tuple[str, ...], scene_tokens: int) -> int:
+    """The most tokens of a data set's prompts.
 
     Args:
       labels: the data set's.
       scene_tokens: most image tokens of a scene.
-
-    Raises:
-      ConfigError: it has not.
     """
     prompt = load_format(config).make_prompt(
         config.prompt_style, labels, ask_aus=config.ask_aus, images=config.images, answer_now=True
     )
-    ids = chat.prompt_ids(prompt, [scene_tokens] * config.images)
-    scenes = "its scene" if config.images == 1 else f"each of its {config.images} scenes"
-    what = f"the largest prompt, with {scene_tokens} tokens for {scenes},"
-    _check_room(what, len(ids), "prompt_tokens", config.prompt_tokens)
+    return len(chat.prompt_ids(prompt, [scene_tokens] * config.images))
 
 
 class Observation(NamedTuple):
@@ -184,7 +178,7 @@ class Environment:
             self.config.prompt_style, labels, ask_aus=ask_aus, images=count, answer_now=answer_now
         )
         ids = self.chat.prompt_ids(prompt, [self.image_tokens(scene) for scene in scenes])
-        _check_room(f"the prompt of {sample.name}", len(ids), "prompt_tokens", self.config.prompt_tokens)
+        check_room(f"the prompt of {sample.name}", len(ids), "prompt_tokens", self.config.prompt_tokens)
         self.sample = sample
         self.episode = Episode(ask_aus=ask_aus or not labels)
         self.views, self.length = list(scenes), len(ids)
@@ -266,11 +260,12 @@ class Environment:
             ids = self.chat.reply_ids(text + instruction, image_tokens)
             excess = len(ids) - room
             if excess <= 0 or not text:
-                _check_room(f"the reply {instruction!r} with its view", len(ids), "reply_tokens", room)
+                check_room(f"the reply {instruction!r} with its view", len(ids), "reply_tokens", room)
                 return text, ids
             text = text[:-excess]  # A token has at least one character.
 
 
-def _check_room(what: str, tokens: int, key: str, room: int) -> None:
+def check_room(what: str, tokens: int, key: str, room: int) -> None:
+    """Raises ConfigError if something with so many tokens exceeds a limit of the section `rollout`."""
     if tokens > room:
         raise ConfigError(f"{what} has {tokens} tokens; raise config.rollout.{key} (now {room})")

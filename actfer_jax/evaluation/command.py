@@ -1,6 +1,7 @@
 """Loads a policy for the commands that run a checkpoint."""
 
 import logging
+from pathlib import Path
 
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
@@ -30,13 +31,22 @@ def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent
     hosts.start_devices()
     try:
         model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none", landmarks=landmarks)
-        if model.has_card:
-            card = PolicyCard.load(model.directory)
-        else:
-            log.info("%s has no %s: it acts with the default views and capacities", checkpoint, FILE_NAME)
-            card = PolicyCard(facs.EMOTIONS, (), {}, {})
-        views = read_config(card.views, ViewConfig, f"{FILE_NAME}: views")
-        rollout = read_config(card.rollout, RolloutConfig, f"{FILE_NAME}: rollout")
+        card, views, rollout = read_card(model.directory)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"checkpoint {checkpoint!r} cannot be used: {error}") from error
     return load_agent(model, views, rollout), card
+
+
+def read_card(directory: Path) -> tuple[PolicyCard, ViewConfig, RolloutConfig]:
+    """The card of a model directory with its views and capacities, or the defaults where there is none.
+
+    Raises:
+      ValueError: the card cannot be read.
+    """
+    if (directory / FILE_NAME).exists():
+        card = PolicyCard.load(directory)
+    else:
+        log.info("%s has no %s: it acts with the default views and capacities", directory, FILE_NAME)
+        card = PolicyCard(facs.EMOTIONS, (), {}, {})
+    views = read_config(card.views, ViewConfig, f"{FILE_NAME}: views")
+    return card, views, read_config(card.rollout, RolloutConfig, f"{FILE_NAME}: rollout")

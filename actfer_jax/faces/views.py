@@ -116,6 +116,11 @@ class ViewConfig:
         fit_size(1, 1, multiple=self.multiple, min_pixels=self.scene_min_pixels, max_pixels=self.scene_max_pixels)
         fit_size(1, 1, multiple=self.multiple, min_pixels=self.zoom_min_pixels, max_pixels=self.zoom_max_pixels)
 
+    @property
+    def scene_max_tokens(self) -> int:
+        """The most visual tokens of a scene."""
+        return self.scene_max_pixels // self.multiple**2
+
 
 @lru_cache(maxsize=64)
 def _sizes(multiple: int, min_pixels: int, max_pixels: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from actfer_jax.models.huggingface import (
     load_pretrained,
     local_directory,
     save_pretrained,
+    words_directory,
 )
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.inference import logits
@@ -35,6 +36,7 @@ __all__ = [
     "on_mesh",
     "save_pretrained",
     "token_log_probs",
+    "words_directory",
     "write_cache",
 ]
 

@@ -42,6 +42,7 @@ from actfer_jax.parallel.finite import NotFiniteError, finite_arrays, listed, no
 log = logging.getLogger(__name__)
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+_WORDS = ["*.json", "*.jinja", "*.txt"]
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
 _ADAPTER = "adapter_config.json"
 _SHARD_BYTES = 4 * 2**30
@@ -235,6 +236,16 @@ def config_file(path: epath.PathLike) -> epath.Path:
     return epath.Path(path) / _CONFIG
 
 
+def words_directory(path: epath.PathLike) -> Path:
+    """The directory with the tokenizer, chat template and processor of a model. Of one on the hub nothing else is
+    fetched; a directory needs nothing else."""
+    if is_hub_name(path):
+        return _from_hub(os.fspath(path), _WORDS)
+    if is_remote(path) or not (Path(path) / "tokenizer_config.json").is_file():
+        return local_directory(path)
+    return Path(path)
+
+
 def is_hub_name(path: epath.PathLike) -> bool:
     """Whether a path has the form of a Hugging Face hub model, `owner/name`, and does not exist here."""
     name = os.fspath(path)
@@ -259,7 +270,7 @@ def local_directory(path: epath.PathLike) -> Path:
         name = os.fspath(path)
         known = _from_hub(name, [_CONFIG, _ADAPTER])
         _read_config(known)
-        return _from_hub(name, ["*.json", "*.safetensors", "*.jinja", "*.txt"], revision=known.name)
+        return _from_hub(name, [*_WORDS, "*.safetensors"], revision=known.name)
     if said := incomplete(path, POLICY):
         raise FileNotFoundError(said)
     if not is_remote(path):

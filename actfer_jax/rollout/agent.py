@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.environment import check_prompt, check_turn_start
+from actfer_jax.agent.environment import check_room, check_turn_start, largest_prompt
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, FieldError, FloatType, check_fields, one_of
@@ -148,8 +148,8 @@ class Agent:
 
     def check_prompt(self, labels: tuple[str, ...]) -> None:
         """Raises ConfigError if the largest prompt of a data set with these labels has no room."""
-        views = self.toolbox.view_config
-        check_prompt(self.rollout, self.chat, labels, views.scene_max_pixels // views.multiple**2)
+        tokens = largest_prompt(self.rollout, self.chat, labels, self.toolbox.view_config.scene_max_tokens)
+        check_room("the largest prompt, with its scene,", tokens, "prompt_tokens", self.rollout.prompt_tokens)
 
     def engine(
         self,

@@ -185,9 +185,6 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int, arm: s
             return tokens
         reply = agent.toolbox.execute(turn.call, turn.error, images=[query.images[0]], key=query.key, views=views)
         told = arm if reply.ok and reply.tool == "align_face" else ""
-        room = config.max_length - len(tokens) - config.reply_tokens
-        final = turns + 1 >= config.max_turns or room < 2 * config.turn_tokens + config.reply_tokens or told == "answer"
-        instruction = prompts.ANSWER_NOW if final else prompts.ZOOM_FIRST if told == "zoom" else ""
         if tokens[-1] != chat.turn_end_id:
             tokens.append(chat.turn_end_id)
         picture_tokens = None
@@ -195,7 +192,13 @@ def plain_episode(agent: Agent, query: Query, rollout: int, *, step: int, arm: s
             views.append(reply.view)
             pictures.append(agent.encoder(reply.view.pixels))
             picture_tokens = agent.encoder.tokens(views[-1])
-        tokens += chat.reply_ids(f"{reply.text} {instruction}".rstrip(), picture_tokens)
+        instruction = {"zoom": prompts.ZOOM_FIRST, "answer": prompts.ANSWER_NOW, "": ""}[told]
+        ids = chat.reply_ids(f"{reply.text} {instruction}".rstrip(), picture_tokens)
+        room = config.max_length - len(tokens) - len(ids)
+        if turns + 1 >= config.max_turns or room < 2 * config.turn_tokens + 1 + config.reply_tokens:
+            final, ids = True, chat.reply_ids(f"{reply.text} {prompts.ANSWER_NOW}", picture_tokens)
+        final = final or told == "answer"
+        tokens += ids
 
 
 ARMS = ("zoom", "answer", "")

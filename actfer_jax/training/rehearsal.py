@@ -1,0 +1,292 @@
+"""Plays the episodes of a config by script, without a model: what fits, what the tools find, what a zoom shows.
+
+The script is that of the trace writer with `max_turns - 1` tool calls: align the face, zoom into regions, answer.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from actfer_jax import facs
+from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.environment import Environment, check_turn_start, largest_prompt
+from actfer_jax.agent.episode import Reference, Sample
+from actfer_jax.agent.tools import Toolbox
+from actfer_jax.config import ConfigError, read_config
+from actfer_jax.data.sources import DataConfig, emotion_labels, open_face_store, open_source
+from actfer_jax.evaluation.command import read_card
+from actfer_jax.evaluation.run import EvaluateConfig
+from actfer_jax.evaluation.tables import align
+from actfer_jax.faces.detector import FaceDetector
+from actfer_jax.faces.images import load_image
+from actfer_jax.faces.views import pitch
+from actfer_jax.files import write_atomically
+from actfer_jax.models import demo_checkpoint, words_directory
+from actfer_jax.rollout.encoder import ViewEncoder
+from actfer_jax.rollout.engine import RolloutConfig
+from actfer_jax.runs.progress import ProgressLine
+from actfer_jax.training.config import TrainConfig, read_train_config
+from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
+
+_STAND_IN = facs.PROTOTYPES["fear"][0]
+"""Action units for the words of a script about a picture of which none are known."""
+_NO_LIMIT = 10**8
+
+
+@dataclass
+class Played:
+    """One scripted episode.
+
+    Attributes:
+      name: of the sample.
+      turns: how many turns were played before the policy was told to answer, with the answer; 0 where the prompt has
+        no room.
+      faces: found in the image that the script looks at.
+      needed: tokens of the prompt, the longest turn, the longest reply, and positions for the row, by config key.
+      row: positions of the script's row.
+      longest_row: positions of a row in which every turn is as long as it may be.
+      scene_pitch: original pixels that a pixel of the scene spans.
+      zoom_pitches: the same of each zoom.
+    """
+
+    name: str
+    turns: int = 0
+    faces: int = 0
+    needed: dict[str, int] = field(default_factory=dict)
+    row: int = 0
+    longest_row: int = 0
+    scene_pitch: float = 0.0
+    zoom_pitches: list[float] = field(default_factory=list)
+
+
+class Rehearsal:
+    """Plays samples by script.
+
+    Args:
+      config: the limits.
+      chat: of the model directory.
+      encoder: of the model directory.
+      toolbox: the face tools.
+    """
+
+    def __init__(self, config: RolloutConfig, chat: Chat, encoder: ViewEncoder, toolbox: Toolbox):
+        check_turn_start(config, chat)
+        self.config, self.chat, self.encoder, self.toolbox = config, chat, encoder, toolbox
+        roomy = dataclasses.replace(config, prompt_tokens=_NO_LIMIT, reply_tokens=_NO_LIMIT, max_length=4 * _NO_LIMIT)
+        self.limited, self.unlimited = (
+            Environment(limits, chat, toolbox, encoder.tokens) for limits in (config, roomy)
+        )
+        self.maker = TraceMaker(TraceConfig(), chat, encoder, toolbox, config)
+
+    def play(self, sample: Sample) -> Played:
+        """Plays the script about a sample twice: within the limits, and without them to see what is needed."""
+        sample = dataclasses.replace(sample, reference=_with_answer(sample.reference))
+        zooms = max(self.config.max_turns - 2, 0)
+        regions = tuple(facs.REGIONS[index % len(facs.REGIONS)] for index in range(zooms))
+        turns = self.maker.turns(sample, Plan(align=self.config.max_turns > 1, regions=regions))
+        played = Played(
+            sample.name, faces=len(self.toolbox.faces(sample.key, sample.images[-1], len(sample.images) - 1))
+        )
+        try:
+            self._play(self.limited, sample, turns)
+            played.turns = len(self.limited.episode.turns)
+        except ConfigError:
+            # What has no room is measured without limits.
+            played.turns = 0
+        lengths = self._play(self.unlimited, sample, turns)
+        prompt, spoken, replies = lengths[0], lengths[1::2], lengths[2::2]
+        limits = self.config
+        played.needed = {
+            "prompt_tokens": prompt,
+            "turn_tokens": max(spoken),
+            "reply_tokens": max(replies, default=0),
+            # Before the last call there must be room for the longest turns and the largest reply.
+            "max_length": sum(lengths[:-3]) + limits.one_more_call if replies else prompt + limits.turn_tokens,
+        }
+        played.row = sum(lengths)
+        played.longest_row = prompt + sum(replies) + len(replies) * (limits.turn_tokens + 1) + limits.turn_tokens
+        scene, *views = self.unlimited.views[len(sample.images) - 1 :]
+        played.scene_pitch = float(pitch(scene.to_original).mean())
+        played.zoom_pitches = [float(pitch(view.to_original).mean()) for view in views[1:]]
+        return played
+
+    def _play(self, environment: Environment, sample: Sample, turns: Sequence[str]) -> list[int]:
+        """Plays until the policy is told to answer; returns the tokens of prompt, turn, reply, turn, ..."""
+        observation = environment.reset(sample)
+        lengths = [len(observation.token_ids)]
+        for number, text in enumerate(turns, start=1):
+            if environment.final and number < len(turns):
+                text = turns[-1]
+            tokens = len(self.chat.tokenizer.encode(text, add_special_tokens=False)) + 1
+            reply = environment.step(text, tokens)
+            lengths.append(tokens)
+            if reply is None:
+                break
+            lengths.append(len(reply.token_ids))
+        return lengths
+
+
+def rehearse(
+    raw_config: ml_collections.ConfigDict, checkpoint: str, samples: int, images: Sequence[str], out: epath.Path | None
+) -> None:
+    """Plays `samples` pictures of a config's data set and `images`, prints what was found, and writes it as JSON.
+
+    Args:
+      raw_config: a config of training, or of evaluation with the `checkpoint` that it evaluates.
+
+    Raises:
+      ConfigError: the config cannot be read, or a limit is too small; the message names each such key.
+      ImageError: a picture cannot be read.
+    """
+    stage = _stage(raw_config, checkpoint)
+    pictures = _pictures(stage.data, samples, images)
+    if not pictures:
+        raise ConfigError("there is nothing to play; give --samples above 0, or --images")
+    rehearsal, progress = Rehearsal(stage.rollout, stage.chat, stage.encoder, stage.toolbox), ProgressLine("episodes")
+    played = []
+    for number, sample in enumerate(pictures, start=1):
+        played.append(rehearsal.play(sample))
+        progress(number, len(pictures))
+    report = summarise(played, stage)
+    if out is not None:
+        write_atomically(out, json.dumps(report, indent=1) + "\n")
+    print(in_words(report, stage.rollout.max_turns))
+    if too_small := [name for name, limit in report["capacity"].items() if limit["needed"] > limit["given"]]:
+        raise ConfigError(
+            "; ".join(
+                f"config.{name} is {report['capacity'][name]['given']}, and {report['capacity'][name]['needed']} are "
+                "needed: raise it"
+                for name in too_small
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a rehearsal takes of a config.
+
+    Attributes:
+      data: the data set's section.
+      rollout: the limits.
+      chat, encoder: of the model directory.
+      toolbox: the face tools.
+      training: the config of training; None for one of evaluation.
+    """
+
+    data: DataConfig
+    rollout: RolloutConfig
+    chat: Chat
+    encoder: ViewEncoder
+    toolbox: Toolbox
+    training: TrainConfig | None
+
+
+def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
+    training: TrainConfig | None = None
+    if "algorithm" in raw_config:
+        if checkpoint:
+            raise ConfigError("--checkpoint goes with a config of evaluation; give --config.model.path")
+        training = read_train_config(raw_config)
+        data, views, rollout = training.data, training.views, training.rollout
+        path, landmarks = training.model.path, training.model.landmarks
+    else:
+        data = read_config(raw_config, EvaluateConfig, "config").data
+        if not checkpoint:
+            raise ConfigError("give --checkpoint, the model directory that is evaluated")
+        path, landmarks = checkpoint, ""
+    try:
+        directory = words_directory(demo_checkpoint() if path == "demo" else path)
+        if training is None:
+            _, views, rollout = read_card(directory)
+        chat, encoder = Chat.from_pretrained(directory), ViewEncoder(directory, views)
+        toolbox = Toolbox(FaceDetector(landmarks or None), views, open_face_store(data))
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"model {path!r} cannot be used: {error}") from error
+    return Stage(data, rollout, chat, encoder, toolbox, training)
+
+
+def _pictures(data: DataConfig, samples: int, images: Sequence[str]) -> list[Sample]:
+    """The first samples of a data set, and pictures of which nothing is known."""
+    pictures: list[Sample] = []
+    if samples:
+        size = samples if data.size is None else min(samples, data.size)
+        source = open_source(dataclasses.replace(data, size=size))
+        pictures += [source[index] for index in range(min(size, len(source)))]
+    unknown = Reference(labels=emotion_labels(data))
+    return pictures + [Sample("pictures", path, (load_image(path),), unknown) for path in images]
+
+
+def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
+    """The report of a rehearsal as JSON values.
+
+    Returns:
+      samples; playable (the share in which all turns fit); turns_played (of each); prompt_tokens (most); longest_row
+      (most positions that a row takes if every turn is as long as it may be); faces_found (share); scene_pitch and
+      zoom_pitch (medians, original pixels that a pixel of the view spans; None without zooms); capacity (needed and
+      given, by config key).
+    """
+    limits, views = stage.rollout, stage.toolbox.view_config
+    needed = {
+        name: max(one.needed[name] for one in played)
+        for name in ("prompt_tokens", "turn_tokens", "reply_tokens", "max_length")
+    }
+    largest = largest_prompt(limits, stage.chat, emotion_labels(stage.data), views.scene_max_tokens)
+    needed["prompt_tokens"] = max(needed["prompt_tokens"], largest)
+    capacity = {
+        f"rollout.{name}": {"needed": tokens, "given": getattr(limits, name)} for name, tokens in needed.items()
+    }
+    longest_row = max(one.longest_row for one in played)
+    if stage.training is not None:
+        capacity["batch.length"] = {
+            "needed": limits.max_length if stage.training.algorithm == "rl" else max(one.row for one in played),
+            "given": stage.training.batch.length,
+        }
+    zooms = [pitch for one in played for pitch in one.zoom_pitches]
+    return {
+        "samples": len(played),
+        "playable": sum(one.turns == limits.max_turns for one in played) / len(played),
+        "turns_played": [one.turns for one in played],
+        "prompt_tokens": needed["prompt_tokens"],
+        "longest_row": longest_row,
+        "faces_found": sum(one.faces > 0 for one in played) / len(played),
+        "scene_pitch": statistics.median(one.scene_pitch for one in played),
+        "zoom_pitch": statistics.median(zooms) if zooms else None,
+        "capacity": capacity,
+    }
+
+
+def in_words(report: dict[str, Any], max_turns: int) -> str:
+    """The report for a terminal."""
+    rows = [["key", "needed", "given", ""]]
+    for name, limit in report["capacity"].items():
+        verdict = "too small" if limit["needed"] > limit["given"] else ""
+        rows.append([f"config.{name}", str(limit["needed"]), str(limit["given"]), verdict])
+    lines = [
+        align(rows, left=1),
+        "",
+        f"{report['playable']:.0%} of {report['samples']} pictures play all {max_turns} turns. With turns as long as "
+        f"they may be, a row takes up to {report['longest_row']} positions.",
+        f"A face was found in {report['faces_found']:.0%}.",
+    ]
+    if report["zoom_pitch"] is not None:
+        finer = report["scene_pitch"] / report["zoom_pitch"]
+        lines.append(
+            f"A zoom is {finer:.1f} times as fine as the scene, with {report['zoom_pitch']:.2f} original pixels to a "
+            f"pixel (the scene {report['scene_pitch']:.2f})."
+        )
+        if report["scene_pitch"] <= 1:
+            lines.append("The scene already has every pixel of the original: a zoom enlarges, and shows nothing more.")
+    return "\n".join(lines)
+
+
+def _with_answer(reference: Reference) -> Reference:
+    """The reference, with an answer to write where none is known: the longest label and the action units of fear."""
+    emotion = reference.emotion or max(reference.labels, key=len, default=None)
+    aus = reference.aus if reference.has_aus else _STAND_IN
+    return dataclasses.replace(reference, emotion=emotion, aus=aus, known_aus=None)

@@ -1,0 +1,85 @@
+"""The rehearsal says what fits and what does not, with nothing of a model but its words."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import skimage.data
+from flagship import WORDS, needs_words
+from PIL import Image
+
+from actfer_jax.config import ConfigError
+from actfer_jax.training.rehearsal import rehearse
+from configs import ucgrpo
+
+LIMITS = ("prompt_tokens", "turn_tokens", "reply_tokens", "max_length")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> dict[str, str]:
+    """Files by their size; "none" has no face."""
+    folder = tmp_path_factory.mktemp("photographs")
+    face, files = Image.fromarray(skimage.data.astronaut()), {}
+    for size in ((512, 512), (640, 480), (1024, 768), (100, 100)):
+        files["{}x{}".format(*size)] = face.resize(size)
+    files["none"] = Image.fromarray(skimage.data.coffee())
+    for name, picture in files.items():
+        picture.save(folder / f"{name}.png")
+    return {name: str(folder / f"{name}.png") for name in files}
+
+
+def rehearsed(out: Path, *images: str, **limits: int) -> dict:
+    config = ucgrpo.get_config("demo")
+    config.rollout.update(limits)
+    config.batch.length = max(config.batch.length, config.rollout.max_length)
+    rehearse(config, "", 0, images, out)
+    return json.loads(out.read_text())
+
+
+def test_what_is_needed_is_the_least_with_which_all_turns_are_played(tmp_path, photographs):
+    out, images, turns = tmp_path / "report.json", list(photographs.values()), 5
+    roomy = {"prompt_tokens": 64, "turn_tokens": 40, "reply_tokens": 64, "max_length": 600}
+    capacity = rehearsed(out, *images, max_turns=turns, **roomy)["capacity"]
+    needed = {name: capacity[f"rollout.{name}"]["needed"] for name in ("prompt_tokens", "turn_tokens", "reply_tokens")}
+    needed["max_length"] = rehearsed(out, *images, max_turns=turns, **roomy | needed)["capacity"]["rollout.max_length"][
+        "needed"
+    ]
+    report = rehearsed(out, *images, max_turns=turns, **needed)
+    assert report["playable"] == 1 and report["turns_played"] == [turns] * len(images)
+    for name in LIMITS:
+        short = needed | {name: needed[name] - 1}
+        with pytest.raises(ConfigError, match=rf"^config.rollout.{name} is {short[name]}, and {needed[name]} are"):
+            rehearsed(out, *images, max_turns=turns, **short)
+        if name == "max_length":
+            assert json.loads(out.read_text())["playable"] < 1
+
+
+def test_faces_and_what_a_zoom_shows_are_told(tmp_path, photographs, capsys):
+    report = rehearsed(tmp_path / "report.json", photographs["512x512"], photographs["none"])
+    assert report["faces_found"] == 0.5 and report["samples"] == 2
+    # The demo's scene of the photograph is 96 pixels wide.
+    alone = rehearsed(tmp_path / "report.json", photographs["512x512"])
+    assert alone["scene_pitch"] == pytest.approx(512 / 96) and 0 < alone["zoom_pitch"] < alone["scene_pitch"]
+    assert "enlarges" not in capsys.readouterr().out
+
+
+@needs_words
+@pytest.mark.parametrize("limits", [[], ["--config.rollout.max_length=1810", "--config.rollout.prompt_tokens=1100"]])
+def test_the_flagship_plays_four_turns_on_pictures_of_any_size(tmp_path, photographs, limits):
+    command = [sys.executable, "-m", "actfer_jax.rehearse", "--config=ucgrpo", f"--config.model.path={WORDS}"]
+    out = tmp_path / "report.json"
+    images = [f"--images={photographs['512x512']}", photographs["640x480"], photographs["1024x768"]]
+    done = subprocess.run(
+        [*command, "--samples=0", f"--json={out}", *limits, *images], capture_output=True, text=True, cwd=tmp_path
+    )
+    report = json.loads(out.read_text())
+    if limits:
+        assert done.returncode == 1 and report["playable"] < 1
+        assert done.stderr.splitlines()[-1].startswith("error: config.rollout.max_length is 1810, and ")
+        return
+    assert done.returncode == 0, done.stderr
+    assert report["playable"] == 1 and report["turns_played"] == [4, 4, 4] and report["faces_found"] == 1
+    # The scene of 1024x768 fills its room of 512 tokens nearly, and is shrunk; the others keep their size.
+    assert 3 * 193 + 192 + report["prompt_tokens"] < report["longest_row"] <= 3072
