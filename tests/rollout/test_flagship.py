@@ -1,0 +1,135 @@
+"""Episodes at the flagship's sizes: its words, views and lengths, with a model of small width, against PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.data
+from flagship import needs_words, write_narrow_model
+from flax import nnx
+from PIL import Image
+from replay import replayed
+
+from actfer_jax import facs
+from actfer_jax.agent.episode import Reference
+from actfer_jax.config import read_config
+from actfer_jax.episodes.record import to_record
+from actfer_jax.episodes.store import EpisodeWriter
+from actfer_jax.models import save_pretrained
+from actfer_jax.rl.loss import LossConfig
+from actfer_jax.rollout.agent import Agent, load_agent
+from actfer_jax.rollout.batch import episode_log_probs, make_batch
+from actfer_jax.rollout.engine import Query, RolloutEngine
+from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.optimizer import OptimizerConfig, make_optimizer
+from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
+from actfer_jax.training.update import PolicyBatch, init_train_state, make_policy_update, split_batch
+from configs import ucgrpo
+
+SIZES = {"48x48": (48, 48), "100x100": (100, 100), "640x480": (640, 480), "4000x3000": (4000, 3000)}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> TrainConfig:
+    raw = ucgrpo.get_config()
+    raw.model.path = str(write_narrow_model(tmp_path_factory.mktemp("narrow")))
+    raw.model.initialise, raw.model.dtype = "random", "float32"
+    raw.batch.queries, raw.batch.microbatches = 6, 3
+    return read_config(raw, TrainConfig, "config")
+
+
+@pytest.fixture(scope="module")
+def agent(config) -> Agent:
+    return load_agent(config.model, config.views, config.rollout)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Query]:
+    """A face at several sizes, of which the small ones show little else, and a cup of coffee."""
+    photograph = Image.fromarray(skimage.data.astronaut())
+    images = []
+    for name, size in SIZES.items():
+        whole = photograph.crop((150, 30, 310, 190)) if max(size) <= 100 else photograph
+        images.append((name, np.asarray(whole.resize(size, Image.Resampling.LANCZOS))))
+    images += [("coffee", skimage.data.coffee()), ("512x512", skimage.data.astronaut())]
+    known = Reference(facs.EMOTIONS, "happiness", frozenset({6, 12, 25}))
+    return [Query("photographs", name, (image,), known, index) for index, (name, image) in enumerate(images)]
+
+
+def play_by_script(engine: RolloutEngine, scripts: list[list[int]]) -> None:
+    """Makes the sampler choose given tokens. All else is its own: programs, caches, log-probabilities."""
+    length = max(map(len, scripts))
+    script_RxT = jnp.array([row + [0] * (length - len(row)) for row in scripts], jnp.int32)
+
+    def chosen(logits_RxV, keys, length_R):
+        rows = jnp.arange(len(scripts))
+        token = script_RxT[rows, jnp.minimum(length_R, length - 1)]
+
+        def log_prob(logits):
+            return jax.nn.log_softmax(logits)[rows, token]
+
+        banned_1xV = engine.programs.banned_V[None]
+        return token, log_prob(jnp.where(banned_1xV, -jnp.inf, logits_RxV)), log_prob(logits_RxV)
+
+    engine.programs._sample = chosen
+
+
+@needs_words
+@pytest.mark.slow
+def test_all_turns_are_played_trained_on_and_replayed_by_pytorch(config, agent, pictures, tmp_path):
+    pytest.importorskip("torch")
+    maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, agent.rollout)
+    plan = Plan(align=True, regions=("mouth", "brows"))
+    traces = [maker.planned(query, plan) for query in pictures]
+    engine = agent.engine(queries=len(pictures), group_size=1)
+    play_by_script(engine, [trace.tokens for trace in traces])
+    rollouts = [rollout for (rollout,) in engine.run(agent.params, pictures, seed=0, step=1).rollouts]
+
+    # Four turns where a face is found, and the views as large as Qwen3-VL-4B sees them.
+    turns = {rollout.query.name: len(rollout.episode.turns) for rollout in rollouts}
+    assert turns["640x480"] == turns["4000x3000"] == turns["512x512"] == 4 and turns["coffee"] == 2
+    assert rollouts[3].views[0].height * rollouts[3].views[0].width > 450 * 32 * 32
+    for rollout, trace in zip(rollouts, traces, strict=True):
+        assert rollout.sequence.tokens == trace.tokens and rollout.sequence.loss_mask == trace.loss_mask
+
+    rows = [rollout.sequence for rollout in rollouts]
+    length = config.batch.padded(max(len(row.tokens) for row in rows))
+    assert length < config.batch.length
+    episodes = make_batch(rows, 1, length, engine.slots, agent.model_config)
+    sampled = np.zeros((len(rows), length), np.float32)
+    for r, rollout in enumerate(rollouts):
+        sampled[r, : len(rollout.log_probs)] = rollout.log_probs
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3), 10)
+    update = make_policy_update(
+        agent.graphdef,
+        optimizer,
+        LossConfig(),
+        temperature=config.rollout.temperature,
+        banned_V=engine.programs.banned_V,
+        chunk=config.batch.chunk,
+    )
+    advantages = np.where(episodes.loss_mask, 1.0, 0.0).astype(np.float32)
+    batch = PolicyBatch(episodes, sampled, sampled, advantages, None)
+    microbatches = split_batch(batch, config.batch.microbatches)
+    params = jax.tree.map(jnp.copy, agent.params)
+    state, metrics = update(init_train_state(params, optimizer), microbatches)
+    assert metrics["mismatch/logp_abs_diff_max"] < 1e-3 and metrics["policy/grad_norm"] > 0
+
+    model = nnx.merge(agent.graphdef, agent.params)
+    model.source = config.model.path
+    save_pretrained(model, tmp_path / "export")
+    EpisodeWriter(tmp_path).write(
+        1, [to_record(r, id=str(n), reward=None, advantage=None, trained_on=()) for n, r in enumerate(rollouts)]
+    )
+    for row, (record, chosen, expected) in enumerate(replayed(tmp_path, tmp_path / "export")):
+        assert record["image"] == pictures[row].name and len(record["images"]) == len(rollouts[row].views)
+        np.testing.assert_allclose(np.array(record["raw_logprobs"])[chosen], expected, atol=1e-3)
+    assert row == len(rollouts) - 1
+    # An update with advantage 1 makes what was written likelier.
+    compute = jax.jit(
+        lambda params: episode_log_probs(
+            nnx.merge(agent.graphdef, params), episodes, temperature=1.0, banned_V=None, chunk=1024
+        )[0]
+    )
+    before, after = (np.asarray(compute(params))[episodes.loss_mask].mean() for params in (agent.params, state.weights))
+    assert after > before
