@@ -32,6 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.batch.queries = 64
     config.batch.rollouts = 1
+    config.batch.length = 2304  # a trace of two zooms has short turns; `rehearse` says how long its row is
     config.batch.length_buckets = ()
     config.optimizer.learning_rate = 1e-5
     config.optimizer.schedule = "cosine"

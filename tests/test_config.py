@@ -299,7 +299,7 @@ POD = (
     "mesh.rollout",
 )
 """Where a run on a pod wants other values than the dataclasses have."""
-SFT = ("batch.queries", "batch.rollouts", "optimizer.learning_rate", "optimizer.schedule")
+SFT = ("batch.queries", "batch.rollouts", "batch.length", "optimizer.learning_rate", "optimizer.schedule")
 
 
 @pytest.mark.parametrize(("module", "others"), [(ucgrpo, {*POD, "batch.length_buckets"}), (sft, {*POD, *SFT})])

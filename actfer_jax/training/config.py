@@ -167,6 +167,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.model.param_dtype != "float32":
+            raise FieldError(
+                "model.param_dtype",
+                f"is {self.model.param_dtype!r}; it must be float32 in training: an update is smaller than what "
+                "bfloat16 resolves, so that most weights would never move (model.dtype, of the computation, may be "
+                "bfloat16)",
+            )
         if self.algorithm == "sft" and self.batch.rollouts != 1:
             raise FieldError("batch.rollouts", f"is {self.batch.rollouts}; it must be 1 in supervised training")
         if self.algorithm == "rl" and self.batch.rollouts < 2:

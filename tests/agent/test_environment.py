@@ -1,5 +1,7 @@
 """The rules of an episode, played by hand and by rollouts and traces alike."""
 
+import copy
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +9,11 @@ import pytest
 from scripted_episodes import answer, call
 
 from actfer_jax.agent import prompts
-from actfer_jax.agent.environment import Environment
+from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.environment import Environment, check_turn_start
 from actfer_jax.agent.episode import Reply
+from actfer_jax.config import ConfigError
+from actfer_jax.rl import rewards
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 
 
@@ -92,6 +97,43 @@ def test_a_turn_that_was_cut_is_closed_in_the_reply(agent, queries):
     assert observation.token_ids[1:] == agent.chat.reply_ids(
         "face 0 aligned, 64x64", agent.encoder.tokens(observation.views[0])
     )
+
+
+@pytest.fixture
+def chat_that_opens(agent):
+    """The small tokenizer with a template that opens every turn so."""
+
+    def make(start: str) -> Chat:
+        tokenizer = copy.deepcopy(agent.chat.tokenizer)
+        before, header, after = tokenizer.chat_template.rpartition("<|im_start|>assistant\n")
+        tokenizer.chat_template = before + header + start + after
+        return Chat(tokenizer, "a Thinking checkpoint")
+
+    return make
+
+
+def test_a_template_that_opens_the_thought_is_played(agent, queries, chat_that_opens):
+    chat, rules = chat_that_opens("<think>\n"), replace(agent.rollout, max_turns=4, prompt_tokens=40, max_length=400)
+    assert agent.chat.turn_start == "" and chat.turn_start == "<think>\n"
+    check_turn_start(rules, chat)
+    maker = TraceMaker(TraceConfig(), chat, agent.encoder, agent.toolbox, rules)
+    plan = Plan(align=True, regions=("mouth",))
+    trace = maker.planned(queries[1], plan)
+    text = chat.tokenizer.decode(trace.tokens)
+    assert text.count("<think>\n") == text.count("<think>") == text.count("</think>") == 3
+    policy = chat.tokenizer.decode(np.array(trace.tokens)[trace.loss_mask])
+    assert "<think>" not in policy and policy.count("</think>") == 3
+    environment = Environment(rules, chat, agent.toolbox, agent.encoder.tokens)
+    assert trace.tokens == played(environment, queries[1], *maker.turns(queries[1], plan))
+    assert rewards.score(environment.episode, queries[1].reference, rewards.RewardConfig())["format"] == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "format"), [("<think>\n\n</think>\n\n", "actfer"), ("<think>\n", "examples.json_answers")]
+)
+def test_a_template_that_a_grammar_cannot_follow_is_refused_with_its_tail(agent, chat_that_opens, start, format):
+    with pytest.raises(ConfigError, match=f"opens every turn of the policy with {re.escape(repr(start))}"):
+        check_turn_start(replace(agent.rollout, format=format), chat_that_opens(start))
 
 
 def test_episodes_that_were_forked_share_nothing_but_the_prompt(agent, queries):

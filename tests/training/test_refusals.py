@@ -17,6 +17,8 @@ from tests.training.test_train import arguments_of, start
         (["--config.rollout.temperature=0.0"], "rollout.temperature is 0"),
         (["--config.estimator.credit=decision", "--config.loss.ratio=sequence"], "sequence_token"),
         (["--config.logging.every=0"], "every is 0"),
+        (["--config.model.param_dtype=bfloat16"], "param_dtype is 'bfloat16'; it must be float32 in training"),
+        (["--config.rollout.prompt_tokens=20"], "the largest prompt, with its scene, has"),
         (["--config.batch.length_buckets=(500,)"], "length_buckets"),
         (["--config=configs/nowhere.py:demo"], "there is no file configs/nowhere.py"),
         (["--config", "configs"], "there is no file configs"),

@@ -33,6 +33,7 @@ def photographs(tmp_path_factory) -> dict[str, str]:
 def rehearsed(out: Path, *images: str, **limits: int) -> dict:
     config = ucgrpo.get_config("demo")
     config.rollout.update(limits)
+    config.data.cache_directory = str(out.parent / "cache")
     config.batch.length = max(config.batch.length, config.rollout.max_length)
     rehearse(config, "", 0, images, out)
     return json.loads(out.read_text())
