@@ -59,7 +59,8 @@ def initial_state(
     remembered: Any = ()
     if config.algorithm == "rl":
         estimator = plugins.load(config.estimator.FOLDER, config.estimator.name)
-        remembered = estimator.init_state(len(emotion_labels(config.data)))
+        # Of one class at least: arrays of nothing cannot be indexed.
+        remembered = estimator.init_state(max(len(emotion_labels(config.data)), 1))
     return RunState(init_train_state(params, optimizer, mesh), place(remembered, mesh))
 
 
