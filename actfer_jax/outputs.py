@@ -227,8 +227,8 @@ def publish(staging: Path, directory: epath.PathLike, output: Output, *, stay: b
     _write_marker(directory, output, before | new)
     (directory / output.last).unlink(missing_ok=True)
     if not is_remote(directory):
-        for folder in output.folders:
-            (directory / folder).mkdir(exist_ok=True)
+        for folder in {*output.folders, *(os.path.dirname(name) for name in new)}:
+            (directory / folder).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(_THREADS) as pool:
         gone = set() if stay else before - new - {output.last}
         list(pool.map(lambda name: (directory / name).unlink(missing_ok=True), gone))
