@@ -89,15 +89,11 @@ class EpisodeWriter:
         path = self._workdir / "episodes" / f"step-{step:08d}-host{self._host}.jsonl"
         views = dict[str, View]()
         lines, index, offset = [], [], 0
-        for record, its_views in episodes:
-            missing = [key for key in KEYS if key not in record]
-            if missing:
-                raise RecordError(f"episode {record.get('id', '?')!r} has no {', '.join(missing)}")
-            images = [picture_name(view) for view in its_views]
-            views.update(zip(images, its_views, strict=True))
-            plain = _plain({"schema": SCHEMA, **record, "images": images}, f"episode {record['id']!r}")
-            lines.append(_line(plain))
-            index.append(_line(_place(path, offset, lines[-1]) | entry(plain)))
+        for made, its_views in episodes:
+            record = finished(made, its_views)
+            views.update(zip(record["images"], its_views, strict=True))
+            lines.append(as_line(record))
+            index.append(as_line(_place(path, offset, lines[-1]) | entry(record)))
             offset += len(lines[-1])
         with ThreadPoolExecutor(_THREADS) as pool:
             for _ in pool.map(self._save_picture, views.keys(), views.values()):
@@ -120,6 +116,25 @@ class EpisodeWriter:
         elif not path.exists():
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, png(view), sync=False)
+
+
+def finished(record: Mapping[str, Any], views: Sequence[View]) -> dict[str, Any]:
+    """A record as it is written: in JSON's types, with `schema` and the file names of its views as `images`.
+
+    Raises:
+      RecordError: a key is missing, a value has no JSON form, or a view is not uint8 [H, W, 3].
+    """
+    missing = [key for key in KEYS if key not in record]
+    if missing:
+        raise RecordError(f"episode {record.get('id', '?')!r} has no {', '.join(missing)}")
+    images = [picture_name(view) for view in views]
+    plain: dict[str, Any] = _plain({"schema": SCHEMA, **record, "images": images}, f"episode {record['id']!r}")
+    return plain
+
+
+def as_line(value: Mapping[str, Any]) -> bytes:
+    """A line of a shard or of an index."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def picture_name(view: View) -> str:
@@ -227,10 +242,6 @@ def _read_shard(shard: epath.Path) -> Iterator[tuple[dict[str, Any], dict[str, A
 
 def _place(shard: epath.Path, offset: int, line: bytes) -> dict[str, Any]:
     return {"shard": f"episodes/{shard.name}", "offset": offset, "bytes": len(line), "step": step_of(shard)}
-
-
-def _line(value: Any) -> bytes:
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _read_record(line: bytes, where: str) -> dict[str, Any]:
