@@ -1,5 +1,6 @@
 """Episode records: strict JSON, exact pictures, whole shards, and an index that leads to each of them."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from actfer_jax.episodes import store
 from actfer_jax.episodes.store import (
     RECORD_FILES,
     EpisodeWriter,
@@ -26,6 +28,7 @@ from actfer_jax.episodes.store import (
     shards,
 )
 from actfer_jax.faces.views import View
+from actfer_jax.files import write_atomically
 
 processes = multiprocessing.get_context("spawn")
 
@@ -245,6 +248,37 @@ def test_no_room_leaves_what_was_there(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == ["whole"]
     assert os.listdir(tmp_path / "episodes") == ["step-00000001-host0.jsonl"]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_kill_before_or_after_any_file_leaves_the_old_records_or_the_new(done, tmp_path, monkeypatch):
+    """A shard is replaced, and the process ends at one of its files after the other."""
+    old = [(make_record(f"old {row}"), [picture(row)]) for row in range(2)]
+    new = [(make_record(f"new {row}", dataset="d" * row), [picture(row + 1), picture(row + 7)]) for row in range(3)]
+    seen, total = [], 5 + 2  # pictures, the shard and its index
+    for moment in range(total):
+        workdir = tmp_path / f"{moment}"
+        workdir.mkdir()
+        EpisodeWriter(workdir).write(1, old)
+        count = itertools.count()
+
+        def killed_at(path, data, *, moment=moment, count=count, **options):
+            if (number := next(count)) == moment and done or number < moment:
+                write_atomically(path, data, **options)
+            if number >= moment:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(store, "write_atomically", killed_at)
+            EpisodeWriter(workdir).write(1, new)
+        records = list(read_episodes(workdir))
+        assert [read_record(workdir, line) for line in read_index(workdir)] == records
+        for record in records:
+            for name in record["images"]:
+                Image.open(workdir / name).load()
+        seen.append([record["id"] for record in records])
+    replaced = 5 if done else 6
+    assert seen == [["old 0", "old 1"]] * replaced + [["new 0", "new 1", "new 2"]] * (total - replaced)
 
 
 def write_forever(workdir, reports) -> None:
