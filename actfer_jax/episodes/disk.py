@@ -1,13 +1,21 @@
 """What the records of a run will take on the disk."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
+
+from actfer_jax.agent.episode import Episode, Sample
 from actfer_jax.episodes.index import entry
+from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import as_line, finished, png
 from actfer_jax.faces.views import View
+from actfer_jax.rollout.batch import Sequence as TokenSequence
+from actfer_jax.rollout.engine import Query, Rollout
 
-_PLACE = 80  # Bytes of where a record lies, in a line of the index.
+_PLACE = (
+    150  # Bytes of an index line that say where the record lies, and of the parts of the reward in record and line.
+)
 
 
 class EpisodeSize(NamedTuple):
@@ -24,14 +32,23 @@ class EpisodeSize(NamedTuple):
     views: float
 
 
-def episode_size(record: Mapping[str, Any], views: Sequence[View]) -> EpisodeSize:
-    """What a record (`record.to_record`) and its views take, encoded as they are written."""
-    plain = finished(record, views)
-    pictures = [len(png(view)) for view in views]
-    scenes = len(record["scenes"])
-    return EpisodeSize(
-        len(as_line(plain)) + len(as_line(entry(plain))) + _PLACE, sum(pictures[:scenes]), sum(pictures[scenes:])
-    )
+def episode_size(sample: Sample, episode: Episode, views: Sequence[View], *, length: int, written: int) -> EpisodeSize:
+    """What an episode takes, encoded as it is written.
+
+    Args:
+      views: the scenes of the sample's images, then what the tools returned.
+      length: tokens of its row.
+      written: how many of them the policy wrote.
+    """
+    wrote = np.arange(length) < written
+    log_probs = np.where(wrote, -1 / 3, 0).astype(np.float32)  # Of as many digits as most have, and so are the ids.
+    sequence = TokenSequence([100_000] * length, wrote.tolist(), [])
+    rollout = Rollout(Query(**vars(sample)), episode, list(views), sequence, log_probs, log_probs)
+    made, _ = to_record(rollout, id="1000-10-1", reward=None, advantage=-1 / 3, trained_on=(sample.dataset,))
+    record = finished(made, views)
+    pictures, scenes = [len(png(view)) for view in views], len(sample.images)
+    lines = len(as_line(record)) + len(as_line(entry(record))) + _PLACE
+    return EpisodeSize(lines, sum(pictures[:scenes]), sum(pictures[scenes:]))
 
 
 def records_bytes(size: EpisodeSize, *, queries: int, rollouts: int, steps: int, records_every: int) -> float:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import skimage.data
 from scripted_episodes import answer, call, play
 
@@ -13,6 +14,7 @@ from actfer_jax.episodes.disk import episode_size, records_bytes
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter
 from actfer_jax.faces.detector import FaceDetector
+from actfer_jax.rl.levels import LEVELS
 from actfer_jax.rollout.batch import Sequence
 from actfer_jax.rollout.engine import Query
 from actfer_jax.training.config import TrainConfig
@@ -23,30 +25,32 @@ def test_a_run_of_4b_keeps_what_it_was_said_to_and_under_5_gib(tmp_path):
     raw = ucgrpo.get_config()
     raw.model.path = "demo"
     config = read_config(raw, TrainConfig, "config")
-    toolbox = Toolbox(FaceDetector(), config.views)
+    toolbox, length = Toolbox(FaceDetector(), config.views), config.rollout.max_length
     image = skimage.data.astronaut()
     query = Query("photographs", "astronaut", (image,), Reference(labels=("happiness", "fear"), emotion="happiness"))
     rng = np.random.default_rng(0)
-    made = []
+    made, sizes = [], []
     for row, region in enumerate(("mouth", "eyes", "mouth", "nose")):
         texts = [call("align_face"), call("zoom", region=region), call("zoom", region="brows"), answer("happiness")]
-        tokens = rng.integers(151_643, size=config.rollout.max_length).tolist()  # A row that is full, a third written.
-        chosen = rng.random(len(tokens)) < 1 / 3
-        values = np.where(chosen, -rng.exponential(size=len(tokens)), 0).astype(np.float32)
-        sequence = Sequence(tokens, chosen.tolist(), [])
+        tokens = rng.integers(151_643, size=length).tolist()  # A row that is full, a fifth of it written.
+        chosen = rng.random(length) < 1 / 5
+        values = np.where(chosen, -rng.exponential(size=length), 0).astype(np.float32)
         rollout = dataclasses.replace(
-            play(query, texts, toolbox), sequence=sequence, log_probs=values, raw_log_probs=values
+            play(query, texts, toolbox),
+            sequence=Sequence(tokens, chosen.tolist(), []),
+            log_probs=values,
+            raw_log_probs=values,
         )
-        made.append(
-            to_record(rollout, id=f"1-0-{row}", reward={"total": 1 / 3}, advantage=-1 / 7, trained_on=("photographs",))
-        )
-    assert [len(views) for _, views in made] == [4] * 4 and {view.width for _, views in made for view in views} > {512}
-    sizes = [episode_size(*episode) for episode in made]
+        assert len(rollout.views) == 4
+        size = episode_size(query, rollout.episode, rollout.views, length=length, written=int(chosen.sum()))
+        reward = dict.fromkeys((*LEVELS, "task", "total"), 1 / 3)
+        made.append(to_record(rollout, id=f"1-0-{row}", reward=reward, advantage=-1 / 7, trained_on=("photographs",)))
+        sizes.append(size)
 
     EpisodeWriter(tmp_path).write(1, made[:1])
-    pictures = {path: path.stat().st_size for path in tmp_path.glob("images/*/*.png")}
+    pictures = sum(path.stat().st_size for path in tmp_path.glob("images/*/*.png"))
     lines = sum(path.stat().st_size for path in (tmp_path / "episodes").iterdir())
-    assert sizes[0].scenes + sizes[0].views == sum(pictures.values()) and 0 <= sizes[0].record - lines < 100
+    assert sizes[0].scenes + sizes[0].views == pictures and sizes[0].record == pytest.approx(lines, rel=0.05)
 
     EpisodeWriter(tmp_path).write(1, made)
     taken = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
