@@ -49,7 +49,7 @@ class Output:
       names: matches the names of all possible files, relative to the directory.
       last: the file without which the others do not count as results.
       signs: files by which a directory without a marker, from older versions, is recognised.
-      folders: subdirectories of some of the files.
+      folders: subdirectories of some of the files, which may have further ones in them.
     """
 
     what: str
@@ -227,12 +227,16 @@ def publish(staging: Path, directory: epath.PathLike, output: Output, *, stay: b
     _write_marker(directory, output, before | new)
     (directory / output.last).unlink(missing_ok=True)
     if not is_remote(directory):
-        for folder in output.folders:
-            (directory / folder).mkdir(exist_ok=True)
+        for folder in {*output.folders, *(os.path.dirname(name) for name in new)}:
+            (directory / folder).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(_THREADS) as pool:
         gone = set() if stay else before - new - {output.last}
         list(pool.map(lambda name: (directory / name).unlink(missing_ok=True), gone))
         list(pool.map(lambda name: _move(staging / name, directory / name), new - {output.last}))
+    if not is_remote(directory):
+        for folder in {os.path.dirname(name) for name in gone} - {"", *output.folders}:
+            with suppress(OSError):  # It is not empty.
+                os.rmdir(directory / folder)
     if output.last in new:
         _move(staging / output.last, directory / output.last)
     _write_marker(directory, output, before | new if stay else new)

@@ -7,7 +7,7 @@
 Runs three steps of the demo, supervised and by reinforcement with forced arms, an evaluation and an `analyze`, and
 writes the SHA-256 of every file that they leave: metrics, episode records, pictures, evaluations, results, weights and
 pages. What measures the machine, dates the run or names its directory is left out, and so are plots, which show the
-date over what `results.json` has.
+date over what `results.json` has, and the index of records, which has their lengths.
 """
 
 import argparse
@@ -42,7 +42,9 @@ COMMANDS = {
     ),
     "analysis": ("analyze", "{root}/0.png", "{root}/1.png", "--checkpoint={root}/rl/policy", "--out={out}"),
 }
-LEFT_OUT = re.compile(r"checkpoints/|compilation_cache/|events\.out\.tfevents|manifest\.json|^[a-z]+\.png$|(^|/)\.")
+LEFT_OUT = re.compile(
+    r"checkpoints/|compilation_cache/|events\.out\.tfevents|manifest\.json|^[a-z]+\.png$|(^|/)\.|\.index$"
+)
 UNSTEADY = re.compile(r"perf/|.*latency_p|seconds$|date$|git_commit$|git_modified$|version$|checkpoint$|policy$")
 """Keys of JSON whose values measure the machine, date the run or name a directory."""
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from actfer_jax.data import synth_faces
+from actfer_jax.episodes.store import read_episodes
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,7 +47,7 @@ def test_modules_of_ones_own_are_trained_with_and_evaluated_on(tmp_path):
     )
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
-    records = [json.loads(line) for shard in (workdir / "episodes").iterdir() for line in shard.open()]
+    records = list(read_episodes(workdir))
     assert len(records) == 16 and {record["dataset"] for record in records} == {"my_faces"}
     for row in rows:
         steps = [record for record in records if record["id"].startswith(f"{row['step']}-")]
@@ -115,6 +116,6 @@ def test_a_grammar_of_ones_own_is_learned_from_traces_and_evaluated_with(tmp_pat
         f"--checkpoint={workdir}/policy",
         f"--out={out}",
     )
-    records = [json.loads(line) for shard in (out / "episodes").iterdir() for line in shard.open()]
+    records = list(read_episodes(out))
     # Two steps teach no grammar: what the policy writes is read by the example's, in its words.
     assert [record["turns"][0]["error"] for record in records] == ["the turn is not one JSON object"] * 2

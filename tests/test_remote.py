@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.data.sources import DataConfig
-from actfer_jax.episodes.store import EpisodeWriter, picture_name, read_episodes
+from actfer_jax.episodes.store import EpisodeWriter, picture_name, read_episodes, read_index, read_record
 from actfer_jax.evaluation import analysis as analyze
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.evaluation.run import evaluation_output
@@ -141,9 +141,11 @@ def test_episodes_and_their_pictures(bucket):
     writer.write(1, [(make_record(str(index)), pictures[index:]) for index in range(3)])
     writer.write(2, [(make_record("later"), pictures[:1])])
     assert [len(record["images"]) for record in read_episodes(workdir)] == [40, 39, 38, 1]
-    for pixels in pictures:
-        png = bucket.objects[f"episodes/{picture_name(pixels)}"]
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), pixels)
+    for view in pictures:
+        png = bucket.objects[f"episodes/{picture_name(view)}"]
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), view.pixels)
+    lines = list(read_index(workdir))
+    assert [read_record(workdir, line)["id"] for line in lines] == ["0", "1", "2", "later"]
     EpisodeWriter(workdir).drop_after(1)
     assert [record["id"] for record in read_episodes(workdir)] == ["0", "1", "2"]
 

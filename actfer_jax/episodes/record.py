@@ -1,6 +1,7 @@
-"""Finished episodes as the plain records that `records.EpisodeWriter` saves.
+"""Finished episodes as the plain records that `store.EpisodeWriter` saves.
 
 Keys of a record:
+  schema: of the record, a number (added by the writer).
   id, dataset, image: names of the episode, and of its sample.
   trained_on: names of the data sets that the policy had been trained on.
   scene: the view of the first whole image. scenes: the views of all images of the sample.
@@ -8,11 +9,13 @@ Keys of a record:
     reply (text, ok, tool, region, inspects) or null, view or null, and seconds in the tool.
   token_ids, loss_mask, logprobs, raw_logprobs: one entry a token. The last two are 0 for tokens that the policy did not
     choose. `logprobs` are of the sampled distribution, `raw_logprobs` of temperature 1 with nothing banned.
-  images: file names of the views in the order of their placeholders (added by the writer).
+  images: file names of the views in the order of their placeholders, those of the sample's images first (added by the
+    writer).
   prediction: aus, emotion; both null without an answer.
   reference: aus, known_aus, emotion, labels, strata, extra.
   reward: its parts, or null. advantage: a number, or null.
-  forced: the instructed arm ("", "zoom" or "answer"). truncated: whether a turn reached its length limit.
+  arm: what the policy did, "looked", "direct" or "undecided". forced: the instructed arm ("", "zoom" or "answer").
+  truncated: whether a turn reached its length limit.
 A view has name, of (the index of the image that it was cut from), size (width, height), to_original (the rows of its
 affine map to pixels of that image), picture (an index into `images`) and file (the entry there).
 """
@@ -39,8 +42,10 @@ def to_record(
     reward: Mapping[str, float] | None,
     advantage: float | None,
     trained_on: Collection[str],
-) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """One episode as a record, and its views, uint8 [h, w, 3], in the order of their placeholders.
+) -> tuple[dict[str, Any], list[View]]:
+    """One episode as a record, and its views in the order of their placeholders.
+
+    Nothing of the result refers to the images of the sample or to the patches of the views.
 
     Args:
       rollout: a finished episode.
@@ -64,18 +69,27 @@ def to_record(
         "scene": _view(scenes[0], 0),
         "scenes": [_view(scene, index) for index, scene in enumerate(scenes)],
         "turns": turns,
-        "token_ids": list(rollout.sequence.tokens),
-        "loss_mask": [int(chosen) for chosen in rollout.sequence.loss_mask],
+        "token_ids": np.array(rollout.sequence.tokens),
+        "loss_mask": np.array(rollout.sequence.loss_mask, int),
         "logprobs": _numbers(rollout.log_probs),
         "raw_logprobs": _numbers(rollout.raw_log_probs),
         "prediction": _prediction(episode),
         "reference": _reference(query.reference),
         "reward": None if reward is None else dict(reward),
         "advantage": advantage,
+        "arm": arm(episode),
         "forced": episode.forced,
         "truncated": any(turn.truncated for turn in episode.turns),
     }
-    return record, [view.pixels for view in rollout.views]
+    return record, list(rollout.views)
+
+
+def arm(episode: Episode) -> str:
+    """The arm that a policy chose: "looked" into the face, "direct" (wrote an answer without), or "undecided"."""
+    if episode.inspected:
+        return "looked"
+    wrote = (field in turn.text.rpartition("</think>")[2] for turn in episode.turns for field in ("<aus>", "<answer>"))
+    return "direct" if episode.answer is not None or any(wrote) else "undecided"
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
@@ -98,7 +112,7 @@ def _view(view: View, picture: int) -> dict[str, Any]:
         "size": [view.width, view.height],
         "to_original": view.to_original.tolist(),
         "picture": picture,
-        "file": picture_name(view.pixels),
+        "file": picture_name(view),
     }
 
 
@@ -125,9 +139,12 @@ def _sorted(aus: Collection[int] | None) -> list[int] | None:
     return None if aus is None else sorted(aus)
 
 
-def _numbers(values: np.ndarray) -> list[float]:
-    """The numbers with the shortest decimals that round to the same float32."""
-    return [float(str(value)) for value in np.asarray(values, np.float32)]
+def _numbers(values: np.ndarray) -> np.ndarray:
+    """The numbers with the shortest decimals that round to the same float32, as float64."""
+    numbers = np.zeros(len(values))
+    chosen = np.flatnonzero(values)  # Most are 0.
+    numbers[chosen] = [float(str(value)) for value in np.asarray(values, np.float32)[chosen]]
+    return numbers
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -13,7 +13,7 @@ from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.cli import printable
 from actfer_jax.episodes.page import call_text, page, section, why_no_answer
 from actfer_jax.episodes.record import to_record
-from actfer_jax.episodes.store import EpisodeWriter, shards
+from actfer_jax.episodes.store import PICTURES, EpisodeWriter, shards
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.faces.images import ImageError, load_image
 from actfer_jax.files import write_atomically
@@ -28,7 +28,7 @@ RENDERED_ONLY = (
 PAGE, RECORDS = "index.html", "episodes.jsonl"
 ANALYSIS = Output(
     "an analysis",
-    re.compile(r"index\.html|episodes\.jsonl|images/[0-9a-f]+\.png"),
+    re.compile(rf"index\.html|episodes\.jsonl|{PICTURES}"),
     last=PAGE,
     signs=(PAGE, RECORDS),
     folders=("images",),

@@ -12,6 +12,7 @@ from etils import epath
 from actfer_jax import plugins
 from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of
 from actfer_jax.data.sources import DataConfig, Source, emotion_labels, open_source
+from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
 from actfer_jax.evaluation import plots
@@ -78,7 +79,8 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
     agent.check_prompt(emotion_labels(config.data))
     source = open_source(config.data)
     with staged(out, output) as staging:
-        outcomes = _play(config, agent, source, EpisodeWriter(staging), card.trained_on)
+        with BackgroundWriter(EpisodeWriter(staging)) as writer:
+            outcomes = _play(config, agent, source, writer, card.trained_on)
         summaries = {
             control: benchmark.measure(played, config=config.benchmark, seed=config.seed)
             for control, played in outcomes.items()
@@ -111,7 +113,7 @@ def evaluation_output(figures: Iterable[str]) -> Output:
 
 
 def _play(
-    config: EvaluateConfig, agent: Agent, source: Source, writer: EpisodeWriter, trained_on: tuple[str, ...]
+    config: EvaluateConfig, agent: Agent, source: Source, writer: BackgroundWriter, trained_on: tuple[str, ...]
 ) -> dict[str, list[Outcome]]:
     """Plays every episode and writes its record; returns the outcomes by control."""
     shards = itertools.count()

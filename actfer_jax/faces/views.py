@@ -5,9 +5,10 @@ Coordinates are continuous pixel coordinates (x, y): pixel (row r, column c) cov
 `map[:, :2] @ p + map[:, 2]`. The policy reads and writes integers 0..1000 relative to a view's width and height.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +61,11 @@ class View:
     @property
     def width(self) -> int:
         return int(self.pixels.shape[1])
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of its size and pixels, in hexadecimal: two views have the same if they show the same."""
+        return hashlib.sha256(repr(self.pixels.shape).encode() + self.pixels.tobytes()).hexdigest()
 
     @property
     def footprint(self) -> NDArray[np.float64]:

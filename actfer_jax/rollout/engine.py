@@ -201,9 +201,10 @@ class RolloutEngine:
         """
         if not 0 < len(queries) <= self.queries:
             raise ValueError(f"{len(queries)} queries; this engine takes 1 to {self.queries}")
+        encode = _encode_once(self.encoder)
         seconds = dict.fromkeys(("prefill", "decode", "tools", "fill", "host"), 0.0)
         clock = _Clock(seconds)
-        rows, prompts = self._open(queries, forced, treatment)
+        rows, prompts = self._open(queries, forced, treatment, encode)
         clock.lap("host")
         params = sharding.block_on_cpu(self.programs.weights(params), self.mesh)
         state = self._prefill(params, rows, prompts, seed, step)
@@ -234,7 +235,7 @@ class RolloutEngine:
                     slots = self._slots(list(ready))
                     served = {slots[index]: (index, *ready.pop(index)) for index in slots}
                     waiting = {index: call for index, call in waiting.items() if index not in slots}
-                    state = self._fill(params, state, rows, served)
+                    state = self._fill(params, state, rows, served, encode)
                 clock.lap("fill")
                 if progress is not None:
                     progress(sum(row.done for row in rows), len(rows))
@@ -244,7 +245,7 @@ class RolloutEngine:
         return RolloutResult([result[i : i + self.group_size] for i in range(0, len(result), self.group_size)], seconds)
 
     def _open(
-        self, queries: list[Query], forced: list[list[str]] | None, treatment: str
+        self, queries: list[Query], forced: list[list[str]] | None, treatment: str, encode: Callable[[View], Patches]
     ) -> tuple[list[_Row], list[list[int]]]:
         """The rows of all episodes, and the token ids of each query's prompt."""
         rows, prompts = [], []
@@ -252,7 +253,7 @@ class RolloutEngine:
             seen = any(self.here in self.holders[q * self.group_size + g] for g in range(self.group_size))
             first = Environment(self.config, self.chat, self.toolbox, self.encoder.tokens, treatment=treatment)
             prompt, scenes = first.reset(query, answer_now=query.answer_now, seen=seen)
-            patches = [self.encoder(scene.pixels) for scene in scenes]
+            patches = [encode(scene) for scene in scenes]
             prompts.append(prompt)
             for g in range(self.group_size):
                 rows.append(_Row(query, first.fork(forced[q][g] if forced else ""), list(patches), 0))
@@ -309,7 +310,12 @@ class RolloutEngine:
         return chosen
 
     def _fill(
-        self, params: Params, state: RowState, rows: list[_Row], served: dict[int, tuple[int, Reply, float]]
+        self,
+        params: Params,
+        state: RowState,
+        rows: list[_Row],
+        served: dict[int, tuple[int, Reply, float]],
+        encode: Callable[[View], Patches],
     ) -> RowState:
         """Serves the rows in their slots: (row, reply, seconds)."""
         config, size = self.config, self.config.fill_rows
@@ -324,7 +330,7 @@ class RolloutEngine:
             row = rows[r]
             reply_ids, views = row.environment.observe(reply, seconds)
             ids = [row.pending, *reply_ids]
-            patches = [self.encoder(view.pixels) for view in views]
+            patches = [encode(view) for view in views]
             row.views += patches
             if patches:
                 (view_of[f, 0],) = patches
@@ -371,6 +377,18 @@ def view_slots(
         scenes=config.images,
         dtype=dtype,
     )
+
+
+def _encode_once(encoder: ViewEncoder) -> Callable[[View], Patches]:
+    """From a view to its patches; equal views, which the rollouts of a group often have, share one array."""
+    known: dict[str, Patches] = {}
+
+    def encode(view: View) -> Patches:
+        if view.digest not in known:
+            known[view.digest] = encoder(view.pixels)
+        return known[view.digest]
+
+    return encode
 
 
 @contextmanager

@@ -61,6 +61,8 @@ class Checkpoints:
       best_metric: one of the `metrics` given to `save`; "" for none.
       confirm: called on process 0 before a step is committed, in any thread; raises if the directory no longer belongs
         to this run.
+      ready: called on every process before its part of a step counts as written, in any thread: waits for what else has
+        to be on the disk by then. What it raises fails the save.
 
     Attributes:
       cut_off: the newest step whose saving a kill interrupted, 0 for none; its remains are removed.
@@ -77,6 +79,7 @@ class Checkpoints:
         best: int = 1,
         best_metric: str = "",
         confirm: Callable[[], None] = lambda: None,
+        ready: Callable[[], None] = lambda: None,
     ):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}: without a checkpoint a run cannot be resumed")
@@ -102,7 +105,7 @@ class Checkpoints:
             self._set_damaged_aside()
             # All processes see the steps that process 0 kept.
             handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-            handlers.add("state", _StateSave, _StateHandler())
+            handlers.add("state", _StateSave, _StateHandler(ready))
             self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
             if best_metric:
                 self._metric_seen = any(self._manager.metrics(step) for step in self._manager.all_steps())
@@ -301,12 +304,25 @@ class Checkpoints:
 
 
 class _StateHandler(ocp.StandardCheckpointHandler):  # type: ignore[misc]  # their library has no types
-    """Orbax's handler; after a save each process computes the checksums of the arrays that it wrote."""
+    """Orbax's handler; after a save each process computes the checksums of the arrays that it wrote.
+
+    Args:
+      ready: as for `Checkpoints`.
+    """
+
+    def __init__(self, ready: Callable[[], None]):
+        super().__init__()
+        self._ready = ready
 
     async def async_save(self, directory: Any, *args: Any, **kwargs: Any) -> list[ocp.future.Future]:
         writes = await super().async_save(directory, *args, **kwargs) or []
         path = getattr(directory, "path", directory)  # Orbax may not have made the directory yet.
-        return [ocp.future.ChainedFuture(writes, partial(_write_own_checksums, path))]
+
+        def finish() -> None:
+            self._ready()
+            _write_own_checksums(path)
+
+        return [ocp.future.ChainedFuture(writes, finish)]
 
 
 @dataclass

@@ -108,7 +108,7 @@ class LoggingConfig:
 
     every: Count = 1
     episodes_every: Annotated[int, at_least(0)] = 10
-    records_every: Annotated[int, at_least(0)] = 1
+    records_every: Annotated[int, at_least(0)] = 20
     profile_start: Count = 10
     profile_steps: Annotated[int, at_least(0)] = 0
     memory_profile_step: Annotated[int, at_least(0)] = 0

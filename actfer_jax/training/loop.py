@@ -24,6 +24,7 @@ from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.config import ConfigError
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.sources import emotion_labels, open_face_store, open_source
+from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.picture import episode_picture
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter
@@ -106,13 +107,17 @@ def _train(
         agent = whitened(agent, source, config.traces, config.seed)
     kept = config.checkpoint
     lease.check()
-    with Checkpoints(
-        workdir / "checkpoints",
-        keep=kept.keep,
-        best=kept.best,
-        best_metric=kept.best_metric,
-        confirm=lease.confirm,
-    ) as checkpoints:
+    with (
+        BackgroundWriter(EpisodeWriter(workdir, jax.process_index())) as records,
+        Checkpoints(
+            workdir / "checkpoints",
+            keep=kept.keep,
+            best=kept.best,
+            best_metric=kept.best_metric,
+            confirm=lease.confirm,
+            ready=records.wait,
+        ) as checkpoints,
+    ):
         restored = checkpoints.restore_latest(abstract_state(config, agent.model_config, meshes.update)[1])
         if restored:
             start, state = restored[:2]
@@ -125,7 +130,6 @@ def _train(
         lost = 2 * every if start < checkpoints.cut_off <= start + every else every
         lease.check()
         hosts.from_first(partial(rewind, workdir, start, start + lost))
-        records = EpisodeWriter(workdir, jax.process_index())
         _evaluate("before", config, agent, agent.params, workdir, stop, lease)
         make_step = sft_steps if config.algorithm == "sft" else rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
@@ -152,6 +156,7 @@ def _train(
                     metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()}
                     metrics |= meter.metrics()
                     lease.check()
+                    records.check()
                     if writer is not None and (step % config.logging.every == 0 or step == config.steps):
                         writer.write(step, metrics)
                         progress.update(step, _shown(metrics))
@@ -274,7 +279,7 @@ def _open_workdir(
 
 
 def _show_episodes(
-    config: TrainConfig, step: int, episodes: Episodes, writer: MetricWriter | None, records: EpisodeWriter
+    config: TrainConfig, step: int, episodes: Episodes, writer: MetricWriter | None, records: BackgroundWriter
 ) -> None:
     """Writes the records of the episodes that this process owns, and on the first one now and then shows an episode in
     TensorBoard."""

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from actfer_jax.episodes.store import shards, step_of
+from actfer_jax.episodes.store import remove, shards, step_of
 from actfer_jax.files import unused, write_atomically
 from actfer_jax.runs.metrics import EVALUATION, METRICS, complete_lines, read_evaluations
 
@@ -66,7 +66,7 @@ def rewind(workdir: epath.PathLike, step: int, explained: int) -> None:
         if (workdir / POLICY_NAME).exists():
             (workdir / POLICY_NAME).rename(aside / POLICY_NAME)
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(partial(_remove, aside=aside and aside / "episodes"), later_shards))
+        list(pool.map(partial(remove, aside=aside and aside / "episodes"), later_shards))
     _rewind_events(workdir, step, aside, [record for record, _ in records if record["step"] <= step])
     if later_evaluations:
         kept = {when: run for when, run in evaluations.items() if run["step"] <= step}
@@ -91,15 +91,6 @@ def rewind(workdir: epath.PathLike, step: int, explained: int) -> None:
 
 def _json(evaluations: dict[str, Any]) -> str:
     return json.dumps(evaluations, indent=1) + "\n"
-
-
-def _remove(path: epath.Path, aside: epath.Path | None) -> None:
-    """Moves a file into a directory; without one, deletes it."""
-    if aside is None:
-        path.unlink()
-    else:
-        aside.mkdir(parents=True, exist_ok=True)
-        path.rename(aside / path.name)
 
 
 def _rewind_events(workdir: epath.Path, step: int, aside: epath.Path | None, records: Sequence[dict[str, Any]]) -> None:

@@ -116,6 +116,19 @@ def test_a_step_or_a_seed_of_its_own_gives_other_episodes(agent, engine, queries
     assert tokens_of(engine.run(agent.params, queries[:4], seed=SEED, step=1)) == tokens_of(result)
 
 
+def test_equal_views_are_encoded_once(agent, result):
+    """The rollouts of a group look at the same face: what they hold of a view is one array, and its own."""
+    arrays: dict[tuple, set[int]] = {}
+    crops = 0
+    for rollout in (rollout for group in result.rollouts for rollout in group):
+        for view, patches in zip(rollout.views, rollout.sequence.views, strict=True):
+            np.testing.assert_array_equal(patches.values, agent.encoder(view.pixels).values)
+            arrays.setdefault((view.pixels.shape, view.pixels.tobytes()), set()).add(id(patches.values))
+        crops += len(rollout.views) - 1
+    assert all(len(ids) == 1 for ids in arrays.values())
+    assert len(arrays) - len(result.rollouts) < crops
+
+
 def disturbed(params: nnx.State, amount: float, seed: int) -> nnx.State:
     """Parameters with normal noise of `amount` times their own deviation."""
     rng = np.random.default_rng(seed)

@@ -53,6 +53,8 @@ def shown(workdir: epath.Path, local: Path) -> dict[str, list[int]]:
 
 
 def everything(workdir: epath.Path) -> dict[str, list]:
+    shards, indices = ({path.stem for path in workdir.glob(f"episodes/*.{end}")} for end in ("jsonl", "index"))
+    assert shards == indices
     return {
         "metrics": [record["step"] for record in read_metrics(workdir)] if (workdir / "metrics.jsonl").exists() else [],
         "episodes": [record["id"] for record in read_episodes(workdir)],

@@ -150,6 +150,10 @@ def assert_same_run(first: Path, second: Path) -> None:
     for name in weights:
         np.testing.assert_array_equal(weights[name], others[name], err_msg=name)
     assert without_timings(first) == without_timings(second)
+    records, others = (
+        [(record["id"], record["token_ids"]) for record in read_episodes(path)] for path in (first, second)
+    )
+    assert records == others
 
 
 @pytest.mark.slow
@@ -166,8 +170,7 @@ def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared):
     assert not (workdir / "superseded").exists()
     assert_same_run(expected, workdir)
     if algorithm == "rl":
-        records = [[record["id"] for record in read_episodes(path)] for path in (expected, workdir)]
-        assert records[0] == records[1] and len(records[0]) == STEPS * 8
+        assert len(list(read_episodes(workdir))) == STEPS * 8
 
 
 @pytest.mark.slow
