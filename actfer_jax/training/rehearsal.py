@@ -20,6 +20,7 @@ from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data.sources import DataConfig, emotion_labels, open_face_store, open_source
+from actfer_jax.episodes.disk import EpisodeSize, episode_size, records_bytes
 from actfer_jax.evaluation.command import read_card
 from actfer_jax.evaluation.run import EvaluateConfig
 from actfer_jax.evaluation.tables import align
@@ -53,6 +54,7 @@ class Played:
       longest_row: positions of a row in which every turn is as long as it may be.
       scene_pitch: original pixels that a pixel of the scene spans.
       zoom_pitches: the same of each zoom.
+      size: what its record and pictures take on disk with the longest turns.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Played:
     longest_row: int = 0
     scene_pitch: float = 0.0
     zoom_pitches: list[float] = field(default_factory=list)
+    size: EpisodeSize = EpisodeSize(0, 0, 0)
 
 
 class Rehearsal:
@@ -111,6 +114,13 @@ class Rehearsal:
         }
         played.row = sum(lengths)
         played.longest_row = prompt + sum(replies) + len(replies) * (limits.turn_tokens + 1) + limits.turn_tokens
+        played.size = episode_size(
+            sample,
+            self.unlimited.episode,
+            self.unlimited.views,
+            length=played.longest_row,
+            written=limits.max_turns * limits.turn_tokens,
+        )
         scene, *views = self.unlimited.views[len(sample.images) - 1 :]
         played.scene_pitch = float(pitch(scene.to_original).mean())
         played.zoom_pitches = [float(pitch(view.to_original).mean()) for view in views[1:]]
@@ -177,6 +187,7 @@ class Stage:
       chat, encoder: of the model directory.
       toolbox: the face tools.
       training: the config of training; None for one of evaluation.
+      episodes: how many episodes an evaluation plays, as far as its config says.
     """
 
     data: DataConfig
@@ -185,10 +196,11 @@ class Stage:
     encoder: ViewEncoder
     toolbox: Toolbox
     training: TrainConfig | None
+    episodes: int = 0
 
 
 def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
-    training: TrainConfig | None = None
+    training, episodes = None, 0
     if "algorithm" in raw_config:
         if checkpoint:
             raise ConfigError("--checkpoint goes with a config of evaluation; give --config.model.path")
@@ -196,7 +208,8 @@ def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
         data, views, rollout = training.data, training.views, training.rollout
         path, landmarks = training.model.path, training.model.landmarks
     else:
-        data = read_config(raw_config, EvaluateConfig, "config").data
+        evaluation = read_config(raw_config, EvaluateConfig, "config")
+        data, episodes = evaluation.data, (evaluation.data.size or 0) * (1 + len(evaluation.controls))
         if not checkpoint:
             raise ConfigError("give --checkpoint, the model directory that is evaluated")
         path, landmarks = checkpoint, ""
@@ -208,7 +221,7 @@ def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
         toolbox = Toolbox(FaceDetector(landmarks or None), views, open_face_store(data))
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {path!r} cannot be used: {error}") from error
-    return Stage(data, rollout, chat, encoder, toolbox, training)
+    return Stage(data, rollout, chat, encoder, toolbox, training, episodes)
 
 
 def _pictures(data: DataConfig, samples: int, images: Sequence[str]) -> list[Sample]:
@@ -228,8 +241,8 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
     Returns:
       samples; playable (the share in which all turns fit); turns_played (of each); prompt_tokens (most); longest_row
       (most positions that a row takes if every turn is as long as it may be); faces_found (share); scene_pitch and
-      zoom_pitch (medians, original pixels that a pixel of the view spans; None without zooms); capacity (needed and
-      given, by config key).
+      zoom_pitch (medians, original pixels that a pixel of the view spans; None without zooms); disk_gib (most that the
+      records of the run take); capacity (needed and given, by config key).
     """
     limits, views = stage.rollout, stage.toolbox.view_config
     needed = {
@@ -257,8 +270,25 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
         "faces_found": sum(one.faces > 0 for one in played) / len(played),
         "scene_pitch": statistics.median(one.scene_pitch for one in played),
         "zoom_pitch": statistics.median(zooms) if zooms else None,
+        "disk_gib": _records_bytes(played, stage) / 2**30,
         "capacity": capacity,
     }
+
+
+def _records_bytes(played: Sequence[Played], stage: Stage) -> float:
+    size = EpisodeSize(*(statistics.fmean(parts) for parts in zip(*(one.size for one in played), strict=True)))
+    training = stage.training
+    if training is None:
+        return records_bytes(size, queries=stage.episodes, rollouts=1, steps=1, records_every=1)
+    if training.algorithm == "sft":
+        return 0.0
+    return records_bytes(
+        size,
+        queries=training.batch.queries,
+        rollouts=training.batch.rollouts,
+        steps=training.steps,
+        records_every=training.logging.records_every,
+    )
 
 
 def in_words(report: dict[str, Any], max_turns: int) -> str:
@@ -281,7 +311,8 @@ def in_words(report: dict[str, Any], max_turns: int) -> str:
             f"pixel (the scene {report['scene_pitch']:.2f})."
         )
         if report["scene_pitch"] <= 1:
-            lines.append("The scene already has every pixel of the original: a zoom enlarges, and shows nothing more.")
+            lines.append("The scene already has every pixel of the original: a zoom enlarges it, and shows no more detail.")
+    lines.append(f"The records of the run take at most {report['disk_gib']:.1f} GiB.")
     return "\n".join(lines)
 
 
