@@ -299,10 +299,11 @@ POD = (
     "mesh.rollout",
 )
 """Where a run on a pod wants other values than the dataclasses have."""
+RL = ("batch.length_buckets", "estimator.decision_start", "loss.kl")
 SFT = ("batch.queries", "batch.rollouts", "batch.length", "optimizer.learning_rate", "optimizer.schedule")
 
 
-@pytest.mark.parametrize(("module", "others"), [(ucgrpo, {*POD, "batch.length_buckets"}), (sft, {*POD, *SFT})])
+@pytest.mark.parametrize(("module", "others"), [(ucgrpo, {*POD, *RL}), (sft, {*POD, *SFT})])
 def test_a_config_file_shows_every_key_of_its_sections_with_the_default_but_where_listed(module, others):
     """A default changed in one of the two places only would be one for Python and another for the commands."""
     raw = module.get_config()

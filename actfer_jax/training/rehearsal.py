@@ -311,7 +311,9 @@ def in_words(report: dict[str, Any], max_turns: int) -> str:
             f"pixel (the scene {report['scene_pitch']:.2f})."
         )
         if report["scene_pitch"] <= 1:
-            lines.append("The scene already has every pixel of the original: a zoom enlarges it, and shows no more detail.")
+            lines.append(
+                "The scene already has every pixel of the original: a zoom enlarges it, and shows no more detail."
+            )
     lines.append(f"The records of the run take at most {report['disk_gib']:.1f} GiB.")
     return "\n".join(lines)
 
