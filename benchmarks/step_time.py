@@ -1,13 +1,14 @@
 """How long a step of reinforcement learning takes on the devices at hand, at the true size of Qwen3-VL-4B.
 
-    python benchmarks/step_time.py --config=configs/ucgrpo.py --json=docs/results/step_time.json
-    python benchmarks/step_time.py --config=configs/ucgrpo.py --config.batch.queries=4 --config.batch.microbatches=4 \
-        --config.rollout.fill_rows=16 "--config.mesh.rollout=(-1,1,1)"
+    python benchmarks/step_time.py --config=configs/ucgrpo.py --words=DIR --json=docs/results/step_time.json
+    python benchmarks/step_time.py --config=configs/ucgrpo.py --words=DIR --config.batch.queries=4 \
+        --config.batch.microbatches=4 --config.rollout.fill_rows=16 "--config.mesh.rollout=(-1,1,1)"
 
-The steps are those of training, with its meshes, its face tools and rendered faces. Two things stand in: a config
-without `config.model.path` gets random weights in the sizes of Qwen3-VL-4B, with the tokenizer of the small policy in
-the package; and whatever the policy writes is read as a call, align and then zooms, and in the last turn as one answer
-or another, so that every episode has all of its turns and views. The first step compiles and is left out.
+The steps are those of training, with its meshes, prompt, views, face tools and rendered faces. Two things stand in: a
+config without `config.model.path` gets random weights in the sizes of Qwen3-VL-4B, with the tokenizer, chat template
+and processor in `--words` (by default ACTFER_QWEN3_VL of the environment); and whatever the policy writes is read as a
+call, align and then zooms, and in the last turn as one answer or another, so that every episode has all of its turns,
+at their full length, and views. The first step compiles and is left out.
 
 Prints the median of each phase, with the TFLOP that the model's formulas count (`flops`), what the sampler and the
 trainer say of the same tokens, and the most memory that a device held. Ends with status 1 if a gradient is not finite.
@@ -16,6 +17,7 @@ trainer say of the same tokens, and the most memory that a device held. Ends wit
 import dataclasses
 import importlib.metadata
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -35,8 +37,9 @@ from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.compile_check import flops
 from actfer_jax.compile_check.check import PUBLISHED
 from actfer_jax.data.datasets import synth_faces
+from actfer_jax.errors import UserError
 from actfer_jax.evaluation.tables import align
-from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
+from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.outputs import write_file
 from actfer_jax.parallel import hosts
 from actfer_jax.parallel.sharding import make_meshes
@@ -102,19 +105,17 @@ class Faces:
         return ()
 
 
-def true_size(directory: Path) -> None:
-    """A model directory with the sizes of Qwen3-VL-4B, the small policy's tokenizer, and no weights."""
-    demo = Path(demo_checkpoint())
-    for path in demo.iterdir():
-        if path.name not in ("model.safetensors", "actfer.json"):
+def true_size(directory: Path, words: str) -> None:
+    """A model directory with the sizes of Qwen3-VL-4B, the words of a Qwen3-VL, and no weights."""
+    if not (Path(words) / "tokenizer_config.json").is_file():
+        raise UserError(
+            f"--words is {words!r}; give a directory with the tokenizer, chat template and processor of a Qwen3-VL, or "
+            "a whole model as --config.model.path"
+        )
+    for path in Path(words).iterdir():
+        if path.suffix in (".json", ".jinja", ".txt"):
             shutil.copyfile(path, directory / path.name)
-    small, true = (json.loads(path.read_text()) for path in (demo / "config.json", PUBLISHED))
-    special = {name: value for name, value in small.items() if name.endswith("_token_id")}
-    (directory / "config.json").write_text(json.dumps(true | special))
-    # As Qwen3-VL has it; the small policy has smaller views.
-    processor = json.loads((directory / "preprocessor_config.json").read_text())
-    processor["size"] = {"shortest_edge": 2**16, "longest_edge": 2**24}
-    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    shutil.copyfile(PUBLISHED, directory / "config.json")
 
 
 def work(config: TrainConfig, model_config: Qwen3VLConfig, length: int) -> dict[str, float]:
@@ -198,9 +199,8 @@ def main(argv: Sequence[str]) -> None:
     raw = flags.FLAGS.config
     with tempfile.TemporaryDirectory() as directory, raw.unlocked():
         if not raw.model.path:
-            true_size(Path(directory))
+            true_size(Path(directory), flags.FLAGS.words)
             raw.model.path, raw.model.initialise = directory, "random"
-            raw.rollout.prompt_style = "brief"  # the full prompt is long in the small policy's words
         raw.steps, raw.evaluation = flags.FLAGS.steps + 1, None
         figures = measure(read_train_config(raw))
     print(table(figures))
@@ -215,6 +215,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file.")
+    flags.DEFINE_string("words", os.environ.get("ACTFER_QWEN3_VL", ""), "Directory with a Qwen3-VL's tokenizer.")
     flags.DEFINE_integer("steps", 3, "Steps that are timed, after one that compiles.")
     flags.DEFINE(cli.PathFlag(), "json", None, "File for the figures.")
     flags.mark_flag_as_required("config")
