@@ -38,10 +38,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.estimator.gain = 2.0
     config.estimator.decision_start = 1
     config.estimator.u_max = 0.5
-    config.estimator.cost = 0.03
+    config.estimator.cost = placeholder(float)  # of a look; without a number, what the step's zooms cost
     config.estimator.n_min = 20.0
     config.estimator.ramp = 50
-    config.estimator.std = "group"
+    config.estimator.std = "batch"
+    config.estimator.std_ddof = 0
     config.estimator.eps = 1e-4
     config.estimator.credit = "trajectory"
     config.estimator.forced_arm_rate = 0.0
@@ -70,11 +71,9 @@ def use_demo(config: ConfigDict) -> None:
 
     # The price lies between what a look brings on faces that need it (about 0.2 of reward) and on those that do not.
     config.reward.zoom_price = 0.09
-    config.estimator.cost = 0.09
     config.estimator.decision_start = 25
     config.estimator.n_min = 6.0
     config.estimator.ramp = 10
-    config.estimator.std = "batch"
 
     # A logit goes as far from the reference as its weight over this: the gap between faces opens, while what all faces
     # share stays where either answer is still sampled.
