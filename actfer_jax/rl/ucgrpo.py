@@ -11,7 +11,7 @@ it is GRPO. `docs/algorithm.md` has the formulas and the names; this is one read
 Shapes: B queries, G rollouts of each, E emotion classes, N = B * G rows, L tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -168,10 +168,10 @@ def advantages(
         raise ValueError(f"std must be one of {', '.join(STD_MODES)}, got {config.std!r}")
     if config.cost is None:
         raise ValueError("cost is None; give what inspecting costs, such as the price of a zoom")
-    masks = {"inspected": inspected, "valid": valid, "forced": forced, "decided": decided, "formatted": formatted}
-    _check_shapes(reward, emotion, {"task_reward": task_reward} | masks)
     reward, task_reward, emotion = _float32(reward), _float32(task_reward), jnp.asarray(emotion)
-    arms = _arms(reward.shape, **masks)
+    _check_shapes(reward, emotion, task_reward=task_reward)
+    masks = {"inspected": inspected, "valid": valid, "forced": forced, "decided": decided, "formatted": formatted}
+    arms = _arms(reward, emotion, **masks)
     n, n_c = _count(arms.valid), _count(arms.decided)
     zoom_rate = _divide(_count(arms.zoomed), n_c)
     started = jnp.asarray(step) >= config.decision_start
@@ -307,17 +307,15 @@ def diagnostics(
     return {name: float(np.mean(values, dtype=np.float64)) for name, values in measures.items() if np.size(values)}
 
 
-def _check_shapes(
-    reward: jax.typing.ArrayLike, emotion: jax.typing.ArrayLike, others: Mapping[str, jax.typing.ArrayLike | None]
-) -> None:
-    shape = np.shape(reward)
+def _check_shapes(reward: jax.Array, emotion: jax.Array, **others: jax.Array) -> None:
+    shape = reward.shape
     if len(shape) != 2:
         raise ValueError(f"reward must have the shape [queries, rollouts], got {list(shape)}")
+    if emotion.shape != shape[:1]:
+        raise ValueError(f"emotion has the shape {list(emotion.shape)}, reward {list(shape)}")
     for name, array in others.items():
-        if array is not None and np.shape(array) != shape:
-            raise ValueError(f"{name} has the shape {list(np.shape(array))}, reward {list(shape)}")
-    if np.shape(emotion) != shape[:1]:
-        raise ValueError(f"emotion has the shape {list(np.shape(emotion))}, reward {list(shape)}")
+        if array.shape != shape:
+            raise ValueError(f"{name} has the shape {list(array.shape)}, reward {list(shape)}")
 
 
 def _float32(values: jax.typing.ArrayLike) -> jax.Array:
@@ -344,12 +342,13 @@ class _Arms(NamedTuple):
         return self.zoomed | self.direct
 
 
-def _arms(shape: tuple[int, ...], **given: jax.typing.ArrayLike | None) -> _Arms:
-    """The masks from the arguments of `advantages`."""
+def _arms(reward: jax.Array, emotion: jax.Array, **given: jax.typing.ArrayLike | None) -> _Arms:
+    """The masks from the arguments of `advantages`, whose shapes are checked."""
     masks = {
-        name: jnp.full(shape, name != "forced") if mask is None else jnp.asarray(mask).astype(bool)
+        name: jnp.full(reward.shape, name != "forced") if mask is None else jnp.asarray(mask).astype(bool)
         for name, mask in given.items()
     }
+    _check_shapes(reward, emotion, **masks)
     valid, decided = masks["valid"], masks["decided"] | masks["inspected"]
     return _Arms(
         valid=valid,
