@@ -29,8 +29,8 @@ def advantages(groups: Groups, state: tuple[()], *, config: Config, step: int) -
     valid_BxG = groups.valid_BxG
     count_Bx1 = valid_BxG.sum(axis=1, keepdims=True)
     reward_BxG = jnp.where(valid_BxG, jnp.asarray(groups.reward_BxG, jnp.float32), 0)
-    others_BxG = (reward_BxG.sum(axis=1, keepdims=True) - reward_BxG) / np.maximum(count_Bx1 - 1, 1)
-    return Result(jnp.where(valid_BxG & (count_Bx1 >= 2), reward_BxG - others_BxG, 0)), state
+    centred_BxG = jnp.where(valid_BxG, reward_BxG - reward_BxG.sum(axis=1, keepdims=True) / np.maximum(count_Bx1, 1), 0)
+    return Result(centred_BxG * (count_Bx1 / np.maximum(count_Bx1 - 1, 1)).astype(np.float32)), state
 
 
 def token_advantages(result: Result, groups: Groups, loss_mask_NxL: jax.Array, *, config: Config) -> jax.Array:
