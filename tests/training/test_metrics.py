@@ -1,5 +1,7 @@
 """The metrics of a step against counts over its episodes, one by one, and the picture of an episode."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import ImageColor
@@ -98,6 +100,18 @@ def test_metrics_of_a_step_are_those_of_its_episodes(groups):
             else:
                 assert key not in found
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_what_failed_on_a_host_is_counted_and_nothing_else(groups):
+    scores = [[score(r.episode, r.query.reference, RewardConfig()) for r in group] for group in groups]
+    failed = [[replace(group[0], failure="the disk")] for group in groups]
+    of_failed = [[dict.fromkeys(scores[0][0], 9.0)] for _ in groups]
+    found = rollout_metrics(
+        [[*bad, *group] for bad, group in zip(failed, groups, strict=True)] + [failed[0] * 4],
+        [[*bad, *group] for bad, group in zip(of_failed, scores, strict=True)] + [of_failed[0] * 4],
+        np.ones((5, 4), bool),
+    )
+    assert found == rollout_metrics(groups, scores, np.ones((4, 3), bool)) | {"rollout/failed": 8}
 
 
 def test_an_episode_is_drawn_with_the_outline_of_every_view(groups):
