@@ -23,7 +23,12 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of an index.
+
+        Raises:
+          ImageError, OSError: its picture cannot be read. Training from rollouts goes on without it.
+        """
 
 
 class Source(Samples, Protocol):
