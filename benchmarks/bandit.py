@@ -74,7 +74,7 @@ def step(
     world: World,
     learning_rate: float,
     method: Method,
-    told: bool = True,
+    told: jax.Array,
 ) -> tuple[tuple[jax.Array, ucgrpo.Calibration], tuple[jax.Array, jax.Array]]:
     """One training step; returns the mean regret of its samples before the update, and the calibration after it.
 
@@ -110,8 +110,8 @@ def step(
         config=config,
         step=number,
         forced=forced,
-        decided=decided if told else None,
-        formatted=readable if told else None,
+        decided=decided | ~told,
+        formatted=readable | ~told,
     )
 
     # The log-odds of a choice that an instruction made, or nobody, have no gradient.
@@ -120,10 +120,10 @@ def step(
     return (weights_Cx2 + learning_rate * gradient_Cx2, state), (regret.mean(), state.utility_E)
 
 
-@partial(jax.jit, static_argnames=("steps", "told"))
+@partial(jax.jit, static_argnames="steps")
 @partial(jax.vmap, in_axes=(0, None, None, None, None, None))
 def _run(
-    seed: jax.Array, learning_rate: float, world: World, method: Method, steps: int, told: bool
+    seed: jax.Array, learning_rate: float, world: World, method: Method, steps: int, told: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Regret and calibration of every step of a run for each seed."""
     world_key, step_key = jax.random.split(jax.random.key(seed))
@@ -142,7 +142,7 @@ def _run(
 
 def cumulative_regret(seeds: np.ndarray, learning_rate: float, world: World, method: Method) -> np.ndarray:
     """Regret summed over the steps of one run for each seed, [runs]."""
-    return np.asarray(_run(seeds, learning_rate, world, method, STEPS, True)[0].sum(axis=1), np.float64)
+    return np.asarray(_run(seeds, learning_rate, world, method, STEPS, jnp.array(True))[0].sum(axis=1), np.float64)
 
 
 def contrast_from_failures(
@@ -152,7 +152,7 @@ def contrast_from_failures(
     steps of a run, [runs, classes]."""
     world = World(0.0, 0.5, 0.0, 0.0, undecided_rate, unreadable_rate)
     method = METHODS["UC-GRPO (gain, calibration)"]
-    _, calibration = _run(seeds, LEARNING_RATES[0], world, method, FAILURE_STEPS, told)
+    _, calibration = _run(seeds, LEARNING_RATES[0], world, method, FAILURE_STEPS, jnp.array(told))
     return np.asarray(calibration[:, -AVERAGED_STEPS:].mean(axis=1), np.float64)
 
 

@@ -318,9 +318,10 @@ def _decision_end(chat: Chat, rollout: Rollout, grammar: Format) -> int | None:
     for turn, start, end in zip(rollout.episode.turns, starts, ends, strict=True):
         if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
             return int(end)
-        place = -1 if turn.parsed.calls else grammar.answer_start(turn.text)
+        place = -1 if turn.parsed.calls else grammar.answer_start(chat.turn_start + turn.text)
         if place >= 0:
-            return int(start) + _token_at(chat, rollout.sequence.tokens[start : end + 1], place)
+            tokens = rollout.sequence.tokens[start : end + 1]
+            return int(start) + _token_at(chat, tokens, place - len(chat.turn_start))
     return None
 
 

@@ -1,5 +1,6 @@
 """A step of reinforcement learning piece by piece: who decided where, what failed, and what reinforces which row."""
 
+import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -97,6 +98,15 @@ def test_a_rollout_that_looks_decides_with_the_end_of_that_call(chat):
     end = rl_steps._decision_end(chat, rollout, actfer)
     turn_ends = [i for i, token in enumerate(rollout.sequence.tokens) if token == chat.turn_end_id]
     assert end == turn_ends[1]
+
+
+def test_a_thought_that_the_template_opens_is_no_answer(chat):
+    opened = copy.copy(chat)
+    opened.turn_start = "<think>\n"
+    rollout = played(opened, THOUGHT.removeprefix("<think>") + ANSWER)
+    end = rl_steps._decision_end(opened, rollout, actfer)
+    assert opened.turn_text(rollout.sequence.tokens[3 : end + 1]).count("<") == 3  # <aus>, </think>, <aus>
+    assert rl_steps._decision_end(opened, played(opened, "the <aus> will be AU4"), actfer) is None
 
 
 @pytest.mark.parametrize(
