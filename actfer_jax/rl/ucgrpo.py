@@ -237,7 +237,7 @@ def token_advantages(
     With "trajectory" every policy token of a rollout carries its advantage. With "decision" the part within the arm is
     on every policy token, and the part between arms only on those that lead to the decision: for a rollout that
     inspected, through the end of the call that zoomed into the face; for one that did not, through the first token of
-    `<aus>`. What is written after the decision cannot have caused it.
+    its answer. What is written after the decision cannot have caused it.
 
     Args:
       result: advantages of B groups of G rollouts.
