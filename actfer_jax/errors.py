@@ -22,5 +22,9 @@ class FieldError(ConfigError):
         self.field, self.problem = field, problem
 
 
+class HostFailure(UserError):
+    """Too much of a step failed on the hosts for it to teach anything."""
+
+
 class ToolTimeout(UserError):
     """A face tool does not return. Nothing can stop its thread: only the end of the process does."""

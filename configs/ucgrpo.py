@@ -44,10 +44,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.estimator.gain = 2.0
     config.estimator.decision_start = 75  # of 500 steps: where to look is learned before when to look
     config.estimator.u_max = 0.5
-    config.estimator.cost = 0.03
+    config.estimator.cost = placeholder(float)  # of a look; without a number, what the step's zooms cost
     config.estimator.n_min = 20.0
     config.estimator.ramp = 50
-    config.estimator.std = "group"
+    config.estimator.std = "batch"
+    config.estimator.std_ddof = 0
     config.estimator.eps = 1e-4
     config.estimator.credit = "trajectory"
     config.estimator.forced_arm_rate = 0.0
@@ -78,11 +79,9 @@ def use_demo(config: ConfigDict) -> None:
 
     # The price lies between what a look brings on faces that need it (about 0.2 of reward) and on those that do not.
     config.reward.zoom_price = 0.09
-    config.estimator.cost = 0.09
     config.estimator.decision_start = 25
     config.estimator.n_min = 6.0
     config.estimator.ramp = 10
-    config.estimator.std = "batch"
 
     # A large eps makes Adam nearly a scaled gradient: parameters that carry only noise stay where they are.
     config.optimizer.learning_rate = 8e-4

@@ -16,8 +16,6 @@ from actfer_jax.agent.parser import ParsedTurn, ToolCall, parse_call
 from actfer_jax.agent.prompts import ANSWER_NOW, Prompt
 from actfer_jax.agent.tools import tool_schemas
 
-ANSWER_START = ', "aus"'
-
 _SYSTEM = (
     "You read the action units (AUs) of a face and name its emotion. Every turn is one JSON object: your reasoning as "
     '"think", then a tool call, {"think": "...", "call": {"name": "zoom", "arguments": {"region": "mouth"}}}, or '
@@ -60,6 +58,12 @@ def parse_turn(text: str) -> ParsedTurn:
     return ParsedTurn(think=turn["think"], aus=frozenset(aus), answer=emotion.strip() if "emotion" in turn else None)
 
 
+def answer_start(text: str) -> int:
+    # Inside the thought, a string of JSON, quotation marks are escaped.
+    places = [text.find(f', "{field}":') for field in ("aus", "emotion")]
+    return min((place for place in places if place >= 0), default=-1)
+
+
 def thought_text(think: str) -> str:
     return f'{{"think": {json.dumps(think)}'
 
@@ -69,5 +73,5 @@ def call_text(call: ToolCall) -> str:
 
 
 def answer_text(aus: frozenset[int] | None, emotion: str | None) -> str:
-    fields = "" if aus is None else f"{ANSWER_START}: {sorted(aus)}"
+    fields = "" if aus is None else f', "aus": {sorted(aus)}'
     return fields + ("}" if emotion is None else f', "emotion": {json.dumps(emotion)}}}')

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from actfer_jax.rl.estimators import EstimatorConfig as Config
 from actfer_jax.rl.estimators import Groups
@@ -25,10 +26,11 @@ def init_state(num_classes: int) -> tuple[()]:
 
 
 def advantages(groups: Groups, state: tuple[()], *, config: Config, step: int) -> tuple[Result, tuple[()]]:
-    reward_BxG = jnp.asarray(groups.reward_BxG, jnp.float32)
-    others = reward_BxG.shape[1] - 1
-    centred_BxG = reward_BxG - reward_BxG.mean(axis=1, keepdims=True)
-    return Result(centred_BxG * (others + 1) / others), state
+    valid_BxG = groups.valid_BxG
+    count_Bx1 = valid_BxG.sum(axis=1, keepdims=True)
+    reward_BxG = jnp.where(valid_BxG, jnp.asarray(groups.reward_BxG, jnp.float32), 0)
+    centred_BxG = jnp.where(valid_BxG, reward_BxG - reward_BxG.sum(axis=1, keepdims=True) / np.maximum(count_Bx1, 1), 0)
+    return Result(centred_BxG * (count_Bx1 / np.maximum(count_Bx1 - 1, 1)).astype(np.float32)), state
 
 
 def token_advantages(result: Result, groups: Groups, loss_mask_NxL: jax.Array, *, config: Config) -> jax.Array:

@@ -25,6 +25,8 @@ _TURN = re.compile(
     rf"(?:<tool_call>{_TEXT}</tool_call>|(?=<)(?:<aus>{_TEXT}</aus>\s*)?(?:<answer>{_TEXT}</answer>)?)\s*",
     re.DOTALL,
 )
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_ANSWER_FIELD = re.compile("<aus>|<answer>")
 _MAX_CALL_CHARACTERS = 2000
 
 
@@ -79,6 +81,13 @@ def parse_turn(text: str) -> ParsedTurn:
     except ValueError as error:
         return ParsedTurn(error=str(error))
     return ParsedTurn(think=think.strip(), aus=aus, answer=None if answer is None else answer.strip())
+
+
+def answer_start(text: str) -> int:
+    """Where an answer begins in a turn, well formed or not: the first of its fields outside the thought; -1 without."""
+    outside = _THOUGHT.sub(lambda thought: " " * len(thought.group()), text)
+    field = _ANSWER_FIELD.search(outside)
+    return field.start() if field else -1
 
 
 def parse_call(text: str) -> tuple[ToolCall | None, str]:

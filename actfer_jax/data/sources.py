@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import grain
 
@@ -11,6 +11,7 @@ from actfer_jax.agent.episode import Sample
 from actfer_jax.config import Count, FieldError, check_fields
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.errors import DataError
+from actfer_jax.faces.images import ImageError
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.files import as_path, is_remote
 
@@ -22,7 +23,12 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of an index.
+
+        Raises:
+          ImageError, OSError: its picture cannot be read. Training from rollouts goes on without it.
+        """
 
 
 class Source(Samples, Protocol):
@@ -74,6 +80,13 @@ def open_face_store(config: DataConfig) -> FaceStore:
     return FaceStore(open_cache(config.cache_directory) / "faces.sqlite")
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """In place of a sample whose picture cannot be read: why, with the name of its file."""
+
+    problem: str
+
+
 def check_reference(sample: Sample) -> Sample:
     """Returns the sample if an answer to it can be right.
 
@@ -103,7 +116,30 @@ def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
     Every pass over the source is shuffled anew. Element `step * batch + row` belongs to that row of that step, so one
     integer resumes the sequence.
     """
-    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None).map(check_reference)
+    return _shuffled(source, seed).map(check_reference)
+
+
+def order_with_unreadable(source: Samples, seed: int) -> grain.MapDataset[Sample | Unreadable]:
+    """The sequence of `order`, in which a sample whose picture cannot be read is marked, where `order` raises."""
+    return _shuffled(_Marked(source), seed)
+
+
+class _Marked:
+    def __init__(self, source: Samples):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample | Unreadable:
+        try:
+            return check_reference(self.source[index])
+        except (ImageError, OSError) as error:
+            return Unreadable(str(error) or repr(error))
+
+
+def _shuffled(source: Any, seed: int) -> grain.MapDataset[Any]:
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
 
 
 class Stratum:

@@ -1,7 +1,7 @@
 """UC-GRPO: group-relative advantages whose contrast between looking and not looking is calibrated per emotion.
 
-GRPO's centred reward of a rollout splits exactly into what it did within its arm (it inspected the face, or it did
-not) and what its arm did:
+A rollout belongs to one of two arms, if it decided at all: it inspected the face, or it did not. GRPO's centred reward
+splits exactly into what the rollout did within its arm and what its arm did:
 
     R - mean R = (R - mean R_arm) + d_R (z - mean z)
 
@@ -12,14 +12,14 @@ Shapes: B queries, G rollouts of each, E emotion classes, N = B * G rows, L toke
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actfer_jax.config import Share, above, at_least, one_of
+from actfer_jax.config import Share, above, at_least, between, one_of
 from actfer_jax.rl.estimators import EstimatorConfig
 
 STD_MODES: tuple[str, ...] = ("group", "batch", "none")
@@ -42,12 +42,16 @@ class UCGRPOConfig(EstimatorConfig):
       ema_rate: how fast a class forgets, per group of four rollouts that split evenly.
       beta: share of the calibrated utility in the weight of the decision, once warm.
       gain: weight of the decision against what follows it.
-      decision_start: the step from which the decision is learned; before it `gain` is 0 (see `at_step`).
+      decision_start: the step from which the decision is learned; before it `gain` is 0 and nothing is calibrated. A
+        policy that looks anywhere learns that looking is not worth its price, and then never learns where: so where to
+        look can be learned first, from the rewards within the arms, and when to look from there on.
       u_max: bound of the calibrated utility, in units of reward.
-      cost: what inspecting costs, in units of reward: the zoom price.
+      cost: what inspecting costs, in units of reward; None for what it did cost in the step (`Groups.look_cost`), so
+        that it follows the price of a zoom.
       n_min: how much contrast a class must have seen before it is used.
-      ramp: steps over which `beta` rises; 0 for at once.
+      ramp: steps over which `beta` rises, from `decision_start` on; 0 for at once.
       std: what the advantage is divided by: the spread of the "group", of the "batch", or nothing ("none").
+      std_ddof: the variance in it is divided by the number of rollouts less this: 0, or 1 as published baselines do.
       eps: added to that spread.
       credit: "trajectory" (one advantage for all tokens of a rollout) or "decision" (see `token_advantages`).
     """
@@ -59,10 +63,11 @@ class UCGRPOConfig(EstimatorConfig):
     gain: Annotated[float, at_least(0)] = 2.0
     decision_start: Annotated[int, at_least(0)] = 1
     u_max: Annotated[float, at_least(0)] = 0.5
-    cost: Annotated[float, at_least(0)] = 0.03
+    cost: Annotated[float, at_least(0)] | None = None
     n_min: Annotated[float, at_least(0)] = 20.0
     ramp: Annotated[int, at_least(0)] = 50
-    std: Annotated[str, one_of(*STD_MODES)] = "group"
+    std: Annotated[str, one_of(*STD_MODES)] = "batch"
+    std_ddof: Annotated[int, between(0, 1)] = 0
     eps: Annotated[float, above(0)] = 1e-4
     credit: Annotated[str, one_of(*CREDIT_MODES)] = "trajectory"
 
@@ -89,11 +94,13 @@ class Result(NamedTuple):
     advantage: jax.Array
     """[B, G], `within + between`."""
     within: jax.Array
-    """[B, G], the part from the reward against its own arm; sums to 0 over each arm."""
+    """[B, G], the reward against its own arm, and what all that decided have above the rest; sums to 0 over the
+    group."""
     between: jax.Array
-    """[B, G], the part from the arm; sums to 0 over the group, 0 for forced rollouts."""
+    """[B, G], the part from the arm; sums to 0 over the group, 0 for forced and undecided rollouts."""
     contrast: jax.Array
-    """[B], d: mean task reward of the rollouts that inspected minus that of the others; 0 if an arm is empty."""
+    """[B], d: mean task reward of the rollouts that inspected minus that of the others, both in the right format; 0 if
+    an arm is empty."""
     utility: jax.Array
     """[B], u: calibrated utility of inspecting, net of its cost."""
     weight: jax.Array
@@ -103,23 +110,15 @@ class Result(NamedTuple):
     trust: jax.Array
     """[B], lambda: how far the group's own contrast is trusted, in [0, 1]."""
     pairs: jax.Array
-    """[B], n_h = n1 n0 / n: how much contrast the group has."""
+    """[B], n_h = n1 n0 / (n1 + n0): how much contrast the group has."""
     blend: jax.Array
     """[B], b: share of the utility in the weight."""
     zoom_rate: jax.Array
-    """[B], share of the valid rollouts that inspected."""
+    """[B], share of the rollouts that inspected, of those that decided."""
+    decided: jax.Array
+    """[B], number of valid rollouts that decided."""
     rollouts: jax.Array
     """[B], number of valid rollouts."""
-
-
-def at_step(config: UCGRPOConfig, step: int) -> UCGRPOConfig:
-    """The constants of a step (counted from 1): before `decision_start`, nothing is learned between the arms.
-
-    What looking brings depends on where one looks. A policy that looks anywhere learns that looking is not worth its
-    price, and then never learns where. So where to look can be learned first, from the rewards within the arms, and
-    when to look from there on.
-    """
-    return replace(config, gain=0.0) if step < config.decision_start else config
 
 
 def init_calibration(num_classes: int) -> Calibration:
@@ -139,6 +138,8 @@ def advantages(
     step: jax.typing.ArrayLike,
     valid: jax.typing.ArrayLike | None = None,
     forced: jax.typing.ArrayLike | None = None,
+    decided: jax.typing.ArrayLike | None = None,
+    formatted: jax.typing.ArrayLike | None = None,
 ) -> tuple[Result, Calibration]:
     """Advantages of one global batch, and the calibration after it.
 
@@ -152,68 +153,58 @@ def advantages(
       inspected: z, [B, G]: the rollout zoomed into the face.
       emotion: reference class in 0..E-1, [B]; any other number (-1) is an unlabelled query.
       state: the calibration before this step.
-      config: an `UCGRPOConfig`, or anything with the fields kappa, kappa_g, ema_rate, beta, gain, u_max, cost, n_min,
-        ramp, std and eps.
-      step: number of the training step, for the ramp.
+      config: an `UCGRPOConfig`, or anything with its fields but `credit`.
+      step: number of the training step, counted from 1.
       valid: [B, G]; an invalid rollout has advantage 0 and no influence. All are valid by default.
       forced: [B, G]; the arm of this rollout was assigned by instruction: no part between arms. None by default.
+      decided: c, [B, G]: the rollout inspected, or began to answer. One that failed before belongs to no arm. All by
+        default; those that inspected in any case.
+      formatted: f, [B, G]: its format was right. The utility is measured on these alone. All by default.
 
     Raises:
-      ValueError: shapes do not fit each other, or `config.std` is unknown.
+      ValueError: shapes do not fit each other, `config.std` is unknown, or `config.cost` is None.
     """
     if config.std not in STD_MODES:
         raise ValueError(f"std must be one of {', '.join(STD_MODES)}, got {config.std!r}")
-    reward, task_reward = _float32(reward), _float32(task_reward)
-    shape = reward.shape
-    if len(shape) != 2:
-        raise ValueError(f"reward must have the shape [queries, rollouts], got {list(shape)}")
-    valid = jnp.ones(shape, bool) if valid is None else jnp.asarray(valid).astype(bool)
-    forced = jnp.zeros(shape, bool) if forced is None else jnp.asarray(forced).astype(bool)
-    inspected, emotion = jnp.asarray(inspected).astype(bool), jnp.asarray(emotion)
-    for name, array in {"task_reward": task_reward, "inspected": inspected, "valid": valid, "forced": forced}.items():
-        if array.shape != shape:
-            raise ValueError(f"{name} has the shape {list(array.shape)}, reward {list(shape)}")
-    if emotion.shape != shape[:1]:
-        raise ValueError(f"emotion has the shape {list(emotion.shape)}, reward {list(shape)}")
-
-    zoomed, direct = valid & inspected, valid & ~inspected
-    n, n1, n0 = (mask.sum(axis=1).astype(jnp.float32) for mask in (valid, zoomed, direct))
-    both_arms, enough = (n1 > 0) & (n0 > 0), n >= 2
-    pairs, zoom_rate = n1 * n0 / jnp.maximum(n, 1), n1 / jnp.maximum(n, 1)
+    if config.cost is None:
+        raise ValueError("cost is None; give what inspecting costs, such as the price of a zoom")
+    reward, task_reward, emotion = _float32(reward), _float32(task_reward), jnp.asarray(emotion)
+    _check_shapes(reward, emotion, task_reward=task_reward)
+    masks = {"inspected": inspected, "valid": valid, "forced": forced, "decided": decided, "formatted": formatted}
+    arms = _arms(reward, emotion, **masks)
+    n, n_c = _count(arms.valid), _count(arms.decided)
+    zoom_rate = _divide(_count(arms.zoomed), n_c)
+    started = jnp.asarray(step) >= config.decision_start
+    gain = jnp.where(started, config.gain, 0.0)
 
     # Contrast, shrunk towards its class, which is shrunk towards all classes.
-    task_BxG, task_unit_B = _in_units(task_reward, valid)
-    contrast = jnp.where(both_arms, _mean(task_BxG, zoomed) - _mean(task_BxG, direct), 0)
-    contrast = _saturate(contrast * task_unit_B)
-    trust = jnp.where(both_arms, _divide(pairs, pairs + config.kappa), 0)
+    task_BxG, task_unit_B = _in_units(task_reward, arms.decided & arms.formatted)
+    compared = arms.zoomed & arms.formatted, arms.direct & arms.formatted
+    contrast = _saturate(_difference(task_BxG, *compared) * task_unit_B)
+    pairs = _divide(_count(compared[0]) * _count(compared[1]), _count(arms.decided & arms.formatted))
+    trust = _divide(pairs, pairs + config.kappa)
     expected, count = _class_estimate(state, emotion, config.kappa_g)
     utility = jnp.clip(trust * contrast + (1 - trust) * expected - config.cost, -config.u_max, config.u_max)
 
     # From here to the division, everything is in units of the group's largest reward: no square overflows.
-    reward_BxG, unit_B = _in_units(reward, valid)
-    arm_mean_BxG = jnp.where(inspected, _mean(reward_BxG, zoomed)[:, None], _mean(reward_BxG, direct)[:, None])
-    reward_contrast = jnp.where(both_arms, _mean(reward_BxG, zoomed) - _mean(reward_BxG, direct), 0)
-    warm = 1.0 if config.ramp == 0 else jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / config.ramp)
-    differs = reward_BxG.max(axis=1) * unit_B >= 1e-6
-    blend = config.beta * warm * jnp.where((count >= config.n_min) & differs, 1.0, 0.0)
-    calibrated = config.gain * blend * utility / unit_B
-    weight = config.gain * (1 - blend) * reward_contrast + calibrated
+    reward_BxG, unit_B = _in_units(reward, arms.valid)
+    usable = (count >= config.n_min) & (reward_BxG.max(axis=1) * unit_B >= 1e-6)
+    blend = jnp.where(usable, config.beta * _warmth(config, step), 0.0)
+    reward_contrast = _difference(reward_BxG, arms.zoomed, arms.direct)
+    calibrated = gain * blend * utility / unit_B
+    weight = gain * (1 - blend) * reward_contrast + calibrated
 
-    free = valid & ~forced
-    free_rate = _mean(inspected.astype(jnp.float32), free)
-    within = jnp.where(valid, reward_BxG - arm_mean_BxG, 0)
-    between = weight[:, None] * jnp.where(free, inspected - free_rate[:, None], 0)
+    mean_BxG = _mean(reward_BxG, arms.valid)[:, None]
+    within = reward_BxG - _mean_of_own(reward_BxG, arms.zoomed, arms.direct, arms.undecided)
+    within += _mean_of_own(reward_BxG, arms.decided, arms.undecided) - mean_BxG
+    within = jnp.where(arms.valid, within, 0)
+    free_rate = _mean(arms.zoomed.astype(jnp.float32), arms.free)
+    between = weight[:, None] * jnp.where(arms.free, arms.zoomed - free_rate[:, None], 0)
 
-    variance = _mean((reward_BxG - _mean(reward_BxG, valid)[:, None]) ** 2, valid)
-    spread = jnp.sqrt(variance + calibrated**2 * zoom_rate * (1 - zoom_rate))
-    if config.std == "none":
-        factor = unit_B
-    elif config.std == "group":
-        factor = 1 / jnp.maximum(spread + config.eps / unit_B, _SMALLEST)
-    else:
-        factor = 1 / jnp.maximum((_root_mean_square(spread * unit_B, enough) + config.eps) / unit_B, _SMALLEST)
-    factor = jnp.where(enough, factor, 0)
-
+    squares = jnp.where(arms.valid, (reward_BxG - mean_BxG) ** 2, 0).sum(axis=1)
+    variance = squares / jnp.maximum(n - config.std_ddof, 1)
+    spread = jnp.sqrt(variance + _divide(n_c, n) * calibrated**2 * zoom_rate * (1 - zoom_rate))
+    factor = _factor(config, spread, unit_B, enough=n >= 2)
     within, between = _saturate(within * factor[:, None]), _saturate(between * factor[:, None])
     result = Result(
         advantage=within + between,
@@ -225,11 +216,13 @@ def advantages(
         reward_contrast=_saturate(reward_contrast * unit_B),
         trust=trust,
         pairs=pairs,
-        blend=jnp.broadcast_to(blend, n.shape),
+        blend=blend,
         zoom_rate=zoom_rate,
+        decided=n_c,
         rollouts=n,
     )
-    return result, _updated(state, emotion, pairs, contrast, config.ema_rate)
+    updated = _updated(state, emotion, pairs, contrast, config.ema_rate)
+    return result, jax.tree.map(lambda new, old: jnp.where(started, new, old), updated, state)
 
 
 def token_advantages(
@@ -244,7 +237,7 @@ def token_advantages(
     With "trajectory" every policy token of a rollout carries its advantage. With "decision" the part within the arm is
     on every policy token, and the part between arms only on those that lead to the decision: for a rollout that
     inspected, through the end of the call that zoomed into the face; for one that did not, through the first token of
-    `<aus>`. What is written after the decision cannot have caused it.
+    its answer. What is written after the decision cannot have caused it.
 
     Args:
       result: advantages of B groups of G rollouts.
@@ -289,10 +282,10 @@ def diagnostics(
       valid_BxG: valid rollouts; all by default.
     """
     result, average, emotion = jax.device_get(result), np.asarray(state.utility_E), np.asarray(emotion_B)
-    some, both_arms = result.rollouts > 0, result.pairs > 0
+    some, both_arms = result.decided > 0, (0 < result.zoom_rate) & (result.zoom_rate < 1)
     flips = np.sign(result.weight) * np.sign(result.reward_contrast) < 0
     measures = {
-        "uc/d": result.contrast[both_arms],
+        "uc/d": result.contrast[result.pairs > 0],
         "uc/u": result.utility,
         "uc/lambda": result.trust,
         "uc/n_h": result.pairs,
@@ -314,6 +307,17 @@ def diagnostics(
     return {name: float(np.mean(values, dtype=np.float64)) for name, values in measures.items() if np.size(values)}
 
 
+def _check_shapes(reward: jax.Array, emotion: jax.Array, **others: jax.Array) -> None:
+    shape = reward.shape
+    if len(shape) != 2:
+        raise ValueError(f"reward must have the shape [queries, rollouts], got {list(shape)}")
+    if emotion.shape != shape[:1]:
+        raise ValueError(f"emotion has the shape {list(emotion.shape)}, reward {list(shape)}")
+    for name, array in others.items():
+        if array.shape != shape:
+            raise ValueError(f"{name} has the shape {list(array.shape)}, reward {list(shape)}")
+
+
 def _float32(values: jax.typing.ArrayLike) -> jax.Array:
     return _saturate(jnp.asarray(values, jnp.float32))
 
@@ -322,9 +326,47 @@ def _saturate(values: jax.Array) -> jax.Array:
     return jnp.clip(values, -_LARGEST, _LARGEST)
 
 
+class _Arms(NamedTuple):
+    """Masks of the rollouts, bool [B, G]. `zoomed`, `direct` and `undecided` divide the valid ones."""
+
+    valid: jax.Array
+    zoomed: jax.Array
+    direct: jax.Array
+    undecided: jax.Array
+    formatted: jax.Array
+    free: jax.Array
+    """Decided by the policy's own choice."""
+
+    @property
+    def decided(self) -> jax.Array:
+        return self.zoomed | self.direct
+
+
+def _arms(reward: jax.Array, emotion: jax.Array, **given: jax.typing.ArrayLike | None) -> _Arms:
+    """The masks from the arguments of `advantages`, whose shapes are checked."""
+    masks = {
+        name: jnp.full(reward.shape, name != "forced") if mask is None else jnp.asarray(mask).astype(bool)
+        for name, mask in given.items()
+    }
+    _check_shapes(reward, emotion, **masks)
+    valid, decided = masks["valid"], masks["decided"] | masks["inspected"]
+    return _Arms(
+        valid=valid,
+        zoomed=valid & masks["inspected"],
+        direct=valid & decided & ~masks["inspected"],
+        undecided=valid & ~decided,
+        formatted=masks["formatted"],
+        free=valid & decided & ~masks["forced"],
+    )
+
+
 def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """For non-negative numbers; 0 / 0 is 0."""
     return numerator / jnp.maximum(denominator, _SMALLEST)
+
+
+def _count(mask_BxG: jax.Array) -> jax.Array:
+    return mask_BxG.sum(axis=1).astype(jnp.float32)
 
 
 def _mean(values_BxG: jax.Array, mask_BxG: jax.Array) -> jax.Array:
@@ -332,10 +374,39 @@ def _mean(values_BxG: jax.Array, mask_BxG: jax.Array) -> jax.Array:
     return jnp.where(mask_BxG, values_BxG, 0).sum(axis=1) / jnp.maximum(mask_BxG.sum(axis=1), 1)
 
 
+def _difference(values_BxG: jax.Array, one_BxG: jax.Array, other_BxG: jax.Array) -> jax.Array:
+    """The mean over one mask less that over the other, [B]; 0 where either is empty."""
+    both = one_BxG.any(axis=1) & other_BxG.any(axis=1)
+    return jnp.where(both, _mean(values_BxG, one_BxG) - _mean(values_BxG, other_BxG), 0)
+
+
+def _mean_of_own(values_BxG: jax.Array, *masks: jax.Array) -> jax.Array:
+    """The mean of the mask that a rollout is in, [B, G]; 0 where it is in none."""
+    return jnp.asarray(sum(jnp.where(mask, _mean(values_BxG, mask)[:, None], 0) for mask in masks))
+
+
 def _root_mean_square(values_B: jax.Array, mask_B: jax.Array) -> jax.Array:
     values_B = jnp.where(mask_B, values_B, 0)
     largest = jnp.maximum(values_B.max(initial=0), _SMALLEST)
     return largest * jnp.sqrt(((values_B / largest) ** 2).sum() / jnp.maximum(mask_B.sum(), 1))
+
+
+def _warmth(config: Any, step: jax.typing.ArrayLike) -> jax.Array:
+    """How far the ramp has gone, from 0 to 1."""
+    steps = jnp.maximum(jnp.asarray(step) - config.decision_start + 1, 0).astype(jnp.float32)
+    return jnp.ones(()) if config.ramp == 0 else jnp.minimum(1.0, steps / config.ramp)
+
+
+def _factor(config: Any, spread_B: jax.Array, unit_B: jax.Array, *, enough: jax.Array) -> jax.Array:
+    """What advantages in units of their group are multiplied by, [B]; 0 where there are not enough rollouts."""
+    if config.std == "none":
+        factor_B = unit_B
+    elif config.std == "group":
+        factor_B = 1 / jnp.maximum(spread_B + config.eps / unit_B, _SMALLEST)
+    else:
+        spread = _root_mean_square(spread_B * unit_B, enough)
+        factor_B = 1 / jnp.maximum((spread + config.eps) / unit_B, _SMALLEST)
+    return jnp.where(enough, factor_B, 0)
 
 
 def _in_units(values_BxG: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:

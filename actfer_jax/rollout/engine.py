@@ -28,7 +28,7 @@ from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel import sharding
 from actfer_jax.rollout.batch import Patches, Sequence, ViewSlots, placed_inputs
 from actfer_jax.rollout.encoder import ViewEncoder
-from actfer_jax.rollout.exchange import Answered, exchange
+from actfer_jax.rollout.exchange import Answered, Failure, exchange
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
 
 TOOL_SECONDS = 60.0
@@ -78,6 +78,7 @@ class Rollout:
       sequence: the same as tokens and views, as training takes it.
       log_probs, raw_log_probs: float32 [l], 0 at tokens that the policy did not choose.
       owner: the process that surely has the pixels of the views, and that others rely on for what is written once.
+      failure: what failed on the host, so that the episode says nothing of the policy; "" if nothing did.
     """
 
     query: Query
@@ -87,6 +88,7 @@ class Rollout:
     log_probs: np.ndarray
     raw_log_probs: np.ndarray
     owner: int = 0
+    failure: str = ""
 
 
 @dataclass
@@ -96,6 +98,7 @@ class _Row:
     Attributes:
       next_position: the rotary position of the next token.
       pending: the last token of the row, which is not in the cache yet.
+      failure: as in `Rollout`; such a row is done.
     """
 
     query: Query
@@ -103,10 +106,18 @@ class _Row:
     views: list[Patches]
     next_position: int
     pending: int = 0
+    failure: str = ""
 
     @property
     def done(self) -> bool:
-        return self.environment.done
+        return self.environment.done or bool(self.failure)
+
+    def try_tool(self) -> Answered | Failure:
+        """The reply of the tool that the last turn calls, or what it raised."""
+        try:
+            return self.environment.run_tool()
+        except Exception as error:
+            return Failure(f"{self.query.dataset}/{self.query.name}: {type(error).__name__}: {error}")
 
 
 @dataclass
@@ -185,6 +196,7 @@ class RolloutEngine:
         step: int,
         forced: list[list[str]] | None = None,
         treatment: str = "",
+        keep_failed: bool = False,
         progress: Callable[[int, int], None] | None = None,
         between_chunks: Callable[[], None] = lambda: None,
     ) -> RolloutResult:
@@ -196,6 +208,7 @@ class RolloutEngine:
           seed, step: with a query's index and the rollout's number, all that sampling depends on.
           forced: the arm that is instructed in each rollout [Q][G]: "", "zoom" or "answer".
           treatment: what the tools do to zoomed views ("", "blank_crop", "low_res_crop").
+          keep_failed: where a tool raises, end its rollout and mark it (`Rollout.failure`), instead of raising too.
           progress: called with (rows finished, rows) after every chunk.
           between_chunks: called after every chunk; what it raises ends the rollout.
         """
@@ -210,7 +223,7 @@ class RolloutEngine:
         state = self._prefill(params, rows, prompts, seed, step)
         clock.lap("prefill")
         # The rows that wait for a reply, each with its call, if this process needs the views and so runs the tool.
-        waiting: dict[int, Future[Answered] | None] = {}
+        waiting: dict[int, Future[Answered | Failure] | None] = {}
         with _tool_threads(self.config.tool_threads) as pool:
             while not all(row.done for row in rows):
                 state = sharding.block_on_cpu(self.programs.decode(params, state), self.mesh)
@@ -222,14 +235,18 @@ class RolloutEngine:
                     self._end_turn(row, tokens[index, : length[index]])
                     if not row.done:
                         needed = self.here in self.holders[index]
-                        waiting[index] = pool.submit(row.environment.run_tool) if needed else None
+                        run_tool = row.try_tool if keep_failed else row.environment.run_tool
+                        waiting[index] = pool.submit(run_tool) if needed else None
                 # Full fills go out while other rows decode; when none decodes there is nothing to wait for but tools.
                 idle = not any(active[index] for index, row in enumerate(rows) if not row.done)
                 calls = {index: call for index, call in waiting.items() if call is not None}
                 if idle:
                     _wait_for_tools(calls.values())
                 done = {index: call.result() for index, call in calls.items() if call.done()}
-                ready = exchange(list(waiting), done, self.holders, self.owners)
+                ready, failed = exchange(list(waiting), done, self.holders, self.owners)
+                for index, failure in failed.items():
+                    rows[index].failure = failure.problem
+                    del waiting[index]
                 clock.lap("tools")
                 while len(ready) >= self.config.fill_rows or (idle and ready):
                     slots = self._slots(list(ready))
@@ -361,7 +378,8 @@ class RolloutEngine:
             sequence = Sequence(tokens[r, :n].tolist(), loss_mask[r, :n].tolist(), row.views, scenes)
             chosen = log_probs[r, :n], raw[r, :n]
             played = row.environment
-            rollouts.append(Rollout(row.query, played.episode, played.views, sequence, *chosen, self.owners[r]))
+            owner = self.owners[r]
+            rollouts.append(Rollout(row.query, played.episode, played.views, sequence, *chosen, owner, row.failure))
         return rollouts
 
 
@@ -404,7 +422,7 @@ def _tool_threads(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=not hangs, cancel_futures=True)
 
 
-def _wait_for_tools(calls: Iterable[Future[Answered]]) -> None:
+def _wait_for_tools(calls: Iterable[Future[Answered | Failure]]) -> None:
     """Waits until every call has returned, or raises ToolTimeout when none has for `TOOL_SECONDS`."""
     running = set(calls)
     while running:

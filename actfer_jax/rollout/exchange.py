@@ -1,6 +1,7 @@
 """What the processes of a run tell each other of the tools' replies, so that all go on in the same way."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,16 +15,27 @@ Answered = tuple[Reply, float]
 """A reply, and the seconds that it took."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A tool that raised: the host failed, and not the policy."""
+
+    problem: str
+
+
 def exchange(
-    waiting: Sequence[int], done: Mapping[int, Answered], holders: Sequence[frozenset[int]], owners: Sequence[int]
-) -> dict[int, Answered]:
-    """The replies that every process which needs them has, in the order of `waiting`: the same on all processes.
+    waiting: Sequence[int],
+    done: Mapping[int, Answered | Failure],
+    holders: Sequence[frozenset[int]],
+    owners: Sequence[int],
+) -> tuple[dict[int, Answered], dict[int, Failure]]:
+    """The replies that every process which needs them has, in the order of `waiting`, and the rows whose tool failed on
+    any of these: the same on all processes.
 
     Every process must call this at the same point, with the same rows waiting.
 
     Args:
       waiting: rows that wait for a reply.
-      done: the replies that this process has.
+      done: the replies that this process has, or what failed here.
       holders: of each row, the processes that need the pixels of its views: each of them runs the tool.
       owners: of each row, the one of them whose reply and seconds all take. A process that does not need the pixels
         gets a view without.
@@ -32,28 +44,41 @@ def exchange(
       RuntimeError: the tool of this process has replied otherwise than the owner's.
     """
     if jax.process_count() == 1 or not waiting:
-        return {row: done[row] for row in waiting if row in done}
+        found = [(row, done[row]) for row in waiting if row in done]
+        return (
+            {row: answer for row, answer in found if not isinstance(answer, Failure)},
+            {row: answer for row, answer in found if isinstance(answer, Failure)},
+        )
     here = jax.process_index()
-    told = {row: _record(reply) | {"seconds": seconds} for row, (reply, seconds) in done.items()}
-    # Pairs, since JSON has no objects with numbers for keys.
-    heard = [dict(pairs) for pairs in hosts.gather([(row, told[row] if owners[row] == here else None) for row in told])]
-    ready = {}
+    told = {row: _record(answer) for row, answer in done.items()}
+    # Pairs, since JSON has no objects with numbers for keys. Every process hears of a failure.
+    words = [(row, told[row] if owners[row] == here or "problem" in told[row] else None) for row in told]
+    heard = [dict(pairs) for pairs in hosts.gather(words)]
+    ready, failed = {}, {}
     for row in waiting:
-        if all(row in heard[process] for process in holders[row]):
-            record = heard[owners[row]][row]
-            reply, seconds = _reply(record), record["seconds"]
-            if here in holders[row]:
-                if told[row] | {"seconds": seconds} != record:
-                    raise RuntimeError(
-                        f"a face tool says {told[row]} on process {here}, but {record} on process {owners[row]}: "
-                        "install the same versions on every host"
-                    )
-                reply = done[row][0]
-            ready[row] = reply, seconds
-    return ready
+        if not all(row in heard[process] for process in holders[row]):
+            continue
+        problems = [record["problem"] for words in heard if "problem" in (record := words.get(row) or {})]
+        if problems:
+            failed[row] = Failure(problems[0])
+            continue
+        record = heard[owners[row]][row]
+        reply, seconds = _reply(record), record["seconds"]
+        if isinstance(mine := done.get(row), tuple):
+            if told[row] | {"seconds": seconds} != record:
+                raise RuntimeError(
+                    f"a face tool says {told[row]} on process {here}, but {record} on process {owners[row]}: "
+                    "install the same versions on every host"
+                )
+            reply = mine[0]
+        ready[row] = reply, seconds
+    return ready, failed
 
 
-def _record(reply: Reply) -> dict[str, Any]:
+def _record(answer: Answered | Failure) -> dict[str, Any]:
+    if isinstance(answer, Failure):
+        return {"problem": answer.problem}
+    reply, seconds = answer
     view: View | None = reply.view
     geometry = view and {
         "size": [view.height, view.width],
@@ -62,7 +87,7 @@ def _record(reply: Reply) -> dict[str, Any]:
         "image": view.image,
     }
     parts = ("text", "ok", "tool", "region", "inspects")
-    return {part: getattr(reply, part) for part in parts} | {"view": geometry}
+    return {part: getattr(reply, part) for part in parts} | {"view": geometry, "seconds": seconds}
 
 
 def _reply(record: Mapping[str, Any]) -> Reply:

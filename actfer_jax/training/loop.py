@@ -297,7 +297,7 @@ def _show_episodes(
                 )
                 for q, group in enumerate(rollouts)
                 for g, rollout in enumerate(group)
-                if rollout.owner == jax.process_index()
+                if rollout.owner == jax.process_index() and not rollout.failure
             ),
         )
     if writer is not None and config.logging.episodes_every and step % config.logging.episodes_every == 0:

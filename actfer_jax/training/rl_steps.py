@@ -1,19 +1,26 @@
 """Steps of reinforcement learning: sample, score, advantages, update."""
 
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 
 from actfer_jax import facs, plugins
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.episode import Sample
-from actfer_jax.data.sources import Source, batches, emotion_labels, order
+from actfer_jax.agent.formats import Format
+from actfer_jax.data.sources import Source, Unreadable, batches, emotion_labels, order_with_unreadable
+from actfer_jax.errors import HostFailure
+from actfer_jax.faces.images import ImageError
+from actfer_jax.parallel import hosts
 from actfer_jax.parallel.hosts import Termination
 from actfer_jax.parallel.sharding import block_on_cpu, cast, holders, in_memory, local, place, shared_rows
 from actfer_jax.rl import rewards
@@ -22,9 +29,11 @@ from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
 from actfer_jax.training.config import BatchConfig, TrainConfig
-from actfer_jax.training.metrics import rollout_metrics
+from actfer_jax.training.metrics import forced_metrics, rollout_metrics
 from actfer_jax.training.state import Episodes, RunState, StepFunction, StepOutput
 from actfer_jax.training.update import PolicyBatch, TrainState, make_log_probs, make_policy_update, split_batch
+
+log = logging.getLogger(__name__)
 
 ARMS = {"": 0, "zoom": 1, "answer": -1}
 
@@ -34,12 +43,12 @@ class Sampled(NamedTuple):
 
     Attributes:
       rollouts: [Q][G].
-      assigned_BxG: the instruction of each, as in `Groups`.
+      forced: the arm to be instructed in each: "", "zoom" or "answer"; `Episode.forced` has what was instructed.
       seconds: by phase, as metrics.
     """
 
     rollouts: list[list[Rollout]]
-    assigned_BxG: np.ndarray
+    forced: list[list[str]]
     seconds: dict[str, float]
 
     @property
@@ -64,22 +73,25 @@ def rl_steps(
 ) -> StepFunction:
     """The steps of a run after step `start`."""
     size, mesh, chat, labels = config.batch, agent.meshes.update, agent.chat, emotion_labels(config.data)
-    answer_start = load_format(config.rollout).ANSWER_START if config.estimator.differs_by_token else None
+    grammar = load_format(config.rollout)
     estimator: Estimator = plugins.load(config.estimator.FOLDER, config.estimator.name)
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group_size=size.rollouts, needed_by=needed_by)
     sample = make_sample(engine, source, size, config.estimator.forced_arm_rate, config.seed, start, stop)
     update = make_update(config, agent, engine, optimizer, estimator)
+    check = make_check()
 
     def step_function(state: RunState, step: int) -> StepOutput:
         sampled = sample(state.train, step)
+        check(sampled.rows, step)
         scores = score(sampled.rollouts, config.reward)
-        groups = make_groups(sampled, scores, labels, chat, answer_start)
+        groups = make_groups(sampled, scores, labels, chat, grammar, config.reward.zoom_price)
         result, remembered = estimator.advantages(
             groups, local(state.estimator, mesh), config=config.estimator, step=step
         )
         train_state, metrics = update(state.train, sampled, groups, result)
-        metrics |= rollout_metrics(sampled.rollouts, scores)
+        metrics |= rollout_metrics(sampled.rollouts, scores, groups.decided_BxG)
+        metrics |= forced_metrics(sampled.rows, sampled.forced)
         metrics |= estimator.diagnostics(result, remembered, groups, labels)
         advantage_BxG = np.asarray(result.advantage)
         metrics["adv/std"] = float(np.std(advantage_BxG))
@@ -109,27 +121,77 @@ def make_sample(
         for first in range(0, size.queries * size.rollouts, size.rollouts)
     ]
 
-    def with_faces(index: int, sample: Sample) -> Sample:
+    def with_faces(index: int, sample: Sample | Unreadable) -> Sample | Unreadable:
         """The sample; its faces are found while the devices work, so that the tools of its episodes need not wait."""
-        if held[index % size.queries]:
-            for number, image in enumerate(sample.images):
-                toolbox.faces(sample.key, image, number)
+        if held[index % size.queries] and isinstance(sample, Sample):
+            # A tool that needs the faces asks for them again, and its rollout tells what fails.
+            with suppress(Exception):
+                for number, image in enumerate(sample.images):
+                    toolbox.faces(sample.key, image, number)
         return sample
 
-    dataset = order(source, seed).map_with_index(with_faces)
-    samples: Iterator[list[Sample]] = batches(dataset, size.queries, start)
+    dataset = order_with_unreadable(source, seed).map_with_index(with_faces)
+    samples: Iterator[list[Sample | Unreadable]] = batches(dataset, size.queries, start)
 
     def sample(state: TrainState, step: int) -> Sampled:
         began = time.perf_counter()
-        queries = [Query(**vars(sample), index=row) for row, sample in enumerate(next(samples))]
+        drawn, problems = readable(next(samples))
+        queries = [Query(**vars(sample), index=row) for row, sample in enumerate(drawn)]
         forced = assign_arms(size, forced_arm_rate, seed, step)
         waited = time.perf_counter() - began
-        result = engine.run(state.weights, queries, seed=seed, step=step, forced=forced, between_chunks=stop.check)
-        assigned_BxG = np.array([[ARMS[arm] for arm in group] for group in forced], np.int32)
+        result = engine.run(
+            state.weights, queries, seed=seed, step=step, forced=forced, keep_failed=True, between_chunks=stop.check
+        )
+        for group, problem in zip(result.rollouts, problems, strict=True):
+            for rollout in group:
+                rollout.failure = problem or rollout.failure
         seconds = {f"perf/{phase}_s": value for phase, value in result.seconds.items()}
-        return Sampled(result.rollouts, assigned_BxG, {"perf/data_s": waited} | seconds)
+        return Sampled(result.rollouts, forced, {"perf/data_s": waited} | seconds)
 
     return sample
+
+
+def readable(samples: Sequence[Sample | Unreadable]) -> tuple[list[Sample], list[str]]:
+    """The samples with a stand-in, one of the others, for each that some process cannot read; and for each why, or "".
+
+    Programs take a fixed number of queries. The stand-in's rollouts are marked, and nothing is learned from them.
+
+    Raises:
+      ImageError: none can be read.
+    """
+    told = hosts.gather([sample.problem if isinstance(sample, Unreadable) else "" for sample in samples])
+    problems = [next(filter(None, heard), "") for heard in zip(*told, strict=True)]
+    found = [
+        None if problem or isinstance(sample, Unreadable) else sample
+        for sample, problem in zip(samples, problems, strict=True)
+    ]
+    stand_in = next(filter(None, found), None)
+    if stand_in is None:
+        raise ImageError(f"no picture of this step can be read; the first: {problems[0]}")
+    return [sample or stand_in for sample in found], problems
+
+
+def make_check() -> Callable[[Sequence[Rollout], int], None]:
+    """(rollouts, step) -> warns of what failed on a host, once for each problem.
+
+    Raises:
+      HostFailure: more than half of the rollouts failed: what is left is no fair sample.
+    """
+    reported: set[str] = set()
+
+    def check(rollouts: Sequence[Rollout], step: int) -> None:
+        problems = [rollout.failure for rollout in rollouts if rollout.failure]
+        if 2 * len(problems) > len(rollouts):
+            raise HostFailure(
+                f"step {step}: {len(problems)} of {len(rollouts)} rollouts failed on the host, such as {problems[0]}; "
+                "put that right, and the same command goes on from the last checkpoint"
+            )
+        for problem in dict.fromkeys(problems):
+            if problem not in reported:
+                log.warning("step %d: nothing is learned from rollouts that failed: %s", step, problem)
+        reported.update(problems)
+
+    return check
 
 
 def score(rollouts: Sequence[Sequence[Rollout]], config: rewards.BaseRewardConfig) -> list[list[dict[str, float]]]:
@@ -144,25 +206,39 @@ def make_groups(
     scores: list[list[dict[str, float]]],
     labels: Sequence[str],
     chat: Chat,
-    answer_start: str | None,
+    grammar: Format,
+    zoom_price: float,
 ) -> Groups:
     """What an estimator reads of a step.
 
     Args:
       labels: the classes, as the data set spells them.
-      answer_start: what the fields of an answer begin with; None where the estimator does not tell tokens apart, and
-        nobody needs to know where a decision ended.
+      grammar: of the turns.
+      zoom_price: what a zoom costs, in units of reward.
     """
     names = [facs.normalise_emotion(label) for label in labels]
     emotions = [facs.normalise_emotion(group[0].query.reference.emotion or "") for group in sampled.rollouts]
-    ends = [0 if answer_start is None else _decision_end(chat, rollout, answer_start) for rollout in sampled.rows]
+    ends = [_decision_end(chat, rollout, grammar) for rollout in sampled.rows]
+    looks = [len(r.episode.zooms) for r in sampled.rows if r.episode.inspected and not r.failure]
+
+    def by_group(values: Sequence[Any], dtype: DTypeLike) -> np.ndarray:
+        return np.array(values, dtype).reshape(len(sampled.rollouts), -1)
+
+    flat_scores = [score for group in scores for score in group]
     return Groups(
-        reward_BxG=np.array([[score["total"] for score in group] for group in scores], np.float32),
-        task_reward_BxG=np.array([[score["task"] for score in group] for group in scores], np.float32),
-        inspected_BxG=np.array([[rollout.episode.inspected for rollout in group] for group in sampled.rollouts]),
+        reward_BxG=by_group([score["total"] for score in flat_scores], np.float32),
+        task_reward_BxG=by_group([score["task"] for score in flat_scores], np.float32),
+        valid_BxG=by_group([not rollout.failure for rollout in sampled.rows], bool),
+        formatted_BxG=by_group([score["format"] == 1 for score in flat_scores], bool),
+        decided_BxG=by_group([end is not None for end in ends], bool),
+        inspected_BxG=by_group([rollout.episode.inspected for rollout in sampled.rows], bool),
         emotion_B=np.array([names.index(name) if name in names else -1 for name in emotions], np.int32),
-        assigned_BxG=sampled.assigned_BxG,
-        decision_end_BxG=np.array(ends, np.int32).reshape(sampled.assigned_BxG.shape),
+        assigned_BxG=by_group([ARMS[rollout.episode.forced] for rollout in sampled.rows], np.int32),
+        decision_end_BxG=by_group(
+            [len(row.sequence.tokens) - 1 if end is None else end for row, end in zip(sampled.rows, ends, strict=True)],
+            np.int32,
+        ),
+        look_cost=zoom_price * float(np.mean(looks or [1])),
     )
 
 
@@ -195,6 +271,8 @@ def make_update(
         rows = sampled.rows
         length = size.padded(max(len(row.sequence.tokens) for row in rows))
         episodes = make_batch([row.sequence for row in rows], scene_rows, length, slots, model_config)
+        # Rows that failed are in no mean over policy tokens, and in no penalty on them.
+        episodes = episodes._replace(loss_mask=episodes.loss_mask & groups.valid_BxG.reshape(-1, 1))
         padding = 1 - episodes.segment_ids.mean()
         credits_NxL = estimator.token_advantages(result, groups, episodes.loss_mask, config=config.estimator)
         host_side = episodes, _pad([row.log_probs for row in rows], length), credits_NxL
@@ -231,24 +309,26 @@ def assign_arms(size: BatchConfig, rate: float, seed: int, step: int) -> list[li
     return arms
 
 
-def _decision_end(chat: Chat, rollout: Rollout, answer_start: str) -> int:
+def _decision_end(chat: Chat, rollout: Rollout, grammar: Format) -> int | None:
     """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or
-    the first token of the answer's fields (the last token, where there is neither)."""
+    the first token of an answer, well formed or not; None where it failed before either."""
     loss_mask = np.array(rollout.sequence.loss_mask)
     starts = np.flatnonzero(loss_mask & ~np.roll(loss_mask, 1))
     ends = np.flatnonzero(loss_mask & ~np.roll(loss_mask, -1))
-    for turn, end in zip(rollout.episode.turns, ends, strict=True):
+    for turn, start, end in zip(rollout.episode.turns, starts, ends, strict=True):
         if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
             return int(end)
-    turn_tokens = rollout.sequence.tokens[starts[-1] : ends[-1] + 1]
-    place = chat.turn_text(turn_tokens).rfind(answer_start)
-    if place < 0:
-        return int(ends[-1])
-    # The first token with which the text is longer than what comes before the field.
-    counts = range(1, len(turn_tokens) + 1)
-    return int(starts[-1]) + bisect_left(
-        counts, True, key=lambda count: len(chat.turn_text(turn_tokens[:count])) > place
-    )
+        place = -1 if turn.parsed.calls else grammar.answer_start(chat.turn_start + turn.text)
+        if place >= 0:
+            tokens = rollout.sequence.tokens[start : end + 1]
+            return int(start) + _token_at(chat, tokens, place - len(chat.turn_start))
+    return None
+
+
+def _token_at(chat: Chat, tokens: list[int], place: int) -> int:
+    """Index of the token that has a place of the turn's text: the first with which the text is longer than that."""
+    counts = range(1, len(tokens) + 1)
+    return bisect_left(counts, True, key=lambda count: len(chat.turn_text(tokens[:count])) > place)
 
 
 def _pad(rows: list[np.ndarray], length: int) -> np.ndarray:

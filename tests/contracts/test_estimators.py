@@ -1,5 +1,7 @@
 """Every estimator is what `rl.estimators.Estimator` asks for."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -21,10 +23,14 @@ def groups(seed: int, scale: float = 1.0) -> Groups:
     return Groups(
         reward_BxG=reward,
         task_reward_BxG=reward + scale * inspected.astype(np.float32),
+        valid_BxG=np.ones((B, G), bool),
+        formatted_BxG=random.random((B, G)) < 0.8,
+        decided_BxG=inspected | (random.random((B, G)) < 0.8),
         inspected_BxG=inspected,
         emotion_B=np.array([0, 1, 2, -1, 0, 1], np.int32),
         assigned_BxG=np.where(np.arange(G) < 4, np.where(inspected, 1, -1), 0).astype(np.int32),
         decision_end_BxG=random.integers(0, L, (B, G)).astype(np.int32),
+        look_cost=0.03,
     )
 
 
@@ -69,14 +75,54 @@ def test_more_reward_is_more_advantage_in_a_group_of_one_arm(name):
         np.testing.assert_array_equal(*ranks)
 
 
+@pytest.mark.parametrize("name", MEMBERS)
+def test_what_failed_on_a_host_has_no_advantage_and_no_influence(name):
+    estimator, config = load(name)
+    batch = groups(6)
+    valid = np.ones((B, G), bool)
+    valid[0, 3:], valid[1, 1:], valid[2] = False, False, False  # three are left of a group, one, and none
+    batch = batch._replace(valid_BxG=valid)
+    other = batch._replace(reward_BxG=np.where(valid, batch.reward_BxG, 77).astype(np.float32))
+    state = estimator.init_state(len(CLASSES))
+    (result, after), (same, same_after) = (
+        estimator.advantages(given, state, config=config, step=1) for given in (batch, other)
+    )
+    np.testing.assert_allclose(result.advantage, same.advantage, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, after, same_after)
+    assert not np.asarray(result.advantage)[~valid].any() and not np.asarray(result.advantage)[1:3].any()
+    assert np.asarray(result.advantage)[0, :3].any()
+    measures = estimator.diagnostics(result, after, batch, CLASSES)
+    assert all(np.isfinite(value) for value in measures.values())
+
+
+def test_a_look_costs_what_zooms_cost_unless_the_config_says_otherwise():
+    estimator, config = load("ucgrpo")
+    batch, state = groups(7), estimator.init_state(len(CLASSES))
+
+    def utilities(config: EstimatorConfig, look_cost: float) -> np.ndarray:
+        priced = batch._replace(look_cost=look_cost)
+        return np.asarray(estimator.advantages(priced, state, config=config, step=1)[0].utility)
+
+    wide = replace(config, u_max=9.0)
+    np.testing.assert_allclose(utilities(wide, 0.0) - utilities(wide, 0.06), 0.06, atol=1e-6)
+    fixed = replace(wide, cost=0.06)
+    np.testing.assert_allclose(utilities(fixed, 0.5), utilities(wide, 0.06))
+
+
 def test_grpo_is_ucgrpo_without_calibration_and_gain():
     batch = groups(5)._replace(assigned_BxG=np.zeros((B, G), np.int32))
+    batch.valid_BxG[1, :5] = False
     grpo, grpo_config = load("grpo")
     ucgrpo = plugins.load("rl.estimators", "ucgrpo")
-    plain = ucgrpo.Config(beta=0.0, gain=1.0)
-    expected, _ = ucgrpo.advantages(batch, ucgrpo.init_state(len(CLASSES)), config=plain, step=1)
-    found, _ = grpo.advantages(batch, (), config=grpo_config, step=1)
-    np.testing.assert_allclose(found.advantage, expected.advantage, rtol=1e-5, atol=1e-6)
+    for ddof in (0, 1):
+        plain = ucgrpo.Config(beta=0.0, gain=1.0, std="group", std_ddof=ddof)
+        expected, _ = ucgrpo.advantages(batch, ucgrpo.init_state(len(CLASSES)), config=plain, step=1)
+        found, _ = grpo.advantages(batch, (), config=replace(grpo_config, std_ddof=ddof), step=1)
+        np.testing.assert_allclose(found.advantage, expected.advantage, rtol=1e-5, atol=1e-6)
+        # As numpy has it.
+        reward = batch.reward_BxG[0].astype(np.float64)
+        by_hand = (reward - reward.mean()) / (reward.std(ddof=ddof) + 1e-4)
+        np.testing.assert_allclose(found.advantage[0], by_hand, rtol=1e-5)
 
 
 def test_a_module_that_is_no_estimator_says_what_it_lacks():

@@ -33,10 +33,12 @@ def test_what_is_written_reads_back(name, think, call, answered):
     grammar = plugins.load("agent.formats", name)
     calling = grammar.parse_turn(grammar.thought_text(think) + grammar.call_text(call))
     assert calling.calls and (calling.think, calling.call) == (think, call)
-    answer = grammar.answer_text(*answered)
-    answering = grammar.parse_turn(grammar.thought_text(think) + answer)
+    thought, answer = grammar.thought_text(think), grammar.answer_text(*answered)
+    answering = grammar.parse_turn(thought + answer)
     assert answering.answers and (answering.think, answering.aus, answering.answer) == (think, *answered)
-    assert answered[0] is None or answer.startswith(grammar.ANSWER_START)
+    # An answer begins after the thought, even one that is cut, and not at an answer that is only thought of.
+    assert grammar.answer_start(thought + answer) == grammar.answer_start((thought + answer)[:-1]) == len(thought)
+    assert grammar.answer_start(grammar.thought_text(think + answer)) == -1
 
 
 @pytest.mark.parametrize("name", MEMBERS)

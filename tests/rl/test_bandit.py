@@ -1,4 +1,4 @@
-"""The bandit of benchmarks/ learns, and shows that the gain is a learning rate on the decision."""
+"""The bandit of benchmarks/: it learns, its gain is a learning rate on the decision, and failures do not mislead it."""
 
 import importlib.util
 from pathlib import Path
@@ -31,3 +31,12 @@ def test_gain_is_a_learning_rate_on_the_decision(bandit):
     gain = bandit.cumulative_regret(seeds, 8.0, world, bandit.METHODS["GRPO with gain"])
     # Run by run the same, but for draws that fall within rounding of the probability.
     assert np.median(np.abs(gain / grpo - 1)) < 1e-4
+
+
+def test_failures_are_not_taken_for_a_contrast(bandit):
+    """Where looking brings nothing. Between seeds the contrast of a class has a standard deviation of 0.05."""
+    seeds = np.arange(48)
+    for rates in ({"undecided_rate": 0.3}, {"unreadable_rate": 0.3}):
+        assert np.abs(bandit.contrast_from_failures(seeds, **rates).mean(axis=0)).max() < 0.04
+    untold = bandit.contrast_from_failures(seeds, undecided_rate=0.3, told=False)
+    assert untold.mean(axis=0).min() > 0.2

@@ -1,6 +1,7 @@
 """UC-GRPO against a float64 brute-force loop, against plain GRPO, and by its properties."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,30 +15,38 @@ from hypothesis.extra import numpy as stnp
 
 from actfer_jax.rl import ucgrpo
 
-GRPO = ucgrpo.UCGRPOConfig(beta=0.0, gain=1.0)
+GRPO = ucgrpo.UCGRPOConfig(beta=0.0, gain=1.0, std="group", cost=0.03)
+UCGRPO = ucgrpo.UCGRPOConfig(cost=0.03)
 B, G, E = 4, 6, 3
+MASKS = ("valid", "forced", "decided", "formatted")
 
 jitted_advantages = jax.jit(ucgrpo.advantages, static_argnames="config")
 
 
-def brute_force(reward, task, looked, emotion, state, config, step, valid, forced):
+def mean(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+def brute_force(reward, task, looked, emotion, state, config, step, valid, forced, decided, formatted):
     """The formulas of docs/algorithm.md, one number at a time in float64."""
     n_queries, n_rollouts = reward.shape
-    out = {name: np.zeros((n_queries, n_rollouts)) for name in ("advantage", "within", "between")}
-    out |= {name: np.zeros(n_queries) for name in ("contrast", "utility", "weight", "trust", "pairs", "blend")}
-    raw_within, raw_between = np.zeros(reward.shape), np.zeros(reward.shape)
-    pulls, spreads = np.zeros(n_queries), np.zeros(n_queries)
+    started = step >= config.decision_start
+    gain = config.gain if started else 0.0
+    warm = 1.0 if config.ramp == 0 else min(1.0, max(0, step - config.decision_start + 1) / config.ramp)
+    groups = []
     for i in range(n_queries):
         live = [g for g in range(n_rollouts) if valid[i, g]]
-        zoomed = [g for g in live if looked[i, g]]
-        direct = [g for g in live if not looked[i, g]]
-        n, n1, n0 = len(live), len(zoomed), len(direct)
-        pairs = n1 * n0 / n if n else 0.0
-        rate = n1 / n if n else 0.0
-        contrast = reward_contrast = trust = 0.0
+        zoom = [g for g in live if looked[i, g]]
+        direct = [g for g in live if decided[i, g] and not looked[i, g]]
+        undecided = [g for g in live if g not in zoom and g not in direct]
+        readable_zoom, readable_direct = ([g for g in arm if formatted[i, g]] for arm in (zoom, direct))
+        n1, n0 = len(readable_zoom), len(readable_direct)
+        contrast = pairs = trust = reward_contrast = 0.0
+        if zoom and direct:
+            reward_contrast = mean([reward[i, g] for g in zoom]) - mean([reward[i, g] for g in direct])
         if n1 and n0:
-            contrast = sum(task[i, g] for g in zoomed) / n1 - sum(task[i, g] for g in direct) / n0
-            reward_contrast = sum(reward[i, g] for g in zoomed) / n1 - sum(reward[i, g] for g in direct) / n0
+            contrast = mean([task[i, g] for g in readable_zoom]) - mean([task[i, g] for g in readable_direct])
+            pairs = n1 * n0 / (n1 + n0)
             trust = pairs / (pairs + config.kappa)
         labelled = 0 <= emotion[i] < len(state["D"])
         count = state["N"][emotion[i]] if labelled else state["N_g"]
@@ -47,68 +56,73 @@ def brute_force(reward, task, looked, emotion, state, config, step, valid, force
         utility = trust * contrast + (1 - trust) * expected - config.cost
         utility = max(-config.u_max, min(config.u_max, utility))
         rewards = [reward[i, g] for g in live]
-        warm = 1.0 if config.ramp == 0 else min(1.0, step / config.ramp)
         differs = bool(live) and max(rewards) - min(rewards) >= 1e-6
         blend = config.beta * warm * (count >= config.n_min) * differs
-        pull = config.gain * ((1 - blend) * reward_contrast + blend * utility)
-        free = [g for g in live if not forced[i, g]]
-        free_rate = sum(looked[i, g] for g in free) / len(free) if free else 0.0
-        for g in live:
-            arm = zoomed if looked[i, g] else direct
-            raw_within[i, g] = reward[i, g] - sum(reward[i, h] for h in arm) / len(arm)
-            raw_between[i, g] = pull * (looked[i, g] - free_rate) if g in free else 0.0
-        mean = sum(rewards) / n if n else 0.0
-        variance = sum((r - mean) ** 2 for r in rewards) / n if n else 0.0
-        spreads[i] = math.sqrt(variance + (config.gain * blend * utility) ** 2 * rate * (1 - rate))
-        pulls[i] = pull
-        for name, value in {
-            "contrast": contrast,
-            "utility": utility,
-            "trust": trust,
-            "pairs": pairs,
-            "blend": blend,
-        }.items():
-            out[name][i] = value
-    counted = [i for i in range(n_queries) if valid[i].sum() >= 2]
-    batch = math.sqrt(sum(spreads[i] ** 2 for i in counted) / len(counted)) if counted else 0.0
-    for i in counted:
-        scale = {"group": spreads[i] + config.eps, "batch": batch + config.eps, "none": 1.0}[config.std]
-        out["within"][i], out["between"][i] = raw_within[i] / scale, raw_between[i] / scale
-        out["advantage"][i] = (raw_within[i] + raw_between[i]) / scale
-        out["weight"][i] = pulls[i] / scale
+        pull = gain * ((1 - blend) * reward_contrast + blend * utility)
+        free = [g for g in zoom + direct if not forced[i, g]]
+        free_rate = mean([float(looked[i, g]) for g in free])
+        within, between = np.zeros(n_rollouts), np.zeros(n_rollouts)
+        for arm, own_set in ((zoom, zoom + direct), (direct, zoom + direct), (undecided, undecided)):
+            for g in arm:
+                within[g] = reward[i, g] - mean([reward[i, h] for h in arm])
+                within[g] += mean([reward[i, h] for h in own_set]) - mean(rewards)
+        for g in free:
+            between[g] = pull * (looked[i, g] - free_rate)
+        variance = sum((r - mean(rewards)) ** 2 for r in rewards) / max(len(live) - config.std_ddof, 1)
+        rate = mean([float(looked[i, g]) for g in zoom + direct])
+        share = len(zoom + direct) / len(live) if live else 0.0
+        spread = math.sqrt(variance + share * (gain * blend * utility) ** 2 * rate * (1 - rate))
+        groups.append(SimpleNamespace(**locals()))
 
-    new = {"D": list(state["D"]), "N": list(state["N"]), "D_g": state["D_g"], "N_g": state["N_g"]}
+    counted = [group for group in groups if len(group.live) >= 2]
+    batch = math.sqrt(mean([group.spread**2 for group in counted]))
+    for group in groups:
+        scale = {"group": group.spread + config.eps, "batch": batch + config.eps, "none": 1.0}[config.std]
+        factor = 1 / scale if group in counted else 0.0
+        group.within, group.between, group.weight = (
+            x * factor for x in (group.within, group.between, group.pull)
+        )  # fmt: skip
+        group.advantage = group.within + group.between
+    names = ("advantage", "within", "between", "contrast", "utility", "weight", "trust", "pairs", "blend")
+    out = {name: np.array([getattr(group, name) for group in groups]) for name in names}
+    out["reward_contrast"] = np.array([group.reward_contrast for group in groups])
 
-    def moved(average, count, groups):
-        total = sum(out["pairs"][i] for i in groups)
-        if total == 0:
+    def moved(average, count, members):
+        total = sum(group.pairs for group in members)
+        if total == 0 or not started:
             return average, count
-        fresh = sum(out["pairs"][i] * out["contrast"][i] for i in groups) / total
+        fresh = sum(group.pairs * group.contrast for group in members) / total
         a = 1 - (1 - config.ema_rate) ** (total / 2)
         return ((1 - a) * count * average + total * fresh) / ((1 - a) * count + total), (1 - a) * count + total
 
+    new = {"D": [], "N": []}
     for e in range(len(state["D"])):
-        new["D"][e], new["N"][e] = moved(state["D"][e], state["N"][e], [i for i in range(n_queries) if emotion[i] == e])
-    new["D_g"], new["N_g"] = moved(state["D_g"], state["N_g"], range(n_queries))
+        average, count = moved(state["D"][e], state["N"][e], [group for group in groups if emotion[group.i] == e])
+        new["D"].append(average)
+        new["N"].append(count)
+    new["D_g"], new["N_g"] = moved(state["D_g"], state["N_g"], groups)
     return out, new
 
 
 def random_batch(rng, shape=(B, G)):
+    """Rewards between those of failures and of right answers, and arms of all sizes, empty ones among them."""
     reward = rng.choice([0.0, 0.03, 0.15, 0.55, 0.85, 1.0], shape) + rng.normal(0, 0.05, shape)
+    share = {name: rng.choice(rates, (shape[0], 1)) for name, rates in {
+        "looked": [0.0, 0.2, 0.5, 0.8, 1.0], "valid": [0.1, 0.8, 1.0], "forced": [0.0, 0.3], "decided": [0.0, 0.7, 1.0],
+        "formatted": [0.0, 0.7, 1.0]}.items()}  # fmt: skip
     return SimpleNamespace(
         reward=reward.astype(np.float32),
         task=(reward + rng.normal(0, 0.1, shape)).astype(np.float32),
-        looked=rng.random(shape) < rng.choice([0.0, 0.2, 0.5, 0.8, 1.0], (shape[0], 1)),
         emotion=rng.integers(-1, E, shape[0]),
-        valid=rng.random(shape) < rng.choice([0.1, 0.8, 1.0]),
-        forced=rng.random(shape) < rng.choice([0.0, 0.3]),
+        **{name: rng.random(shape) < rate for name, rate in share.items()},
     )
 
 
 def run(batch, state=None, *, config=GRPO, step=100, function=jitted_advantages):
     state = ucgrpo.init_calibration(E) if state is None else state
     arrays = (batch.reward, batch.task, batch.looked, batch.emotion, state)
-    return function(*arrays, config=config, step=step, valid=batch.valid, forced=batch.forced)
+    masks = {name: getattr(batch, name, None) for name in MASKS}
+    return function(*arrays, config=config, step=step, **masks)
 
 
 def warm_state():
@@ -127,21 +141,21 @@ def test_agrees_with_a_brute_force_loop_over_many_steps(std, seed):
         ema_rate=rng.choice([0.05, 0.7]),
         beta=rng.choice([0.5, 1.0]),
         gain=rng.choice([1.0, 2.5]),
+        decision_start=int(rng.choice([1, 4])),
         u_max=rng.choice([0.1, 0.5]),
+        cost=rng.choice([0.0, 0.09]),
         n_min=rng.choice([0.0, 3.7]),
         ramp=int(rng.choice([0, 4])),
         std=std,
+        std_ddof=seed % 2,
     )
     state, expected_state = ucgrpo.init_calibration(E), {"D": [0.0] * E, "N": [0.0] * E, "D_g": 0.0, "N_g": 0.0}
-    for step in range(10):
+    for step in range(1, 16):
         batch = random_batch(rng)
-        arguments = (batch.reward, batch.task, batch.looked, batch.emotion)
-        result, state = jitted_advantages(
-            *arguments, state, config=config, step=step, valid=batch.valid, forced=batch.forced
-        )
+        result, state = run(batch, state, config=config, step=step)
         expected, expected_state = brute_force(
-            *(np.asarray(x, np.float64) if x is not batch.emotion else x for x in arguments),
-            expected_state, config, step, batch.valid, batch.forced,
+            batch.reward.astype(np.float64), batch.task.astype(np.float64), batch.looked, batch.emotion,
+            expected_state, config, step, *(getattr(batch, name) for name in MASKS),
         )  # fmt: skip
         for name, values in expected.items():
             np.testing.assert_allclose(getattr(result, name), values, rtol=2e-4, atol=2e-5, err_msg=name)
@@ -167,14 +181,18 @@ def grpo(reward, valid, std, eps):
 @settings(max_examples=60, deadline=None)
 @given(
     reward=stnp.arrays(np.float32, (B, G), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
-    looked=stnp.arrays(bool, (B, G)),
-    valid=stnp.arrays(bool, (B, G)),
+    masks=stnp.arrays(bool, (4, B, G)) | st.sampled_from([np.zeros((4, B, G), bool), np.ones((4, B, G), bool)]),
     std=st.sampled_from(["group", "batch", "none"]),
 )
-def test_without_calibration_and_gain_it_is_grpo_for_any_reward(reward, looked, valid, std):
-    config = ucgrpo.UCGRPOConfig(beta=0.0, gain=1.0, std=std)
-    emotion = np.arange(B) % E
-    result, _ = jitted_advantages(reward, reward, looked, emotion, warm_state(), config=config, step=9, valid=valid)
+def test_without_calibration_and_gain_it_is_grpo_for_any_reward(reward, masks, std):
+    """Whatever arms there are: none, one, all undecided, one decided."""
+    config = ucgrpo.UCGRPOConfig(beta=0.0, gain=1.0, std=std, cost=0.03)
+    looked, valid, decided, formatted = masks
+    batch = SimpleNamespace(
+        reward=reward, task=reward, emotion=np.arange(B) % E, looked=looked, valid=valid, decided=decided,
+        formatted=formatted,
+    )  # fmt: skip
+    result, _ = run(batch, warm_state(), config=config, step=9)
     expected = grpo(reward, valid, std, config.eps)
     largest = np.abs(np.where(valid, reward, 0)).max(1, keepdims=True)
     tolerance = 1e-5 + 1e-6 * (largest if std == "none" else 1)
@@ -183,26 +201,28 @@ def test_without_calibration_and_gain_it_is_grpo_for_any_reward(reward, looked, 
 
 rewards = stnp.arrays(np.float32, (B, G), elements=st.floats(-1, 1, width=32))
 masks = stnp.arrays(bool, (B, G))
-configs = st.sampled_from([ucgrpo.UCGRPOConfig(std=std) for std in ucgrpo.STD_MODES])
+configs = st.sampled_from([ucgrpo.UCGRPOConfig(std=std, cost=0.03) for std in ucgrpo.STD_MODES])
 
 
 @settings(max_examples=60, deadline=None)
-@given(reward=rewards, task=rewards, looked=masks, valid=masks, forced=masks, config=configs)
-def test_both_parts_sum_to_zero_and_stay_bounded(reward, task, looked, valid, forced, config):
-    result, _ = jitted_advantages(
-        reward, task, looked, np.arange(B) % E, warm_state(), config=config, step=99, valid=valid, forced=forced
-    )
+@given(reward=rewards, task=rewards, looked=masks, given=stnp.arrays(bool, (4, B, G)), config=configs)
+def test_both_parts_sum_to_zero_and_stay_bounded(reward, task, looked, given, config):
+    valid, forced, decided, formatted = given
+    batch = SimpleNamespace(reward=reward, task=task, looked=looked, emotion=np.arange(B) % E)
+    vars(batch).update(zip(MASKS, given, strict=True))
+    result, _ = run(batch, warm_state(), config=config, step=99)
     scale = 1 + np.abs(result.advantage).max()
-    for arm in (valid & looked, valid & ~looked):
-        assert np.abs(np.where(arm, result.within, 0).sum(1)).max() < 1e-5 * scale
-    assert np.abs(np.asarray(result.between).sum(1)).max() < 1e-5 * scale
-    assert not np.asarray(result.between)[forced].any()
+    for part in (result.within, result.between):
+        assert np.abs(np.asarray(part).sum(1)).max() < 1e-5 * scale
+    assert not np.asarray(result.between)[forced | ~(decided | looked)].any()
     assert not np.asarray(result.advantage)[~valid].any()
     assert not np.asarray(result.advantage)[valid.sum(1) < 2].any()
     np.testing.assert_array_equal(result.advantage, result.within + result.between)
-    if config.std == "group":
-        # n var R >= n_h d_R^2 bounds the contrast by the spread, and the spread contains the utility.
-        assert np.abs(result.advantage).max() <= np.sqrt(G) + (config.gain + 1) * np.sqrt(2 * G)
+    if config.std != "none":
+        # n var R >= n_h d_R^2 bounds the contrast by the spread, and the spread contains the utility. That of the batch
+        # is at least 1 / sqrt B of a group's.
+        bound = np.sqrt(G) + (config.gain + 1) * np.sqrt(2 * G)
+        assert np.abs(result.advantage).max() <= bound * (1 if config.std == "group" else np.sqrt(B))
 
 
 @given(reward=rewards, looked=st.booleans(), config=configs)
@@ -216,26 +236,43 @@ def test_a_single_arm_gives_plain_grpo(reward, looked, config):
     jax.tree.map(np.testing.assert_array_equal, state, warm_state())
 
 
-def test_the_decision_is_learned_from_its_first_step_on():
-    config = ucgrpo.UCGRPOConfig(decision_start=3, ramp=0, n_min=0)
-    reward, looked = np.array([[0.2, 0.9, 0.4, 0.5]]), np.array([[1, 1, 0, 0]])
+def test_before_its_first_step_the_decision_is_not_learned_and_nothing_is_calibrated():
+    config = replace(UCGRPO, decision_start=3, ramp=2, n_min=0, beta=1.0, std="none")
+    reward = np.array([[0.2, 0.9, 0.4, 0.5, 0.0]])
+    looked, decided = np.array([[1, 1, 0, 0, 0]]), np.array([[1, 1, 1, 1, 0]])
+    batch = SimpleNamespace(reward=reward, task=reward, looked=looked, decided=decided, emotion=[0])
+    for step, blend in ((1, 0), (2, 0), (3, 0.5), (4, 1), (5, 1)):
+        result, state = run(batch, warm_state(), config=config, step=step)
+        np.testing.assert_allclose(result.blend, [blend])
+        weight = (1 - blend) * 0.1 + blend * float(result.utility[0])
+        np.testing.assert_allclose(result.weight, [config.gain * weight * (step >= 3)], atol=1e-6)
+        assert np.asarray(result.between).any() == (step >= 3)
+        # The format is learnt from the first step on: those that decided lie 0.1 above the mean, the other 0.4 below.
+        np.testing.assert_allclose(result.within, [[-0.25, 0.45, 0.05, 0.15, -0.4]], atol=1e-6)
+        same = jax.tree.map(lambda new, old: bool((new == old).all()), state, warm_state())
+        assert all(same) == (step < 3)
 
-    def at(step):
-        config_then = ucgrpo.at_step(config, step)
-        return ucgrpo.advantages(reward, reward, looked, [0], warm_state(), config=config_then, step=step)
 
-    for step, factor in ((1, 0), (2, 0), (3, 1), (4, 1)):
-        result, state = at(step)
-        assert np.sign(np.asarray(result.between)).tolist() == [[factor, factor, -factor, -factor]]
-        np.testing.assert_allclose(np.sign(result.within), [[-1, 1, -1, 1]])
-        jax.tree.map(np.testing.assert_array_equal, state, at(9)[1])  # the calibration counts from the first
+def test_answers_that_cannot_be_read_and_failures_before_one_are_no_contrast():
+    """Looking brings 0.5; one rollout is spoilt after a look, one without a look, and one never answers."""
+    task = np.array([[0.8, 0.8, 0.0, 0.3, 0.3, 0.0, 0.0]])
+    looked = np.array([[1, 1, 1, 0, 0, 0, 0]])
+    decided, formatted = np.array([[1, 1, 1, 1, 1, 1, 0]]), np.array([[1, 1, 0, 1, 1, 0, 0]])
+    batch = SimpleNamespace(reward=task, task=task, looked=looked, decided=decided, formatted=formatted, emotion=[1])
+    result, state = run(batch, step=1)
+    np.testing.assert_allclose((result.contrast[0], result.pairs[0]), (0.5, 1.0), atol=1e-6)
+    np.testing.assert_allclose(state.utility_E, [0, 0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(result.reward_contrast, [1.6 / 3 - 0.2], atol=1e-6)
+    # A rollout that looked has decided, whatever it is said to have done.
+    batch.decided = decided & ~looked
+    jax.tree.map(np.testing.assert_array_equal, run(batch, step=1), (result, state))
 
 
 @pytest.mark.parametrize("n", [2, 7])
 @pytest.mark.parametrize("std", ["group", "batch", "none"])
 def test_equal_rewards_give_exactly_nothing(n, std):
     # A utility far from 0 stands ready, and the mean of n times 0.85 is not 0.85 in float32.
-    config = ucgrpo.UCGRPOConfig(beta=1.0, std=std, ramp=0, n_min=0)
+    config = replace(UCGRPO, beta=1.0, std=std, ramp=0, n_min=0)
     looked = np.arange(n)[None, :] < max(1, n // 2)
     for value in (0.85, 1e-7, -3.3, 1e37):
         reward = np.full((1, n), value, np.float32)
@@ -250,11 +287,11 @@ def test_what_is_invalid_has_no_influence():
     batch = random_batch(rng)
     batch.valid = np.ones((B, G), bool)
     batch.valid[:, 4:] = False
-    full, state = run(batch, warm_state(), config=ucgrpo.UCGRPOConfig())
+    full, state = run(batch, warm_state(), config=UCGRPO)
     short = SimpleNamespace(**{k: v[:, :4] if v.ndim == 2 else v for k, v in vars(batch).items()})
-    cut, cut_state = run(short, warm_state(), config=ucgrpo.UCGRPOConfig())
+    cut, cut_state = run(short, warm_state(), config=UCGRPO)
     batch.reward[:, 4:], batch.task[:, 4:] = np.nan, np.inf
-    poisoned, poisoned_state = run(batch, warm_state(), config=ucgrpo.UCGRPOConfig())
+    poisoned, poisoned_state = run(batch, warm_state(), config=UCGRPO)
     for name in ucgrpo.Result._fields:
         value = getattr(full, name)
         np.testing.assert_array_equal(value, getattr(poisoned, name))
@@ -320,7 +357,7 @@ def test_integer_and_boolean_inputs_mean_the_same():
 
 
 def test_jit_equals_eager_and_the_order_of_rows_does_not_matter():
-    config = ucgrpo.UCGRPOConfig(std="batch")
+    config = UCGRPO
     batch = random_batch(np.random.default_rng(3))
     eager = run(batch, warm_state(), config=config, step=7, function=ucgrpo.advantages)
     jitted = run(batch, warm_state(), config=config, step=7)
@@ -337,10 +374,8 @@ def test_calibration_converges_to_the_contrast_of_each_class_and_leaves_the_othe
     looked = np.tile(np.arange(8) < 4, (2, 1))
     task = np.where(looked, 0.7, 0.4) + np.array([[0.0], [-0.2]]) * looked  # contrasts 0.3 and 0.1
     state = ucgrpo.init_calibration(4)
-    for step in range(200):
-        _, state = jitted_advantages(
-            task, task, looked, np.array([2, -1]), state, config=ucgrpo.UCGRPOConfig(), step=step
-        )
+    for step in range(1, 201):
+        _, state = jitted_advantages(task, task, looked, np.array([2, -1]), state, config=UCGRPO, step=step)
     np.testing.assert_allclose(state.utility_E, [0, 0, 0.3, 0], atol=1e-5)
     np.testing.assert_array_equal(state.count_E[np.array([0, 1, 3])], 0)
     np.testing.assert_allclose(state.global_utility, 0.2, atol=1e-5)
@@ -352,9 +387,9 @@ def test_a_query_that_always_inspects_is_pulled_by_what_its_class_has_shown():
     """Where a group says little, the utility of the class decides the sign."""
     reward = np.array([[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.4]], np.float32)
     looked = np.array([[0, 1, 1, 1, 1, 1, 1, 1]])
-    config = ucgrpo.UCGRPOConfig(beta=1.0, ramp=0, n_min=0)
+    config = replace(UCGRPO, beta=1.0, ramp=0, n_min=0)
     for emotion, sign in ((0, 1), (1, -1)):  # the warm state has 0.4 and -0.2
-        result, _ = jitted_advantages(reward, reward, looked, np.array([emotion]), warm_state(), config=config, step=0)
+        result, _ = jitted_advantages(reward, reward, looked, np.array([emotion]), warm_state(), config=config, step=1)
         assert np.sign(result.weight[0]) == sign
 
 
@@ -406,8 +441,8 @@ def test_diagnostics_tell_what_the_batch_can_tell():
 def test_diagnostics_count_the_groups_whose_sign_the_calibration_turned():
     reward = np.array([[0.6, 0.5, 0.5, 0.6]] * 2, np.float32)
     looked = np.array([[0, 0, 1, 0], [1, 0, 0, 0]])  # d_R is below 0 in the first, above in the second
-    config = ucgrpo.UCGRPOConfig(beta=1.0, ramp=0, n_min=0)
-    result, state = jitted_advantages(reward, reward, looked, np.zeros(2), warm_state(), config=config, step=0)
+    config = replace(UCGRPO, beta=1.0, ramp=0, n_min=0)
+    result, state = jitted_advantages(reward, reward, looked, np.zeros(2), warm_state(), config=config, step=1)
     assert ucgrpo.diagnostics(result, state, [0, 0], ("joy",))["uc/frac_sign_flip"] == 0.5
 
 
@@ -437,6 +472,10 @@ def test_shapes_that_do_not_fit_are_named():
         "reward": (reward[0], reward[0], reward[0], [0, 1]),
     }.items():
         with pytest.raises(ValueError, match=f"^{name} "):
-            ucgrpo.advantages(*arguments, state, config=GRPO, step=0)
+            ucgrpo.advantages(*arguments, state, config=GRPO, step=1)
+    with pytest.raises(ValueError, match="^decided "):
+        ucgrpo.advantages(reward, reward, reward, [0, 1], state, config=GRPO, step=1, decided=reward[:1])
     with pytest.raises(ValueError, match="std must be one of"):
-        ucgrpo.advantages(reward, reward, reward, [0, 1], state, config=SimpleNamespace(std="x"), step=0)
+        ucgrpo.advantages(reward, reward, reward, [0, 1], state, config=SimpleNamespace(std="x"), step=1)
+    with pytest.raises(ValueError, match="^cost is None"):
+        ucgrpo.advantages(reward, reward, reward, [0, 1], state, config=ucgrpo.UCGRPOConfig(), step=1)

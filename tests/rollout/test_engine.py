@@ -75,6 +75,28 @@ def test_only_sampled_tokens_are_trained_on(agent, result):
             assert (rollout.log_probs[~policy] == 0).all() and (rollout.log_probs[policy] < 0).any()
 
 
+def test_a_tool_that_fails_ends_its_rollout_alone(agent, engine, queries, result, monkeypatch):
+    execute = agent.toolbox.execute
+
+    def broken(*arguments, key, **options):
+        if key == queries[1].key:
+            raise OSError("the disk is gone")
+        return execute(*arguments, key=key, **options)
+
+    monkeypatch.setattr(agent.toolbox, "execute", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        engine.run(agent.params, queries[:4], seed=SEED, step=1)
+    rollouts = engine.run(agent.params, queries[:4], seed=SEED, step=1, keep_failed=True).rollouts
+    for q, (group, before) in enumerate(zip(rollouts, result.rollouts, strict=True)):
+        for rollout, whole in zip(group, before, strict=True):
+            called = whole.episode.turns[0].parsed.calls and q == 1
+            assert rollout.failure == called * "synth_faces/validation/1: OSError: the disk is gone"
+            count = len(rollout.sequence.tokens)
+            assert rollout.sequence.tokens == whole.sequence.tokens[:count]
+            assert (count < len(whole.sequence.tokens)) == called
+    assert any(rollout.failure for rollout in rollouts[1])
+
+
 def test_the_sampler_and_the_trainer_agree(agent, engine, result):
     """Log-probabilities of one full forward pass over the finished episodes, against those of cached decoding."""
     flat = [rollout for group in result.rollouts for rollout in group]

@@ -1,5 +1,7 @@
 """The metrics of a step against counts over its episodes, one by one, and the picture of an episode."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import ImageColor
@@ -48,10 +50,13 @@ def groups():
 
 def test_metrics_of_a_step_are_those_of_its_episodes(groups):
     scores = [[score(r.episode, r.query.reference, RewardConfig()) for r in group] for group in groups]
-    found = rollout_metrics(groups, scores)
+    decided = np.array([[name != "silent" for name in names] for names in GROUPS])
+    found = rollout_metrics(groups, scores, decided)
     names = [name for group in GROUPS for name in group]
     flat = [part for group in scores for part in group]
     expected = {
+        "undecided": 1 / 12,
+        "rollout/failed": 0,
         "turns": np.mean([{"direct": 2, "astray": 2, "silent": 1, "twice": 4}.get(name, 3) for name in names]),
         "length/no_answer": names.count("silent") / 12,
         "length/truncated": 0,
@@ -65,15 +70,15 @@ def test_metrics_of_a_step_are_those_of_its_episodes(groups):
         "zoom_region/nose": 1 / 5,
         "zoom_region/brows": 0,
         "zoom_rate/plain": 2 / 6,  # groups 0 and 2
-        "zoom_rate/subtle": 2 / 6,
+        "zoom_rate/subtle": 2 / 5,
         "outcome/zoom/wrong": 0,
         "outcome/zoom/mixed": 1 / 4,
         "outcome/zoom/right": 1 / 4,
         "outcome/zoom/absent": 2 / 4,
-        "outcome/direct/wrong": 1 / 4,
+        "outcome/direct/wrong": 0,
         "outcome/direct/mixed": 1 / 4,
         "outcome/direct/right": 2 / 4,
-        "outcome/direct/absent": 0,
+        "outcome/direct/absent": 1 / 4,  # the one that did not look said nothing at all
         "reward/frac_zero_std": 1 / 4,
     }
     for part in ("total", "task", "format", "tool", "au", "region", "emotion"):
@@ -83,10 +88,11 @@ def test_metrics_of_a_step_are_those_of_its_episodes(groups):
         emotion = group[0].query.reference.emotion
         same = [i for i, other in enumerate(groups) if other[0].query.reference.emotion == emotion]
         arms = {True: [], False: []}
-        for rollout, one in ((r, s) for i in same for r, s in zip(groups[i], scores[i], strict=True)):
+        played = ((r, s, d) for i in same for r, s, d in zip(groups[i], scores[i], decided[i], strict=True))
+        for rollout, one in ((r, s) for r, s, d in played if d):
             arms[any(turn.reply and turn.reply.inspects for turn in rollout.episode.turns)].append(one["emotion"])
         assert index in same
-        expected[f"zoom_rate/class/{emotion}"] = len(arms[True]) / (3 * len(same))
+        expected[f"zoom_rate/class/{emotion}"] = len(arms[True]) / decided[same].sum()
         for arm, name in ((True, "acc_zoom"), (False, "acc_nozoom")):
             key = f"{name}/class/{emotion}"
             if arms[arm]:
@@ -94,6 +100,18 @@ def test_metrics_of_a_step_are_those_of_its_episodes(groups):
             else:
                 assert key not in found
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_what_failed_on_a_host_is_counted_and_nothing_else(groups):
+    scores = [[score(r.episode, r.query.reference, RewardConfig()) for r in group] for group in groups]
+    failed = [[replace(group[0], failure="the disk")] for group in groups]
+    of_failed = [[dict.fromkeys(scores[0][0], 9.0)] for _ in groups]
+    found = rollout_metrics(
+        [[*bad, *group] for bad, group in zip(failed, groups, strict=True)] + [failed[0] * 4],
+        [[*bad, *group] for bad, group in zip(of_failed, scores, strict=True)] + [of_failed[0] * 4],
+        np.ones((5, 4), bool),
+    )
+    assert found == rollout_metrics(groups, scores, np.ones((4, 3), bool)) | {"rollout/failed": 8}
 
 
 def test_an_episode_is_drawn_with_the_outline_of_every_view(groups):

@@ -7,13 +7,7 @@ from actfer_jax.agent.prompts import Prompt
 
 
 class Format(Protocol):
-    """A module of this folder. A turn is `thought_text` followed by `call_text` or `answer_text`.
-
-    Attributes:
-      ANSWER_START: what the fields of an answer begin with. Up to there a policy can still decide to call a tool.
-    """
-
-    ANSWER_START: str
+    """A module of this folder. A turn is `thought_text` followed by `call_text` or `answer_text`."""
 
     def make_prompt(
         self, style: str, labels: tuple[str, ...], *, ask_aus: bool = True, images: int = 1, answer_now: bool = False
@@ -29,6 +23,10 @@ class Format(Protocol):
 
     def parse_turn(self, text: str) -> ParsedTurn:
         """Reads a turn, without its end-of-turn token. Text of any kind gives a result; it never raises."""
+
+    def answer_start(self, text: str) -> int:
+        """Where the fields of an answer begin in a turn that does not call, whether or not it can be read; -1 where
+        there are none outside the thought. Up to there a policy can still decide to call a tool."""
 
     def thought_text(self, think: str) -> str:
         """How a turn begins."""

@@ -3,12 +3,10 @@
 import json
 
 from actfer_jax import facs
-from actfer_jax.agent.parser import ToolCall, parse_turn
+from actfer_jax.agent.parser import ToolCall, answer_start, parse_turn
 from actfer_jax.agent.prompts import make_prompt
 
-__all__ = ["ANSWER_START", "answer_text", "call_text", "make_prompt", "parse_turn", "thought_text"]
-
-ANSWER_START = "<aus>"
+__all__ = ["answer_start", "answer_text", "call_text", "make_prompt", "parse_turn", "thought_text"]
 
 
 def thought_text(think: str) -> str:

@@ -42,18 +42,27 @@ class Groups(NamedTuple):
     Attributes:
       reward_BxG: total rewards, float32.
       task_reward_BxG: float32.
+      valid_BxG: bool, false where the host failed: such a rollout must have advantage 0 and no influence.
+      formatted_BxG: bool, the format was right.
+      decided_BxG: bool, the rollout inspected, or began to answer; one that failed before did neither.
       inspected_BxG: bool, the rollout zoomed into the face.
       emotion_B: int32, the class of each query in 0..E-1; -1 where it has none.
       assigned_BxG: int32, the instruction of a rollout: 1 told to zoom, -1 told to answer, 0 free.
-      decision_end_BxG: int32, index of the token with which a rollout decided whether to inspect.
+      decision_end_BxG: int32, index of the token with which a rollout decided whether to inspect; the last one where
+        it did not decide.
+      look_cost: what inspecting cost: the price of a zoom times the mean zooms of the rollouts that inspected.
     """
 
     reward_BxG: np.ndarray
     task_reward_BxG: np.ndarray
+    valid_BxG: np.ndarray
+    formatted_BxG: np.ndarray
+    decided_BxG: np.ndarray
     inspected_BxG: np.ndarray
     emotion_B: np.ndarray
     assigned_BxG: np.ndarray
     decision_end_BxG: np.ndarray
+    look_cost: float
 
 
 class Estimator(Protocol):

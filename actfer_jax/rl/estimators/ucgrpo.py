@@ -1,6 +1,7 @@
 """UC-GRPO, and with `beta=0, gain=1` GRPO: `rl.ucgrpo` has the mathematics."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -15,15 +16,20 @@ __all__ = ["Config", "advantages", "diagnostics", "init_state", "token_advantage
 
 
 def advantages(groups: Groups, state: Calibration, *, config: Config, step: int) -> tuple[Result, Calibration]:
+    if config.cost is None:
+        config = replace(config, cost=groups.look_cost)
     return ucgrpo.advantages(
         groups.reward_BxG,
         groups.task_reward_BxG,
         groups.inspected_BxG,
         groups.emotion_B,
         state,
-        config=ucgrpo.at_step(config, step),
+        config=config,
         step=step,
+        valid=groups.valid_BxG,
         forced=groups.assigned_BxG != 0,
+        decided=groups.decided_BxG,
+        formatted=groups.formatted_BxG,
     )
 
 
@@ -40,5 +46,6 @@ def diagnostics(result: Result, state: Calibration, groups: Groups, class_names:
         class_names,
         task_reward_BxG=groups.task_reward_BxG,
         assigned_BxG=groups.assigned_BxG,
+        valid_BxG=groups.valid_BxG,
     )
     return measures | parts
