@@ -7,7 +7,7 @@ import numpy as np
 
 from actfer_jax.agent import prompts
 from actfer_jax.agent.episode import Episode, Reply, Turn
-from actfer_jax.agent.parser import parse_turn
+from actfer_jax.agent.parser import answer_start, parse_turn
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.views import ViewConfig
@@ -31,7 +31,7 @@ def play(query: Query, texts: Sequence[str], toolbox: Toolbox, *, max_turns: int
     """Plays the turns until one does not call, or none are left."""
     episode, views = Episode(), [toolbox.scene(query.images[0])]
     for number, text in enumerate(texts, start=1):
-        turn = Turn(text, parse_turn(text), seconds=0.01)
+        turn = Turn(text, parse_turn(text), seconds=0.01, answer_start=answer_start(text))
         episode.turns.append(turn)
         if not turn.parsed.calls:
             break

@@ -204,7 +204,10 @@ class Environment:
 
     def end_turn(self, text: str, tokens: int, *, truncated: bool = False) -> None:
         """Takes in a turn, as `step` does: the episode is done, or waits for the reply of a tool."""
-        turn = Turn(text, self.format.parse_turn(self.chat.turn_start + text), truncated=truncated)
+        opened = self.chat.turn_start
+        parsed = self.format.parse_turn(opened + text)
+        start = -1 if parsed.calls else self.format.answer_start(opened + text) - len(opened)
+        turn = Turn(text, parsed, truncated=truncated, answer_start=max(start, -1))
         self.episode.turns.append(turn)
         self.length += tokens
         self.done = not turn.parsed.calls or self.final

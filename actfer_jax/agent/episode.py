@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from actfer_jax.agent.parser import ParsedTurn, parse_turn
+from actfer_jax.agent.parser import ParsedTurn, answer_start, parse_turn
 from actfer_jax.faces.images import ImageError, check_image
 from actfer_jax.faces.views import View
 
@@ -116,6 +116,7 @@ class Turn:
       reply: the reply, or None after an answer or a malformed turn.
       seconds: wall-clock time spent in the tool.
       truncated: the turn ran into its length limit, and its end was inserted.
+      answer_start: the index in `text` at which an answer begins, well formed or not; -1 if none does.
     """
 
     text: str
@@ -123,6 +124,7 @@ class Turn:
     reply: Reply | None = None
     seconds: float = 0.0
     truncated: bool = False
+    answer_start: int = -1
 
 
 @dataclass
@@ -150,7 +152,8 @@ class Episode:
                 tool = parsed.call.name if parsed.call else ""
                 default = Reply("done", ok=parsed.call is not None, tool=tool)
                 reply = replies[index] if index < len(replies) else default
-            episode.turns.append(Turn(text, parsed, reply))
+            start = -1 if parsed.calls else answer_start(text)
+            episode.turns.append(Turn(text, parsed, reply, answer_start=start))
         return episode
 
     @property
@@ -172,3 +175,8 @@ class Episode:
     def inspected(self) -> bool:
         """The z of UC-GRPO: the rollout executed a zoom into the face."""
         return any(zoom.inspects for zoom in self.zooms)
+
+    @property
+    def decided(self) -> bool:
+        """The c of UC-GRPO: the rollout inspected, or began an answer. One that failed before either is in no arm."""
+        return self.inspected or any(turn.answer_start >= 0 for turn in self.turns)

@@ -7,7 +7,7 @@ Keys of a line:
   class: the true emotion, normalised; null if unknown. strata: of the sample.
   prediction: the answered emotion, or null.
   outcome: "right", "wrong" or "no answer"; null where the emotion is not known.
-  arm: "looked", "direct" or "undecided" (`record.arm`); null in records of schema 1. looked: whether it zoomed into the
+  arm: "looked", "direct" or "undecided"; null in records of schema 1. looked: whether it zoomed into the
     face.
   regions: of the executed zooms, in order; "bbox" for a box.
   forced, truncated, reward (its parts), advantage: as in the record.

@@ -77,19 +77,11 @@ def to_record(
         "reference": _reference(query.reference),
         "reward": None if reward is None else dict(reward),
         "advantage": advantage,
-        "arm": arm(episode),
+        "arm": "looked" if episode.inspected else "direct" if episode.decided else "undecided",
         "forced": episode.forced,
         "truncated": any(turn.truncated for turn in episode.turns),
     }
     return record, list(rollout.views)
-
-
-def arm(episode: Episode) -> str:
-    """The arm that a policy chose: "looked" into the face, "direct" (wrote an answer without), or "undecided"."""
-    if episode.inspected:
-        return "looked"
-    wrote = (field in turn.text.rpartition("</think>")[2] for turn in episode.turns for field in ("<aus>", "<answer>"))
-    return "direct" if episode.answer is not None or any(wrote) else "undecided"
 
 
 def _turn(turn: Turn) -> dict[str, Any]:

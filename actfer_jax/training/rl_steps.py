@@ -14,9 +14,7 @@ from jax.typing import DTypeLike
 
 from actfer_jax import facs, plugins
 from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.episode import Sample
-from actfer_jax.agent.formats import Format
 from actfer_jax.data.sources import Source, Unreadable, batches, emotion_labels, order_with_unreadable
 from actfer_jax.errors import HostFailure
 from actfer_jax.faces.images import ImageError
@@ -73,7 +71,6 @@ def rl_steps(
 ) -> StepFunction:
     """The steps of a run after step `start`."""
     size, mesh, chat, labels = config.batch, agent.meshes.update, agent.chat, emotion_labels(config.data)
-    grammar = load_format(config.rollout)
     estimator: Estimator = plugins.load(config.estimator.FOLDER, config.estimator.name)
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group_size=size.rollouts, needed_by=needed_by)
@@ -85,7 +82,7 @@ def rl_steps(
         sampled = sample(state.train, step)
         check(sampled.rows, step)
         scores = score(sampled.rollouts, config.reward)
-        groups = make_groups(sampled, scores, labels, chat, grammar, config.reward.zoom_price)
+        groups = make_groups(sampled, scores, labels, chat, config.reward.zoom_price)
         result, remembered = estimator.advantages(
             groups, local(state.estimator, mesh), config=config.estimator, step=step
         )
@@ -206,19 +203,17 @@ def make_groups(
     scores: list[list[dict[str, float]]],
     labels: Sequence[str],
     chat: Chat,
-    grammar: Format,
     zoom_price: float,
 ) -> Groups:
     """What an estimator reads of a step.
 
     Args:
       labels: the classes, as the data set spells them.
-      grammar: of the turns.
       zoom_price: what a zoom costs, in units of reward.
     """
     names = [facs.normalise_emotion(label) for label in labels]
     emotions = [facs.normalise_emotion(group[0].query.reference.emotion or "") for group in sampled.rollouts]
-    ends = [_decision_end(chat, rollout, grammar) for rollout in sampled.rows]
+    ends = [_decision_end(chat, rollout) for rollout in sampled.rows]
     looks = [len(r.episode.zooms) for r in sampled.rows if r.episode.inspected and not r.failure]
 
     def by_group(values: Sequence[Any], dtype: DTypeLike) -> np.ndarray:
@@ -309,7 +304,7 @@ def assign_arms(size: BatchConfig, rate: float, seed: int, step: int) -> list[li
     return arms
 
 
-def _decision_end(chat: Chat, rollout: Rollout, grammar: Format) -> int | None:
+def _decision_end(chat: Chat, rollout: Rollout) -> int | None:
     """Index of the token with which a rollout decided whether to inspect the face: the end of the call that did, or
     the first token of an answer, well formed or not; None where it failed before either."""
     loss_mask = np.array(rollout.sequence.loss_mask)
@@ -318,10 +313,8 @@ def _decision_end(chat: Chat, rollout: Rollout, grammar: Format) -> int | None:
     for turn, start, end in zip(rollout.episode.turns, starts, ends, strict=True):
         if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
             return int(end)
-        place = -1 if turn.parsed.calls else grammar.answer_start(chat.turn_start + turn.text)
-        if place >= 0:
-            tokens = rollout.sequence.tokens[start : end + 1]
-            return int(start) + _token_at(chat, tokens, place - len(chat.turn_start))
+        if turn.answer_start >= 0:
+            return int(start) + _token_at(chat, rollout.sequence.tokens[start : end + 1], turn.answer_start)
     return None
 
 

@@ -126,6 +126,12 @@ def test_a_template_that_opens_the_thought_is_played(agent, queries, chat_that_o
     environment = Environment(rules, chat, agent.toolbox, agent.encoder.tokens)
     assert trace.tokens == played(environment, queries[1], *maker.turns(queries[1], plan))
     assert rewards.score(environment.episode, queries[1].reference, rewards.RewardConfig())["format"] == 1
+    # What the thought says is no answer.
+    words = "the <aus> will be AU4</think>\n<aus>AU4"
+    for text, start in ((words, words.rindex("<aus>")), ("the <aus> will be AU4", -1)):
+        environment.reset(queries[1])
+        environment.end_turn(text, 20)
+        assert environment.episode.turns[-1].answer_start == start and environment.episode.decided == (start > 0)
 
 
 @pytest.mark.parametrize(

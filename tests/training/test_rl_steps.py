@@ -1,6 +1,5 @@
 """A step of reinforcement learning piece by piece: who decided where, what failed, and what reinforces which row."""
 
-import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,6 @@ from flax import nnx
 
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Episode, Reference, Reply, Sample
-from actfer_jax.agent.formats import actfer
 from actfer_jax.data.sources import Unreadable
 from actfer_jax.errors import HostFailure
 from actfer_jax.faces.images import ImageError
@@ -85,7 +83,7 @@ def played(
 )
 def test_a_rollout_that_does_not_look_decides_with_the_first_token_of_its_answer(chat, turns, replies, field):
     rollout = played(chat, *turns, replies=replies)
-    end = rl_steps._decision_end(chat, rollout, actfer)
+    end = rl_steps._decision_end(chat, rollout)
     loss_mask = rollout.sequence.loss_mask
     start = max(i for i in range(1, len(loss_mask)) if loss_mask[i] and not loss_mask[i - 1])  # of the last turn
     before, through = (chat.turn_text(rollout.sequence.tokens[start : end + more]) for more in (0, 1))
@@ -95,18 +93,9 @@ def test_a_rollout_that_does_not_look_decides_with_the_first_token_of_its_answer
 
 def test_a_rollout_that_looks_decides_with_the_end_of_that_call(chat):
     rollout = played(chat, ZOOM, ZOOM, ZOOM, THOUGHT + ANSWER, replies=(MISSED, LOOKED, LOOKED))
-    end = rl_steps._decision_end(chat, rollout, actfer)
+    end = rl_steps._decision_end(chat, rollout)
     turn_ends = [i for i, token in enumerate(rollout.sequence.tokens) if token == chat.turn_end_id]
     assert end == turn_ends[1]
-
-
-def test_a_thought_that_the_template_opens_is_no_answer(chat):
-    opened = copy.copy(chat)
-    opened.turn_start = "<think>\n"
-    rollout = played(opened, THOUGHT.removeprefix("<think>") + ANSWER)
-    end = rl_steps._decision_end(opened, rollout, actfer)
-    assert opened.turn_text(rollout.sequence.tokens[3 : end + 1]).count("<") == 3  # <aus>, </think>, <aus>
-    assert rl_steps._decision_end(opened, played(opened, "the <aus> will be AU4"), actfer) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +110,7 @@ def test_a_thought_that_the_template_opens_is_no_answer(chat):
     ],
 )
 def test_a_rollout_that_fails_before_it_looks_or_answers_has_not_decided(chat, turns, replies):
-    assert rl_steps._decision_end(chat, played(chat, *turns, replies=replies), actfer) is None
+    assert rl_steps._decision_end(chat, played(chat, *turns, replies=replies)) is None
 
 
 def test_what_an_estimator_reads_of_a_step(chat):
@@ -142,7 +131,7 @@ def test_what_an_estimator_reads_of_a_step(chat):
     scores = [
         [{"total": 10 * q + g, "task": 5.0, "format": float(g < 2 and q + g < 2)} for g in range(3)] for q in (0, 1)
     ]
-    groups = rl_steps.make_groups(sampled, scores, LABELS, chat, actfer, zoom_price=0.1)
+    groups = rl_steps.make_groups(sampled, scores, LABELS, chat, zoom_price=0.1)
     expected = {
         "reward_BxG": [[0, 1, 2], [10, 11, 12]],
         "valid_BxG": [[1, 1, 1], [1, 1, 0]],
