@@ -18,7 +18,7 @@ from actfer_jax.agent.environment import check_room, check_turn_start, largest_p
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, FieldError, FloatType, check_fields, one_of
-from actfer_jax.faces.detector import FaceDetector
+from actfer_jax.faces.detector import DEFAULT_FACES, FaceConfig, FaceDetector
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.files import absolute, as_path, is_remote
@@ -181,6 +181,7 @@ def load_agent(
     views: ViewConfig,
     rollout: RolloutConfig,
     *,
+    faces: FaceConfig = DEFAULT_FACES,
     seed: int = 0,
     store: FaceStore | None = None,
     meshes: Meshes = ONE_DEVICE,
@@ -188,7 +189,8 @@ def load_agent(
     """Loads the model, its tokenizer and image processor, and the face detector.
 
     Args:
-      store: where found faces are kept between runs.
+      faces: how faces are searched.
+      store: where found faces are kept between runs, and where imported ones are.
       seed: of the initial weights where `model.initialise` is "random".
       meshes: over which the parameters are divided in updates and in rollouts.
 
@@ -197,9 +199,15 @@ def load_agent(
     """
     try:
         # First, because it costs a second, and the weights may cost an hour.
-        detector = FaceDetector(str(as_path(model.landmarks)) if model.landmarks else None)
+        detector = FaceDetector(str(as_path(model.landmarks)) if model.landmarks else None, faces)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
+    if "imported" in faces.steps and (store is None or not store.has_imported):
+        where = store.path if store else "no face store"
+        raise ConfigError(
+            f"config.faces.steps names 'imported', but {where} has no imported faces; import some with `python -m "
+            "actfer_jax.faces.import_detections`, or leave 'imported' out"
+        )
     try:
         return _load_agent(model, views, rollout, seed, Toolbox(detector, views, store), meshes)
     except (ValueError, FileNotFoundError) as error:

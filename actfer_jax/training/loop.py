@@ -95,7 +95,9 @@ def _train(
     store = open_face_store(config.data)
     if config.evaluation is not None:
         open_cache(config.evaluation.data.cache_directory)
-    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store, meshes=meshes)
+    agent = load_agent(
+        config.model, config.views, config.rollout, faces=config.faces, seed=config.seed, store=store, meshes=meshes
+    )
     agent.check_prompt(emotion_labels(config.data))
     if config.evaluation is not None:
         agent.check_prompt(emotion_labels(config.evaluation.data))
