@@ -82,7 +82,10 @@ def describe(data: bytes) -> str:
 def damaged(name: str, why: object = "") -> str:
     """Says in a line what is wrong with a file that begins like one of `READ`, and what to do."""
     detail = f" ({str(why).strip()})" if str(why) else ""
-    return f"looks like {'an' if name == 'AVIF' else 'a'} {name} picture, but is damaged, cut short or of a rare kind{detail}; get or save it anew"
+    article = "an" if name == "AVIF" else "a"
+    return (
+        f"looks like {article} {name} picture, but is damaged, cut short or of a rare kind{detail}; get or save it anew"
+    )
 
 
 def _text(start: bytes) -> str:
