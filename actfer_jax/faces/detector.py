@@ -25,7 +25,7 @@ _SEARCHES: dict[str, Callable[[NDArray[np.uint8], int], list[Find]]] = {
     "cnn": search.cnn,
 }
 _STEADY = 0.02  # Of the face's side: how far landmarks may move when they are found again in their own upright copy.
-_LEVEL = 20.0  # Degrees: in a copy that is tilted less, the landmark model is as good as in an upright one.
+_LEVEL = 24.0  # Degrees: a face that is tilted less has landmarks as good as those of an upright one.
 
 
 @dataclass(frozen=True)
@@ -127,24 +127,23 @@ class FaceDetector:
 
         The model follows a face that is tilted by up to 25 degrees, and fails beyond 40, though HOG may find such a
         face. Landmarks that are off move when they are found again in the upright copy that they themselves define.
-        Then the face is looked at in eight directions.
+        Then the face is looked at in eight directions, and the landmarks in the best of them count if they are tilted.
         """
-        model = self._model
-        first = model.fit(image, find.copy)
-        again = model.place(five_points(first))
-        second = model.fit(image, again)
-        moved = float(np.hypot(*(second - first).T).mean())
-        tilt = _angle(find.copy, model.place(five_points(second)))
+        first, second = self._fit_twice(image, find.copy)
         side = max(find.box[2] - find.box[0], find.box[3] - find.box[1])
-        if moved < _STEADY * side and tilt < _LEVEL:
+        moved = float(np.hypot(*(second - first).T).mean())
+        if moved < _STEADY * side and self._tilt(second, find.copy) < _LEVEL:
             return first
         turned = search.turn(image, find)
-        if turned is None or _angle(find.copy, turned.copy) < _LEVEL:
-            return first if tilt < _LEVEL else second
-        return model.fit(image, model.place(five_points(model.fit(image, turned.copy))))
+        last = second if turned is None else self._fit_twice(image, turned.copy)[1]
+        return first if self._tilt(last, find.copy) < _LEVEL else last
 
+    def _fit_twice(self, image: NDArray[np.uint8], copy: Affine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Landmarks from an upright copy, and from the one that they define."""
+        first = self._model.fit(image, copy)
+        return first, self._model.fit(image, self._model.place(five_points(first)))
 
-def _angle(one: Affine, other: Affine) -> float:
-    """Degrees between the x axes of two maps, 0 to 180."""
-    (x0, y0), (x1, y1) = one[:, 0], other[:, 0]
-    return abs(math.degrees(math.atan2(x0 * y1 - y0 * x1, x0 * x1 + y0 * y1)))
+    def _tilt(self, landmarks: NDArray[np.float64], copy: Affine) -> float:
+        """Degrees, 0 to 180, by which a face is tilted in an upright copy."""
+        (x0, y0), (x1, y1) = copy[:, 0], self._model.place(five_points(landmarks))[:, 0]
+        return abs(math.degrees(math.atan2(x0 * y1 - y0 * x1, x0 * x1 + y0 * y1)))
