@@ -197,21 +197,30 @@ def load_agent(
     Raises:
       ConfigError: something is missing, damaged, or does not fit the rest; the message says what.
     """
+    # First, because it costs a second, and the weights may cost an hour.
+    toolbox = load_toolbox(model.landmarks, views, faces, store)
     try:
-        # First, because it costs a second, and the weights may cost an hour.
-        detector = FaceDetector(str(as_path(model.landmarks)) if model.landmarks else None, faces)
+        return _load_agent(model, views, rollout, seed, toolbox, meshes)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"model {model.path!r} cannot be used: {error}") from error
+
+
+def load_toolbox(landmarks: str, views: ViewConfig, faces: FaceConfig, store: FaceStore | None) -> Toolbox:
+    """The face tools, with the landmark model in a file, or the installed one where that is "".
+
+    Raises:
+      ConfigError: a model is missing or damaged, or faces are to be imported and none are there.
+    """
+    try:
+        detector = FaceDetector(str(as_path(landmarks)) if landmarks else None, faces)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     if "imported" in faces.steps and (store is None or not store.has_imported):
-        where = store.path if store else "no face store"
         raise ConfigError(
-            f"config.faces.steps names 'imported', but {where} has no imported faces; import some with `python -m "
-            "actfer_jax.faces.import_detections`, or leave 'imported' out"
+            f"config.faces.steps names 'imported', but {store.path if store else 'no store'} has no imported faces; "
+            "import some with `python -m actfer_jax.faces.import_detections`, or leave 'imported' out"
         )
-    try:
-        return _load_agent(model, views, rollout, seed, Toolbox(detector, views, store), meshes)
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(f"model {model.path!r} cannot be used: {error}") from error
+    return Toolbox(detector, views, store)
 
 
 def _load_agent(
