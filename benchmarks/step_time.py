@@ -148,7 +148,7 @@ def measure(config: TrainConfig) -> dict[str, Any]:
     """Trains `--steps` steps, and what they took."""
     meshes = make_meshes(config.mesh)
     config.check_meshes(meshes)
-    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, meshes=meshes)
+    agent = load_agent(config.model, config.views, config.rollout, faces=config.faces, seed=config.seed, meshes=meshes)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
     print(f"{parameters:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}", flush=True)
     optimizer = make_optimizer(config.optimizer, config.steps)

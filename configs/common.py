@@ -28,6 +28,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.directory = ""  # of a data set with files of its own; rendered faces have none
     config.data.cache_directory = "~/.cache/actfer_jax/data"  # of what is rendered, and of the faces found
 
+    config.faces = ConfigDict()  # each step where those before it found nothing; "imported" is another
+    config.faces.steps = ("hog", "hog_enlarged", "rotated", "cnn")
+    config.faces.hog_pixels = 2**20
+    config.faces.cnn_pixels = 2**18
+
     config.views = ConfigDict()  # in pixels; a token of Qwen3-VL is 32 x 32
     config.views.multiple = 32
     config.views.scene_min_pixels = 256 * 256

@@ -6,6 +6,8 @@ from pathlib import Path
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.config import ConfigError, read_config
+from actfer_jax.faces.detector import DEFAULT_FACES, FaceConfig
+from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.parallel import hosts
 from actfer_jax.rollout.agent import Agent, ModelConfig, load_agent
@@ -14,7 +16,13 @@ from actfer_jax.rollout.engine import RolloutConfig
 log = logging.getLogger(__name__)
 
 
-def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent, PolicyCard]:
+def load_policy(
+    checkpoint: str,
+    dtype: str,
+    landmarks: str = "",
+    faces: FaceConfig = DEFAULT_FACES,
+    store: FaceStore | None = None,
+) -> tuple[Agent, PolicyCard]:
     """Loads a checkpoint for acting only, with the views and capacities of its training.
 
     A Qwen3-VL that was not trained here has no `actfer.json`. It acts with the default views and capacities, and its
@@ -24,6 +32,7 @@ def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent
       checkpoint: a Hugging Face directory; "demo" is the one in the package.
       dtype: of weights and activations: "float32" or "bfloat16".
       landmarks: a file with a landmark model, instead of the installed one.
+      faces, store: as for `load_agent`.
 
     Raises:
       ConfigError: something is missing or does not fit, or jax finds no device; the message says what.
@@ -34,7 +43,7 @@ def load_policy(checkpoint: str, dtype: str, landmarks: str = "") -> tuple[Agent
         card, views, rollout = read_card(model.directory)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"checkpoint {checkpoint!r} cannot be used: {error}") from error
-    return load_agent(model, views, rollout), card
+    return load_agent(model, views, rollout, faces=faces, store=store), card
 
 
 def read_card(directory: Path) -> tuple[PolicyCard, ViewConfig, RolloutConfig]:

@@ -11,7 +11,7 @@ from etils import epath
 
 from actfer_jax import plugins
 from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of
-from actfer_jax.data.sources import DataConfig, Source, emotion_labels, open_source
+from actfer_jax.data.sources import DataConfig, Source, emotion_labels, open_face_store, open_source
 from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
@@ -20,6 +20,7 @@ from actfer_jax.evaluation.benchmarks import Benchmark, BenchmarkConfig
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.evaluation.controls import CONTROLS, evaluate_policy
 from actfer_jax.evaluation.metrics import Outcome
+from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
 from actfer_jax.rl.rewards import RewardConfig, score
@@ -43,6 +44,7 @@ class EvaluateConfig:
       greedy: whether to take the likeliest tokens; else to sample as in training, for the policy's average behaviour.
       dtype: of the model's weights and activations, "float32" or "bfloat16".
       benchmark: the choice of what is measured.
+      faces: how faces are searched.
     """
 
     data: DataConfig
@@ -52,6 +54,7 @@ class EvaluateConfig:
     greedy: bool
     dtype: FloatType
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    faces: FaceConfig = field(default_factory=FaceConfig)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -75,7 +78,7 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
     benchmark: Benchmark = plugins.load(config.benchmark.FOLDER, config.benchmark.name)
     output = evaluation_output(benchmark.FIGURES)
     check_directory(out, output)
-    agent, card = load_policy(checkpoint, config.dtype, landmarks)
+    agent, card = load_policy(checkpoint, config.dtype, landmarks, config.faces, open_face_store(config.data))
     agent.check_prompt(emotion_labels(config.data))
     source = open_source(config.data)
     with staged(out, output) as staging:

@@ -1,30 +1,57 @@
 """Finding faces and their landmarks with dlib."""
 
-import hashlib
-import importlib.util
 import math
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import dlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from actfer_jax.config import Count, FieldError, check_fields, one_of
+from actfer_jax.faces import search
 from actfer_jax.faces.images import check_image
-from actfer_jax.faces.views import GREY, Box, cut, transform
+from actfer_jax.faces.landmarks import LandmarkModel, file_digest, five_points
+from actfer_jax.faces.search import Find
+from actfer_jax.faces.views import Affine, Box
 
-LANDMARKS = 68
-_MODEL_FILE = "shape_predictor_68_face_landmarks.dat"
-_LANDMARK_SIDE = 256  # Side in pixels of the face box in which landmarks are found.
-_MARGIN = 128  # Pixels around the box, on each side.
-_CROP_SIDE = _LANDMARK_SIDE + 2 * _MARGIN
+STEPS = ("imported", "hog", "hog_enlarged", "rotated", "cnn")
 
-_local = threading.local()
-_load_lock = threading.Lock()
+_SEARCHES: dict[str, Callable[[NDArray[np.uint8], int], list[Find]]] = {
+    "hog": search.hog,
+    "hog_enlarged": search.hog_enlarged,
+    "rotated": search.hog_rotated,
+    "cnn": search.cnn,
+}
+_STEADY = 0.02  # Of the face's side: how far landmarks may move when they are found again in their own upright copy.
+_LEVEL = 24.0  # Degrees: a face that is tilted less has landmarks as good as those of an upright one.
+
+
+@dataclass(frozen=True)
+class FaceConfig:
+    """How faces are searched. The bounds count pixels, not time, so that results do not depend on the machine.
+
+    Attributes:
+      steps: tried in this order, each only where those before it found nothing: "imported" takes what
+        `python -m actfer_jax.faces.import_detections` put into the store; "hog" is dlib's frontal detector;
+        "hog_enlarged" the same on an enlarged copy; "rotated" the same on copies rotated by 90, 180, 270 and +-45
+        degrees; "cnn" is dlib's CNN detector, which finds profiles too and takes seconds.
+      hog_pixels: larger images are shrunk to this many pixels for HOG. The largest copy has four times as many.
+      cnn_pixels: images are scaled to this many pixels for the CNN, or to four times their width and height.
+    """
+
+    steps: tuple[Annotated[str, one_of(*STEPS)], ...] = ("hog", "hog_enlarged", "rotated", "cnn")
+    hog_pixels: Count = 2**20
+    cnn_pixels: Count = 2**18
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.steps or len(set(self.steps)) < len(self.steps):
+            raise FieldError("steps", f"is {self.steps}; it must name at least one of {', '.join(STEPS)}, each once")
+
+
+DEFAULT_FACES = FaceConfig()
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,139 +60,90 @@ class Face:
 
     Attributes:
       box: (left, top, right, bottom).
-      score: the detector's confidence, a margin above 0 without an upper bound.
+      score: the detector's confidence: for dlib's a margin above 0 without an upper bound.
       landmarks: float64 [68, 2], the points of dlib's 68-point model (iBUG 300-W).
+      step: which step found it, of `STEPS`.
     """
 
     box: Box
     score: float
     landmarks: NDArray[np.float64]
+    step: str = "imported"
 
 
 @dataclass(frozen=True)
 class FaceDetector:
-    """dlib's frontal face detector (HOG) and 68-point landmark model.
+    """dlib's face detectors and 68-point landmark model.
 
     Threads may share it. It can be sent to other processes, which load the models at first use.
 
     Attributes:
       landmarks_path: the landmark model; by default the one in the package `face_recognition_models`.
-      max_pixels: larger images are shrunk to this many pixels for the first detection pass.
-      upsampling: how often the image is enlarged twofold while no face has been found.
+      config: which steps are tried, and their bounds.
 
     Raises:
-      FileNotFoundError: the landmark model does not exist.
+      FileNotFoundError: a model does not exist.
       ValueError: the file is not a landmark model, is damaged, or has another number of points.
     """
 
     landmarks_path: str | None = None
-    max_pixels: int = 2**20
-    upsampling: int = 1
-    _model_path: str = field(init=False, repr=False, compare=False)
+    config: FaceConfig = DEFAULT_FACES
+    _model: LandmarkModel = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_model_path", str(_find_landmark_model(self.landmarks_path)))
-        _landmark_model(self._model_path)
+        object.__setattr__(self, "_model", LandmarkModel.find(self.landmarks_path))
+        if "cnn" in self.config.steps:
+            search.cnn_file()
 
     @property
-    def landmarks_digest(self) -> str:
-        """A checksum of the content of the landmark model's file."""
-        return _digest(self._model_path)
+    def fingerprint(self) -> tuple[Any, ...]:
+        """Everything, besides the image, that decides what is found."""
+        cnn = file_digest(search.cnn_file()) if "cnn" in self.config.steps else ""
+        return dlib.__version__, self._model.digest, cnn, self.config
 
-    def detect(self, image: NDArray[np.uint8]) -> tuple[Face, ...]:
+    def detect(self, image: NDArray[np.uint8], imported: tuple[Face, ...] = ()) -> tuple[Face, ...]:
         """The faces in an image, uint8 [H, W, 3], best score first; empty if it has none.
+
+        Args:
+          imported: what the step "imported" finds.
 
         Raises:
           ImageError: the image is no such array.
         """
         check_image(image)
-        first_scale = min(1.0, math.sqrt(self.max_pixels / (image.shape[0] * image.shape[1])))
-        for level in range(self.upsampling + 1):
-            found = _find_boxes(image, first_scale * 2**level)
-            if found:
-                break
-        found.sort(key=lambda face: -face[1])
-        model = _landmark_model(self._model_path)
-        return tuple(Face(box, score, _landmarks(model, image, box)) for box, score in found)
+        for step in self.config.steps:
+            if step == "imported":
+                faces = list(imported)
+            else:
+                pixels = self.config.cnn_pixels if step == "cnn" else self.config.hog_pixels
+                finds = _SEARCHES[step](image, pixels)
+                faces = [Face(find.box, find.score, self._landmarks(image, find), step) for find in finds]
+            if faces:
+                return tuple(sorted(faces, key=lambda face: -face.score))
+        return ()
 
+    def _landmarks(self, image: NDArray[np.uint8], find: Find) -> NDArray[np.float64]:
+        """Landmarks [68, 2] of a find.
 
-def _find_landmark_model(path: str | None) -> Path:
-    if path is not None:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such landmark model; give the path of dlib's {_MODEL_FILE}")
-        return Path(path)
-    # The package is only located: importing it needs pkg_resources, which newer setuptools lack.
-    package = importlib.util.find_spec("face_recognition_models")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        model = Path(folder) / "models" / _MODEL_FILE
-        if model.is_file():
-            return model
-    raise FileNotFoundError(
-        f"no landmark model: pip install face_recognition_models, or give the path of dlib's {_MODEL_FILE}"
-    )
+        The model follows a face that is tilted by up to 25 degrees, and fails beyond 40, though HOG may find such a
+        face. Landmarks that are off move when they are found again in the upright copy that they themselves define.
+        Then the face is looked at in eight directions, and the landmarks in the best of them count if they are tilted.
+        """
+        first, second = self._fit_twice(image, find.copy)
+        side = max(find.box[2] - find.box[0], find.box[3] - find.box[1])
+        moved = float(np.hypot(*(second - first).T).mean())
+        if moved < _STEADY * side and self._tilt(second, find.copy) < _LEVEL:
+            return first
+        turned = search.turn(image, find)
+        last = second if turned is None else self._fit_twice(image, turned.copy)[1]
+        return first if self._tilt(last, find.copy) < _LEVEL else last
 
+    def _fit_twice(self, image: NDArray[np.uint8], copy: Affine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Landmarks from an upright copy, and from the one that they define."""
+        first = self._model.fit(image, copy)
+        return first, self._model.fit(image, self._model.place(five_points(first)))
 
-@cache
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-@cache
-def _read_landmark_model(path: str) -> Any:
-    remedy = f"give the path of dlib's {_MODEL_FILE}, which is in the package face_recognition_models"
-    try:
-        model = dlib.shape_predictor(path)
-    except (RuntimeError, MemoryError) as error:
-        why = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: not a landmark model, or a damaged one ({why}); {remedy}") from error
-    points = _read_points(model, np.full((_CROP_SIDE, _CROP_SIDE, 3), GREY, np.uint8))
-    if len(points) != LANDMARKS:
-        raise ValueError(
-            f"{path}: a landmark model of {len(points)} points, where the face tools need {LANDMARKS}; {remedy}"
-        )
-    # In an image of one colour the points are those of a mean face, which fills the box.
-    if points.min() < 0 or points.max() > _CROP_SIDE:
-        raise ValueError(f"{path}: a damaged landmark model, whose points lie far from any face; {remedy}")
-    return model
-
-
-def _landmark_model(path: str) -> Any:
-    with _load_lock:
-        return _read_landmark_model(path)
-
-
-def _find_boxes(image: NDArray[np.uint8], scale: float) -> list[tuple[Box, float]]:
-    """(box, score) of the faces found in the image scaled by a factor; boxes are in pixels of the original image."""
-    # A dlib detector keeps buffers between calls, so each thread has its own.
-    if not hasattr(_local, "detector"):
-        _local.detector = dlib.get_frontal_face_detector()
-    height, width = image.shape[:2]
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    if size != (width, height):
-        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    boxes, scores, _ = _local.detector.run(np.ascontiguousarray(image), 0, 0.0)
-    x_scale, y_scale = width / size[0], height / size[1]
-    return [
-        ((b.left() * x_scale, b.top() * y_scale, (b.right() + 1) * x_scale, (b.bottom() + 1) * y_scale), float(score))
-        for b, score in zip(boxes, scores, strict=True)
-    ]
-
-
-def _landmarks(model: Any, image: NDArray[np.uint8], box: Box) -> NDArray[np.float64]:
-    """Landmarks [68, 2] of the face in a box.
-
-    The model sees every face at one size. It returns whole pixels, which would be coarse on a small face, and compares
-    single pixels, which would be noise on a large one.
-    """
-    left, top, right, bottom = box
-    scale = max(right - left, bottom - top) / _LANDMARK_SIDE
-    to_image = np.array([[scale, 0.0, left - _MARGIN * scale], [0.0, scale, top - _MARGIN * scale]])
-    return transform(to_image, _read_points(model, cut(image, to_image, (_CROP_SIDE, _CROP_SIDE)).pixels))
-
-
-def _read_points(model: Any, crop: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The landmarks [N, 2] that a model finds in a crop made as by `_landmarks`, in pixels of the crop."""
-    low, high = _MARGIN, _CROP_SIDE - _MARGIN - 1
-    found = model(crop, dlib.rectangle(low, low, high, high))
-    return np.array([(point.x + 0.5, point.y + 0.5) for point in found.parts()], np.float64)
+    def _tilt(self, landmarks: NDArray[np.float64], copy: Affine) -> float:
+        """Degrees, 0 to 180, by which a face is tilted in an upright copy."""
+        (x0, y0), (x1, y1) = copy[:, 0], self._model.place(five_points(landmarks))[:, 0]
+        return abs(math.degrees(math.atan2(x0 * y1 - y0 * x1, x0 * x1 + y0 * y1)))

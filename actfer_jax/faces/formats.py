@@ -2,8 +2,9 @@
 
 import codecs
 
-READ = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The formats that are read. Pillow decodes them itself; for some others it starts a program or fetches parts."""
+READ = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "BMP", "GIF", "TIFF", "PPM")
+"""The formats that are read (HEIC is HEIF). Pillow or pillow-heif decodes them; for some others Pillow would start a
+program or fetch parts."""
 
 DEVELOP = "export it as JPEG or PNG with the program that develops your camera's pictures"
 
@@ -30,8 +31,6 @@ _FOREIGN: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
 )
 # The same for files with a brand after "ftyp".
 _BRANDS: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
-    ("a HEIC picture", f"{_CONVERT}; telephones can be told to", (b"hei", b"hev", b"mif1", b"msf1")),
-    ("an AVIF picture", _CONVERT, (b"avif", b"avis")),
     ("a RAW picture", DEVELOP, (b"crx",)),
     ("a video", _FRAME, (b"",)),
 )
@@ -43,6 +42,10 @@ _OWN: tuple[tuple[str, tuple[bytes, ...]], ...] = (
     ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     ("PPM", (b"P5", b"P6")),
 )
+_OWN_BRANDS: tuple[tuple[str, tuple[bytes, ...]], ...] = (
+    ("HEIC", (b"hei", b"hev", b"mif1", b"msf1")),
+    ("AVIF", (b"avif", b"avis")),
+)
 
 
 def describe(data: bytes) -> str:
@@ -50,6 +53,9 @@ def describe(data: bytes) -> str:
     for what, remedy, starts in _FOREIGN:
         if data.startswith(starts):
             return f"{what}; {remedy}"
+    for name, brands in _OWN_BRANDS if data.startswith(b"ftyp", 4) else ():
+        if data.startswith(brands, 8):
+            return damaged(name)
     if data.startswith(b"ftyp", 4):
         return next(f"{what}; {remedy}" for what, remedy, brands in _BRANDS if data.startswith(brands, 8))
     if data.startswith(b"AVI ", 8):
@@ -75,8 +81,11 @@ def describe(data: bytes) -> str:
 
 def damaged(name: str, why: object = "") -> str:
     """Says in a line what is wrong with a file that begins like one of `READ`, and what to do."""
-    detail = f" ({why})" if why else ""
-    return f"looks like a {name} picture, but is damaged, cut short or of a rare kind{detail}; get or save it anew"
+    detail = f" ({str(why).strip()})" if str(why) else ""
+    article = "an" if name == "AVIF" else "a"
+    return (
+        f"looks like {article} {name} picture, but is damaged, cut short or of a rare kind{detail}; get or save it anew"
+    )
 
 
 def _text(start: bytes) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from actfer_jax.errors import UserError
 from actfer_jax.faces import formats
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 20_000
+
+pillow_heif.register_heif_opener()
 
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # Tags of TIFF files.
 
@@ -58,7 +61,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     becomes white. Of an animation the first frame is taken.
 
     Args:
-      data: the contents of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+      data: the contents of a JPEG, PNG, WebP, AVIF, HEIC, BMP, GIF, TIFF or PPM file.
       name: the name in error messages.
 
     Returns:
@@ -83,7 +86,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     try:
         sixteen = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
         picture.load()
-        rgb = np.ascontiguousarray(_to_rgb(_upright(picture), name))
+        rgb = np.ascontiguousarray(_to_rgb(_upright(picture, data), name))
     except ImageError:
         raise
     except Exception as error:
@@ -152,8 +155,11 @@ def _too_large(name: str, size: str = "") -> str:
     )
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(picture: Image.Image, data: bytes) -> Image.Image:
     try:
+        # HEIC says itself how it is turned, and comes so from its decoder. Where it does not, EXIF counts.
+        if picture.format == "HEIF" and b"irot" not in data and b"imir" not in data:
+            picture.getexif()[ExifTags.Base.Orientation] = picture.info.get("original_orientation") or 1
         return ImageOps.exif_transpose(picture)
     # Damaged metadata can raise anything. The pixels matter more.
     except Exception:

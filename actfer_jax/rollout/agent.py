@@ -18,7 +18,7 @@ from actfer_jax.agent.environment import check_room, check_turn_start, largest_p
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, FieldError, FloatType, check_fields, one_of
-from actfer_jax.faces.detector import FaceDetector
+from actfer_jax.faces.detector import DEFAULT_FACES, FaceConfig, FaceDetector
 from actfer_jax.faces.store import FaceStore
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.files import absolute, as_path, is_remote
@@ -181,6 +181,7 @@ def load_agent(
     views: ViewConfig,
     rollout: RolloutConfig,
     *,
+    faces: FaceConfig = DEFAULT_FACES,
     seed: int = 0,
     store: FaceStore | None = None,
     meshes: Meshes = ONE_DEVICE,
@@ -188,22 +189,38 @@ def load_agent(
     """Loads the model, its tokenizer and image processor, and the face detector.
 
     Args:
-      store: where found faces are kept between runs.
+      faces: how faces are searched.
+      store: where found faces are kept between runs, and where imported ones are.
       seed: of the initial weights where `model.initialise` is "random".
       meshes: over which the parameters are divided in updates and in rollouts.
 
     Raises:
       ConfigError: something is missing, damaged, or does not fit the rest; the message says what.
     """
+    # First, because it costs a second, and the weights may cost an hour.
+    toolbox = load_toolbox(model.landmarks, views, faces, store)
     try:
-        # First, because it costs a second, and the weights may cost an hour.
-        detector = FaceDetector(str(as_path(model.landmarks)) if model.landmarks else None)
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from error
-    try:
-        return _load_agent(model, views, rollout, seed, Toolbox(detector, views, store), meshes)
+        return _load_agent(model, views, rollout, seed, toolbox, meshes)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {model.path!r} cannot be used: {error}") from error
+
+
+def load_toolbox(landmarks: str, views: ViewConfig, faces: FaceConfig, store: FaceStore | None) -> Toolbox:
+    """The face tools, with the landmark model in a file, or the installed one where that is "".
+
+    Raises:
+      ConfigError: a model is missing or damaged, or faces are to be imported and none are there.
+    """
+    try:
+        detector = FaceDetector(str(as_path(landmarks)) if landmarks else None, faces)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    if "imported" in faces.steps and (store is None or not store.has_imported):
+        raise ConfigError(
+            f"config.faces.steps names 'imported', but {store.path if store else 'no store'} has no imported faces; "
+            "import some with `python -m actfer_jax.faces.import_detections`, or leave 'imported' out"
+        )
+    return Toolbox(detector, views, store)
 
 
 def _load_agent(

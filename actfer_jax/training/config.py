@@ -20,6 +20,7 @@ from actfer_jax.config import (
 )
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.evaluation.controls import CONTROLS
+from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.parallel.resharding import common_mesh
 from actfer_jax.parallel.sharding import MeshConfig, Meshes, check_multiple, row_shards
@@ -156,6 +157,7 @@ class TrainConfig:
     rollout: RolloutConfig
     batch: BatchConfig
     optimizer: OptimizerConfig
+    faces: FaceConfig = field(default_factory=FaceConfig)
     traces: TraceConfig = field(default_factory=TraceConfig)
     reward: BaseRewardConfig = field(default_factory=RewardConfig)
     estimator: EstimatorConfig = field(default_factory=UCGRPOConfig)

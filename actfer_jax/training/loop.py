@@ -39,7 +39,7 @@ from actfer_jax.outputs import OutputError, check_apart, check_directory, same_p
 from actfer_jax.parallel import hosts
 from actfer_jax.parallel.finite import NotFiniteError, Watch, listed, not_finite
 from actfer_jax.parallel.hosts import Interrupted, Termination
-from actfer_jax.parallel.sharding import make_meshes
+from actfer_jax.parallel.sharding import Meshes, make_meshes
 from actfer_jax.rollout.agent import Agent, load_agent
 from actfer_jax.runs.checkpoints import Checkpoints
 from actfer_jax.runs.lease import Lease
@@ -92,13 +92,7 @@ def _train(
     started, every = _open_workdir(workdir, config, raw_config, stop, lease)
     meshes = make_meshes(config.mesh)
     config.check_meshes(meshes)
-    store = open_face_store(config.data)
-    if config.evaluation is not None:
-        open_cache(config.evaluation.data.cache_directory)
-    agent = load_agent(config.model, config.views, config.rollout, seed=config.seed, store=store, meshes=meshes)
-    agent.check_prompt(emotion_labels(config.data))
-    if config.evaluation is not None:
-        agent.check_prompt(emotion_labels(config.evaluation.data))
+    agent = _load_agent(config, meshes)
     source = hosts.first_before_others(lambda: open_source(config.data))
     _check(stop, "loading")
     log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
@@ -188,6 +182,20 @@ def _train(
     _evaluate("after", config, agent, params, workdir, stop, lease)
     # A process that leaves long before another, which writes the policy, takes it along.
     hosts.gather(None)
+
+
+def _load_agent(config: TrainConfig, meshes: Meshes) -> Agent:
+    """The agent, with the face store of the data; checked for what the episodes of training and evaluation need."""
+    store = open_face_store(config.data)
+    if config.evaluation is not None:
+        open_cache(config.evaluation.data.cache_directory)
+    agent = load_agent(
+        config.model, config.views, config.rollout, faces=config.faces, seed=config.seed, store=store, meshes=meshes
+    )
+    agent.check_prompt(emotion_labels(config.data))
+    if config.evaluation is not None:
+        agent.check_prompt(emotion_labels(config.evaluation.data))
+    return agent
 
 
 def _shown(metrics: Mapping[str, Any]) -> dict[str, float]:

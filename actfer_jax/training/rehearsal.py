@@ -24,11 +24,11 @@ from actfer_jax.episodes.disk import EpisodeSize, episode_size, records_bytes
 from actfer_jax.evaluation.command import read_card
 from actfer_jax.evaluation.run import EvaluateConfig
 from actfer_jax.evaluation.tables import align
-from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.images import load_image
 from actfer_jax.faces.views import pitch
 from actfer_jax.files import write_atomically
 from actfer_jax.models import demo_checkpoint, words_directory
+from actfer_jax.rollout.agent import load_toolbox
 from actfer_jax.rollout.encoder import ViewEncoder
 from actfer_jax.rollout.engine import RolloutConfig
 from actfer_jax.runs.progress import ProgressLine
@@ -205,11 +205,12 @@ def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
         if checkpoint:
             raise ConfigError("--checkpoint goes with a config of evaluation; give --config.model.path")
         training = read_train_config(raw_config)
-        data, views, rollout = training.data, training.views, training.rollout
+        data, views, rollout, faces = training.data, training.views, training.rollout, training.faces
         path, landmarks = training.model.path, training.model.landmarks
     else:
         evaluation = read_config(raw_config, EvaluateConfig, "config")
         data, episodes = evaluation.data, (evaluation.data.size or 0) * (1 + len(evaluation.controls))
+        faces = evaluation.faces
         if not checkpoint:
             raise ConfigError("give --checkpoint, the model directory that is evaluated")
         path, landmarks = checkpoint, ""
@@ -218,9 +219,9 @@ def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
         if training is None:
             _, views, rollout = read_card(directory)
         chat, encoder = Chat.from_pretrained(directory), ViewEncoder(directory, views)
-        toolbox = Toolbox(FaceDetector(landmarks or None), views, open_face_store(data))
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {path!r} cannot be used: {error}") from error
+    toolbox = load_toolbox(landmarks, views, faces, open_face_store(data))
     return Stage(data, rollout, chat, encoder, toolbox, training, episodes)
 
 

@@ -14,6 +14,10 @@ def get_config() -> ConfigDict:
     config.data.size = 700
     config.data.directory = ""  # of a data set with files of its own; rendered faces have none
     config.data.cache_directory = "~/.cache/actfer_jax/data"  # of what is rendered
+    config.faces = ConfigDict()  # each step where those before it found nothing; "imported" is another
+    config.faces.steps = ("hog", "hog_enlarged", "rotated", "cnn")
+    config.faces.hog_pixels = 2**20
+    config.faces.cnn_pixels = 2**18
     # Beside the policy as it is: told to answer at once; zoomed views greyed; zoomed views without their finer pixels.
     config.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.queries = 64  # pictures at a time

@@ -71,6 +71,33 @@ def test_exif_orientation_is_applied(orientation, stored):
     np.testing.assert_array_equal(decode_image(data, "x"), RGB)
 
 
+SMOOTH = np.array(Image.fromarray(RGB).resize((72, 48), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("format", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+@pytest.mark.parametrize("as_telephones_do", [True, False])
+def test_pictures_of_telephones_are_those_that_were_saved_upright(format, orientation, as_telephones_do):
+    """Telephones turn a HEIC in its container and repeat that in EXIF; other programs only write EXIF."""
+    stored = np.ascontiguousarray(np.rot90(SMOOTH, {1: 0, 6: 1, 8: -1}[orientation]))
+    tag = exif(orientation)
+    data = encode(stored, format, exif=tag.tobytes() if as_telephones_do else tag, quality=98, subsampling="4:4:4")
+    if format == "HEIF":
+        assert (b"irot" in data) == (as_telephones_do and orientation != 1)
+    image = decode_image(data, "x")
+    assert image.shape == SMOOTH.shape
+    assert np.abs(image.astype(int) - SMOOTH).mean() < 3
+
+
+@pytest.mark.parametrize("format", ["HEIF", "AVIF"])
+def test_a_large_picture_is_refused_before_it_is_decoded(format, monkeypatch):
+    data = encode(SMOOTH, format)
+    monkeypatch.setattr("actfer_jax.faces.images.MAX_PIXELS", 48 * 72 - 1)
+    monkeypatch.setattr(type(Image.open(io.BytesIO(data))), "load", None)
+    with pytest.raises(ImageError, match=r"holiday.heic: the picture is too large \(72x48\)"):
+        decode_image(data, "holiday.heic")
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize(
     "damage", [b"garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03", b"Exif\0\0II*\0\xff\xff\xff\xff"]
@@ -142,7 +169,7 @@ def test_one_pixel_is_a_picture():
     assert decode_image(encode(RGB[:1, :1]), "x").shape == (1, 1, 3)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP"])
 def test_truncated_files_are_refused_by_name(format):
     data = encode(RGB, format)
     for keep in (0, 1, 10, len(data) // 2, len(data) - 60):
@@ -157,9 +184,9 @@ def iso(brand: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (iso(b"heic"), "a HEIC picture; save it as JPEG"),
-        (iso(b"mif1"), "a HEIC picture; save it as JPEG"),
-        (iso(b"avif"), "an AVIF picture; save it as JPEG"),
+        (iso(b"heic"), "looks like a HEIC picture, but is damaged"),
+        (iso(b"mif1"), "looks like a HEIC picture, but is damaged"),
+        (iso(b"avif"), "looks like an AVIF picture, but is damaged"),
         (iso(b"crx "), "a RAW picture; export it as JPEG"),
         (iso(b"isom"), "a video; save single frames"),
         (b"RIFF\0\0\0\0AVI LIST", "a video; save single frames"),
