@@ -6,7 +6,8 @@ With several processes the same command is started on every host, with a workdir
 system or in a bucket (`--workdir=gs://bucket/run`, which needs the package's extra `tpu`). On a TPU they
 find each other; elsewhere `--coordinator`, `--processes` and `--process` say who is who.
 
-The run goes on by itself if the workdir holds a checkpoint. The workdir gets `metrics.jsonl` and TensorBoard files,
+The run goes on by itself if the workdir holds a checkpoint. Settings of speed and size may then have changed; others
+need `--allow_changes=KEY` (docs/architecture.md). The workdir gets `metrics.jsonl` and TensorBoard files,
 `manifest.json`, `episodes/`, `checkpoints/`, `evaluation.json`, and at the end `policy/`: a Hugging Face directory.
 """
 
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
     with termination() as stop:
         hosts.watch_machine(stop)
         try:
-            train(config, given.workdir, given.config, stop)
+            train(config, given.workdir, given.config, stop, given.allow_changes)
         except Interrupted as stopped:
             told_by = stopped.signal
         else:
@@ -47,6 +48,7 @@ if __name__ == "__main__":
     flags.DEFINE(
         cli.PathFlag(), "workdir", None, "Directory of the run; a run that is there is continued.", required=True
     )
+    flags.DEFINE_list("allow_changes", [], "Config keys that a run may go on with other values of: KEY[,KEY].")
     flags.DEFINE_string("coordinator", None, "Address and port of process 0; on a TPU it is found.")
     flags.DEFINE_integer("processes", None, "How many processes train together; on a TPU they are counted.")
     flags.DEFINE_integer("process", None, "Which of them this is, from 0; on a TPU it is found.")

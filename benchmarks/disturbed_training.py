@@ -30,7 +30,8 @@ from places import check_places
 
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import absolute, as_path, write_atomically
-from actfer_jax.runs.metrics import MANIFEST, read_metrics
+from actfer_jax.runs.manifest import MANIFEST
+from actfer_jax.runs.metrics import read_metrics
 
 KILLS = 12
 DAMAGES_EACH = 10

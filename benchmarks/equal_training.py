@@ -35,7 +35,8 @@ from actfer_jax.files import absolute, as_path, write_atomically
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.outputs import check_file
 from actfer_jax.rollout.programs import row_keys
-from actfer_jax.runs.metrics import MANIFEST, is_timing, read_metrics
+from actfer_jax.runs.manifest import MANIFEST
+from actfer_jax.runs.metrics import is_timing, read_metrics
 
 ROOT = Path(__file__).parents[1]
 

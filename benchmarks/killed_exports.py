@@ -36,7 +36,7 @@ from actfer_jax.files import write_atomically
 from actfer_jax.models import demo_checkpoint, load_pretrained
 from actfer_jax.outputs import MARKER
 from actfer_jax.runs.checkpoints import Checkpoints
-from actfer_jax.runs.metrics import write_manifest
+from actfer_jax.runs.manifest import write_manifest
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.optimizer import make_optimizer
 from actfer_jax.training.state import initial_state

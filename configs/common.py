@@ -96,6 +96,26 @@ def get_config(variant: str = "") -> ConfigDict:
     config.logging.profile_steps = 0
     config.logging.memory_profile_step = 0
 
+    config.alarms = ConfigDict()  # limits beyond which the log says that the run is broken (docs/metrics.md)
+    config.alarms.window = 10
+    config.alarms.trend_steps = 50
+    config.alarms.quiet_steps = 20
+    config.alarms.zoom_rate = 0.02
+    config.alarms.truncated = 0.1
+    config.alarms.no_answer = 0.5
+    config.alarms.equal_rewards = 0.9
+    config.alarms.tool_success = 0.5
+    config.alarms.mismatch = 0.1
+    config.alarms.kl = 10.0
+    config.alarms.entropy_left = 0.5
+    config.alarms.format = 0.95
+    config.alarms.accuracy = 0.8
+    config.alarms.accuracy_rise = 0.01
+    config.alarms.sensitivity = 1e-3
+    config.alarms.vision_every = 50
+    config.alarms.skipped = 2
+    config.alarms.skipped_in_a_row = 20
+
     config.evaluation = ConfigDict()  # before and after training
     config.evaluation.data = ConfigDict()
     config.evaluation.data.name = "synth_faces"

@@ -18,6 +18,7 @@ def training_refused(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     config_flags.DEFINE_config_file("config", None, flag_values=values)
     flags.DEFINE(cli.PathFlag(), "workdir", None, "", flag_values=values, required=True)
     flags.DEFINE_string("coordinator", None, "", flag_values=values)
+    flags.DEFINE_list("allow_changes", [], "", flag_values=values)
     for name in ("processes", "process"):
         flags.DEFINE_integer(name, None, "", flag_values=values)
     flags.mark_flag_as_required("config", values)

@@ -29,7 +29,8 @@ from actfer_jax.evaluation.run import evaluation_output
 from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, logits, save_pretrained
 from actfer_jax.outputs import MARKER, OutputError, check_directory
 from actfer_jax.runs.checkpoints import CheckpointError, Checkpoints
-from actfer_jax.runs.metrics import MetricWriter, WorkdirError, check_workdir, is_timing, read_metrics
+from actfer_jax.runs.manifest import check_workdir
+from actfer_jax.runs.metrics import MetricWriter, WorkdirError, is_timing, read_metrics
 from actfer_jax.training.config import LoggingConfig
 from actfer_jax.training.export import export
 from actfer_jax.training.profiling import Profiler

@@ -53,14 +53,14 @@ def listed(names: Sequence[str]) -> str:
 class Watch:
     """Checks the state and metrics of each step of a run before anything of the step is written.
 
-    An update whose gradient is not finite changes nothing (`training.update.apply_gradients`) and is logged. Only 20
-    such steps in a row stop the run.
+    An update whose gradient is not finite changes nothing (`training.update.apply_gradients`) and is logged.
+
+    Args:
+      most_skipped: such steps in a row that stop the run.
     """
 
-    _MOST_SKIPPED = 20
-
-    def __init__(self, mesh: Mesh | None):
-        self._mesh = mesh
+    def __init__(self, mesh: Mesh | None, most_skipped: int = 20):
+        self._mesh, self._most_skipped = mesh, most_skipped
         self._skipped = 0
 
     def check(self, step: int, state: Any, metrics: dict[str, Any]) -> None:
@@ -85,13 +85,13 @@ class Watch:
             )
         elif not math.isfinite(numbers.get("mismatch/logp_abs_diff", 0.0)):
             problem = f"the policy no longer gives its tokens probabilities ({bad})"
-        elif self._skipped == self._MOST_SKIPPED:
+        elif self._skipped == self._most_skipped:
             problem = f"each of the last {self._skipped} steps skipped an update ({bad})"
         else:
             if self._skipped:
                 log.warning("step %d: an update was skipped: %s", step, bad)
             return
         raise NotFiniteError(
-            f"step {step}: {problem}; nothing of this step is written. Try a lower config.optimizer.learning_rate, in "
-            "a new workdir"
+            f"step {step}: {problem}; nothing of this step is written. Try a lower config.optimizer.learning_rate, "
+            "from the last checkpoint (--allow_changes=optimizer.learning_rate) or in a new workdir"
         )

@@ -1,19 +1,16 @@
-"""The metrics, progress, alarms and manifest of a run.
+"""The metrics and progress of a run.
 
-Files in a run's workdir: `metrics.jsonl` (one JSON object per logged step), `manifest.json`, TensorBoard's event files.
+Files in a run's workdir: `metrics.jsonl` (one JSON object per logged step), `evaluation.json`, and TensorBoard's event
+files.
 """
 
-import fnmatch
-import importlib.metadata
-import itertools
 import json
 import logging
 import math
 import os
-import platform
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -24,26 +21,15 @@ import psutil
 from clu import metric_writers
 from etils import epath
 
-import actfer_jax
 from actfer_jax.config import with_new_names
 from actfer_jax.errors import UserError
-from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
+from actfer_jax.files import is_remote, write_atomically
 from actfer_jax.runs.progress import duration
-from actfer_jax.runs.provenance import git_state
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-MANIFEST = "manifest.json"
 EVALUATION = "evaluation.json"
-# A run may resume with other values of these config keys. Except for rounding they do not change what a step computes.
-# They change the number of steps (and so the schedules), where steps are computed, and what is kept.
-HOST_KEYS = ("data.cache_directory", "evaluation.data.cache_directory", "rollout.tool_threads")
-FREE_KEYS = ("steps", "checkpoint.*", "logging.*", "mesh.*", *HOST_KEYS)
-_PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "tensorflow-datasets"),
-    *("dlib", "dlib-bin"),
-)
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -190,7 +176,7 @@ class MetricWriter:
 
     def write_hparams(self, config: Mapping[str, Any]) -> None:
         """Shows the config in TensorBoard's table of runs. Call it once per writer."""
-        flat = _flatten(_plain_config(config))
+        flat = flatten(plain_config(config))
         shown = {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in flat.items()}
         self._tensorboard.write_hparams(shown)
 
@@ -291,199 +277,15 @@ class Progress:
         return line
 
 
-class Alarms:
-    """Watches the metrics of a reinforcement-learning run for common failures.
-
-    - The zoom rate of a class, over its last 10 logged values, is under 2% or over 98%: the policy no longer decides.
-    - Entropy is under half of its highest value in the last 50 steps.
-    - More than 10% of the rollouts are truncated.
-    - The format reward is above 0.95 over 50 steps, while accuracy is below 80% and rose by less than a point: only the
-      form is learned.
-
-    An alarm goes off again only after its cause has been absent for 20 steps.
-    """
-
-    _STEPS = 50
-    _QUIET = 20
-
-    def __init__(self) -> None:
-        self._zoom_rates: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=10))
-        self._entropies: deque[tuple[int, float]] = deque()
-        self._scores: deque[tuple[int, float, float]] = deque()
-        self._last: dict[str, int] = {}
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> list[str]:
-        """Takes the metrics of a step; returns the messages of the alarms that they set off."""
-        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        checks = (
-            self._zooms(metrics),
-            self._entropy(step, metrics),
-            self._truncation(metrics),
-            self._form(step, metrics),
-        )
-        found = dict(itertools.chain(*checks))
-        new = [message for name, message in found.items() if step - self._last.get(name, -math.inf) > self._QUIET]
-        self._last |= dict.fromkeys(found, step)
-        return new
-
-    def _zooms(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        for name, value in metrics.items():
-            if name.startswith("zoom_rate/class/"):
-                self._zoom_rates[name].append(value)
-        for name, rates in self._zoom_rates.items():
-            rate = sum(rates) / len(rates)
-            if len(rates) == rates.maxlen and not 0.02 <= rate <= 0.98:
-                yield (
-                    name,
-                    f"{name} has been {rate:.1%}: the policy no longer decides when to look closer at this class",
-                )
-
-    def _entropy(self, step: int, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        if "policy/entropy" not in metrics:
-            return
-        self._entropies.append((step, metrics["policy/entropy"]))
-        while self._entropies[0][0] < step - self._STEPS:
-            self._entropies.popleft()
-        now = metrics["policy/entropy"]
-        then, highest = max(self._entropies, key=lambda seen: seen[1])
-        if now < highest / 2:
-            yield (
-                "entropy",
-                f"policy/entropy fell from {highest:.3g} at step {then} to {now:.3g}: the policy may collapse",
-            )
-
-    def _truncation(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        share = metrics.get("length/truncated", 0.0)
-        if share > 0.1:
-            yield (
-                "truncated",
-                f"length/truncated is {share:.1%}: give turns more room, or look at what the policy writes",
-            )
-
-    def _form(self, step: int, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-        if not {"reward/format", "reward/emotion"} <= metrics.keys():
-            return
-        self._scores.append((step, metrics["reward/format"], metrics["reward/emotion"]))
-        while len(self._scores) > 1 and self._scores[1][0] <= step - self._STEPS:
-            self._scores.popleft()
-        if step - self._scores[0][0] < self._STEPS:
-            return
-        _, formats, accuracies = zip(*self._scores, strict=True)
-        half = len(accuracies) // 2
-        before, after = np.mean(accuracies[:half]), np.mean(accuracies[half:])
-        if np.mean(formats) > 0.95 and after - before < 0.01 and after < 0.8:
-            went = f"reward/emotion went from {before:.3f} to {after:.3f} in {self._STEPS} steps"
-            yield "form", f"reward/format is {np.mean(formats):.3f} while {went}: only the form is learned"
-
-
-def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_hash: str) -> dict[str, Any]:
-    """Writes `manifest.json`: config, seed, versions, git commit (null outside a checkout), devices, prompts' hash.
-
-    Returns:
-      The manifest. Two of its keys are kept over all starts of a run: `started`, the time of the first start in seconds
-      since 1970, and the smallest `checkpoint_every`, the steps between two checkpoints.
-    """
-    commit, modified = git_state()
-    devices = jax.devices()
-    plain = _plain_config(config)
-    path = epath.Path(workdir) / MANIFEST
-    before = json.loads(path.read_text()) if path.exists() else {}
-    every = plain.get("checkpoint", {}).get("every")
-    manifest = {
-        "started": before.get("started", time.time()),
-        "checkpoint_every": min(before.get("checkpoint_every", every), every) if every else None,
-        "config": plain,
-        "seed": plain.get("seed"),
-        "versions": {"python": platform.python_version(), "actfer_jax": actfer_jax.__version__, **_versions()},
-        "git_commit": commit,
-        "git_modified": modified,
-        "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
-        "prompts_hash": prompts_hash,
-    }
-    write_atomically(path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    return manifest
-
-
-def manifest_config(workdir: epath.PathLike) -> dict[str, Any]:
-    """The config of the run in a workdir, from its manifest.
-
-    Sections and keys that older versions named otherwise get their new names (`config.with_new_names`). So does the
-    cache of rendered faces, which was `data.directory`.
-
-    Raises:
-      ValueError, KeyError: the file is not a manifest.
-      OSError, tf.errors.OpError: the file does not exist.
-    """
-    path = epath.Path(workdir) / MANIFEST
-    config = json.loads(path.read_text())["config"]
-    if not isinstance(config, dict):
-        raise ValueError(f"its config is {config!r}")
-    for holder in (config, config.get("evaluation")):
-        data = holder.get("data") if isinstance(holder, dict) else None
-        if isinstance(data, dict) and data.get("name") == "synth_faces" and data.get("directory"):
-            log.info("%s: data.directory, %r, is read as data.cache_directory", path, data["directory"])
-            data["cache_directory"], data["directory"] = data["directory"], ""
-    return dict(with_new_names(config))
-
-
-def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
-    """Makes the workdir, and checks that this process can write to it and that the run may resume the one in it.
-
-    `FREE_KEYS` of the config may differ from those of the run in the workdir, and `HOST_KEYS` may differ between hosts.
-
-    Raises:
-      WorkdirError: it cannot be made or written, or holds a run of another config; the message names the keys.
-    """
-    workdir = epath.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable-{jax.process_index()}"
-        write_atomically(probe, b"")
-        probe.unlink()
-    except FILE_ERRORS as error:
-        message = f"workdir {workdir} cannot be written ({reason(error)}): choose another with --workdir"
-        raise WorkdirError(message) from error
-    path = workdir / MANIFEST
-    if not path.exists():
-        return
-    try:
-        there = _flatten(manifest_config(workdir))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WorkdirError(f"{path} cannot be read: it is not a manifest of a run; choose another --workdir") from error
-    here = _flatten(_plain_config(config))
-    keys = sorted(there.keys() | here.keys())
-    # On hosts other than the first, the manifest is already that of this start.
-    free = HOST_KEYS if jax.process_index() > 0 else FREE_KEYS
-    different = [key for key in keys if there.get(key) != here.get(key) and not _matches(key, free)]
-    # A start that failed before its first step leaves only a manifest: the first process may begin anew.
-    begun = any((workdir / name).exists() for name in (METRICS, EVALUATION))
-    if different and (begun or jax.process_index() > 0):
-        listed = [f"{k} ({there.get(k, 'absent')!r} there, {here.get(k, 'absent')!r} here)" for k in different[:10]]
-        more = f" and {len(different) - 10} more" if len(different) > 10 else ""
-        raise WorkdirError(
-            f"workdir {workdir} holds a run of another config: {', '.join(listed)}{more}; "
-            "use the values that are there, or another --workdir"
-        )
-
-
-def _matches(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
-
-
-def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config in JSON's types: nested dicts, lists, numbers, strings."""
     nested = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     return dict(with_new_names(json.loads(json.dumps(nested))))
 
 
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
-
-
-def _versions() -> dict[str, str]:
-    installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
-    return {name: installed[name] for name in _PACKAGES if name in installed}

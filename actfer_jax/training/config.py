@@ -30,6 +30,7 @@ from actfer_jax.rl.rewards import BaseRewardConfig, RewardConfig
 from actfer_jax.rl.ucgrpo import UCGRPOConfig
 from actfer_jax.rollout.agent import ModelConfig
 from actfer_jax.rollout.engine import RolloutConfig
+from actfer_jax.runs.alarms import AlarmConfig
 from actfer_jax.training.optimizer import OptimizerConfig
 from actfer_jax.training.traces import TraceConfig
 
@@ -164,6 +165,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
     evaluation: EvaluationConfig | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

@@ -8,7 +8,7 @@ from actfer_jax.config import ConfigError
 from actfer_jax.files import FILE_ERRORS, reason
 from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.runs.checkpoints import read_checkpoint
-from actfer_jax.runs.metrics import MANIFEST, manifest_config
+from actfer_jax.runs.manifest import MANIFEST, manifest_config
 from actfer_jax.training.config import read_train_config
 from actfer_jax.training.loop import check_policy_directory, save_policy
 from actfer_jax.training.state import abstract_state

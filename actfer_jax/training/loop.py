@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
@@ -41,21 +41,20 @@ from actfer_jax.parallel.finite import NotFiniteError, Watch, listed, not_finite
 from actfer_jax.parallel.hosts import Interrupted, Termination
 from actfer_jax.parallel.sharding import Meshes, make_meshes
 from actfer_jax.rollout.agent import Agent, load_agent
+from actfer_jax.runs.alarms import Alarms
 from actfer_jax.runs.checkpoints import Checkpoints
 from actfer_jax.runs.lease import Lease
+from actfer_jax.runs.manifest import MANIFEST, check_workdir, date_changes, write_manifest
 from actfer_jax.runs.metrics import (
     EVALUATION,
-    MANIFEST,
-    Alarms,
     Goodput,
     MetricWriter,
     Progress,
     ResourceMeter,
     WorkdirError,
-    check_workdir,
     read_evaluations,
+    read_metrics,
     write_evaluation,
-    write_manifest,
 )
 from actfer_jax.runs.progress import ProgressLine
 from actfer_jax.runs.provenance import heading, provenance
@@ -69,12 +68,25 @@ from actfer_jax.training.state import Episodes, RunState, abstract_state, initia
 
 log = logging.getLogger(__name__)
 
-SHOWN = ("sft/loss", "reward/total", "reward/emotion", "zoom_rate", "policy/entropy")
+SHOWN = (
+    *("sft/loss", "reward/total", "reward/emotion", "zoom_rate", "policy/entropy", "mismatch/logp_abs_diff"),
+    *("sft/skipped_updates", "policy/skipped_updates"),
+)
 """Metrics in the line of progress, as far as the run has them: each by itself, or what it is in each stratum."""
 
 
-def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination) -> None:
+def train(
+    config: TrainConfig,
+    workdir: epath.Path,
+    raw_config: ml_collections.ConfigDict,
+    stop: Termination,
+    allow_changes: Sequence[str] = (),
+) -> None:
     """Runs the whole training of a config in a workdir.
+
+    Args:
+      allow_changes: keys that may have other values than before where the run in the workdir goes on, although they
+        change what is computed (`check_workdir`).
 
     Raises:
       Interrupted: the run was told to stop; it has saved what was done.
@@ -82,14 +94,19 @@ def train(config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.C
       NotFiniteError: numbers became NaN or infinite; nothing of that step is written.
     """
     with Lease(workdir) as lease:
-        _train(config, workdir, raw_config, stop, lease)
+        _train(config, workdir, raw_config, stop, lease, allow_changes)
 
 
 def _train(
-    config: TrainConfig, workdir: epath.Path, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
+    config: TrainConfig,
+    workdir: epath.Path,
+    raw_config: ml_collections.ConfigDict,
+    stop: Termination,
+    lease: Lease,
+    allow_changes: Sequence[str],
 ) -> None:
     _keep_programs(workdir / "compilation_cache")
-    started, every = _open_workdir(workdir, config, raw_config, stop, lease)
+    started, every = _open_workdir(workdir, config, raw_config, stop, lease, allow_changes)
     meshes = make_meshes(config.mesh)
     config.check_meshes(meshes)
     agent = _load_agent(config, meshes)
@@ -124,12 +141,13 @@ def _train(
         lost = 2 * every if start < checkpoints.cut_off <= start + every else every
         lease.check()
         hosts.from_first(partial(rewind, workdir, start, start + lost))
+        hosts.from_first(partial(date_changes, workdir, start))
         _evaluate("before", config, agent, agent.params, workdir, stop, lease)
         make_step = sft_steps if config.algorithm == "sft" else rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
         agent = dataclasses.replace(agent, params=state.train.weights)
-        progress, alarms, watch = Progress(config.steps, start), Alarms(), Watch(meshes.update)
+        progress, watch = Progress(config.steps, start), Watch(meshes.update, config.alarms.skipped_in_a_row)
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
             MetricWriter(workdir) if hosts.is_first() else nullcontext() as writer,
@@ -138,6 +156,7 @@ def _train(
         ):
             if writer is not None:
                 writer.write_hparams(raw_config)
+                alarms = Alarms(config.alarms, read_metrics(workdir))
             try:
                 for number, step in enumerate(range(start + 1, config.steps + 1), start=1):
                     with profiler.step(number):
@@ -151,13 +170,16 @@ def _train(
                     metrics |= meter.metrics()
                     lease.check()
                     records.check()
-                    if writer is not None and (step % config.logging.every == 0 or step == config.steps):
-                        writer.write(step, metrics)
-                        progress.update(step, _shown(metrics))
-                        for alarm in alarms.update(step, {name: float(value) for name, value in metrics.items()}):
+                    if writer is not None:
+                        if step % config.logging.every == 0 or step == config.steps:
+                            writer.write(step, metrics)
+                            progress.update(step, _shown(metrics))
+                        for alarm in alarms.update(step, metrics):
                             log.warning("step %d: %s", step, alarm)
                     if output.episodes is not None:
                         _show_episodes(config, step, output.episodes, writer, records)
+                    # Before the next step samples: the episodes hold the pixels of every view.
+                    del output
                     saved = {"seed": config.seed, "productive_s": goodput.productive}
                     if step % config.checkpoint.every == 0 or step == config.steps:
                         checkpoints.save(step, state, saved, metrics)
@@ -245,7 +267,12 @@ def _keep_programs(directory: epath.Path) -> None:
 
 
 def _open_workdir(
-    workdir: epath.Path, config: TrainConfig, raw_config: ml_collections.ConfigDict, stop: Termination, lease: Lease
+    workdir: epath.Path,
+    config: TrainConfig,
+    raw_config: ml_collections.ConfigDict,
+    stop: Termination,
+    lease: Lease,
+    allow_changes: Sequence[str],
 ) -> tuple[float, int]:
     """Makes the workdir a workdir of this run alone, and makes sure that every process can use it.
 
@@ -259,12 +286,12 @@ def _open_workdir(
 
     def begin() -> tuple[float, int]:
         # Again: who had the lease until now may have begun a run of another config.
-        check_workdir(workdir, raw_config)
+        check_workdir(workdir, raw_config, allow_changes)
         check_policy_directory(config, workdir, workdir / POLICY_NAME)
         manifest = write_manifest(workdir, raw_config, prompts_hash(load_format(config.rollout).make_prompt))
         return manifest["started"], manifest["checkpoint_every"]
 
-    hosts.from_first(partial(check_workdir, workdir, raw_config))
+    hosts.from_first(partial(check_workdir, workdir, raw_config, allow_changes))
     lease.take(partial(_check, stop, "waiting for the workdir"))
     started, every = hosts.from_first(begin)
     manifest = workdir / MANIFEST

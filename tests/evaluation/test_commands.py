@@ -37,7 +37,7 @@ from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.outputs import OutputError, check_directory
 from actfer_jax.rollout.engine import Query, RolloutConfig
 from actfer_jax.runs.checkpoints import CheckpointError, Checkpoints
-from actfer_jax.runs.metrics import write_manifest
+from actfer_jax.runs.manifest import write_manifest
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.demo import write_demo
 from actfer_jax.training.export import export

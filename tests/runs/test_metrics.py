@@ -1,9 +1,7 @@
 """Metrics files that survive kills, alarms, progress, and workdirs that refuse another run."""
 
 import json
-import os
 import resource
-import subprocess
 from types import SimpleNamespace
 
 import jax
@@ -18,17 +16,12 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
 from actfer_jax.runs.metrics import (
-    Alarms,
     Goodput,
     MetricWriter,
     Progress,
     ResourceMeter,
-    WorkdirError,
-    check_workdir,
     is_timing,
-    manifest_config,
     read_metrics,
-    write_manifest,
 )
 from actfer_jax.training.rewind import rewind
 
@@ -180,115 +173,3 @@ def test_goodput_counts_what_is_kept_over_all_starts():
     second = Goodput(1000.0, saved, clock=lambda: 1300.0)
     second.add(90.0)
     assert second.share() == pytest.approx(120 / 300)
-
-
-def steps_of_alarms(records) -> list[tuple[int, str]]:
-    alarms = Alarms()
-    return [(step, message) for step, metrics in records for message in alarms.update(step, metrics)]
-
-
-def test_alarm_when_a_class_is_never_or_always_zoomed():
-    rates = {"zoom_rate/class/fear": 0.01, "zoom_rate/class/anger": 1.0, "zoom_rate/class/neutral": 0.5}
-    found = steps_of_alarms((step, rates) for step in range(30))
-    assert [step for step, _ in found] == [9, 9]
-    assert "class/fear has been 1.0%" in found[0][1] and "class/anger has been 100.0%" in found[1][1]
-    # One query of a class a step is no evidence: now all, now none of its rollouts zoom.
-    assert steps_of_alarms((step, {"zoom_rate/class/fear": step % 2}) for step in range(30)) == []
-    # Set off again after it has been away for a while.
-    rates = [0.0] * 12 + [0.5] * 12 + [0.0] * 12
-    assert [step for step, _ in steps_of_alarms(enumerate({"zoom_rate/class/fear": rate} for rate in rates))] == [9, 33]
-
-
-def test_alarm_when_entropy_halves_within_fifty_steps():
-    fast = [(step, {"policy/entropy": 2.0 - step / 40}) for step in range(0, 80, 5)]
-    ((step, message),) = steps_of_alarms(fast)
-    assert step == 45 and "from 2 at step 0 to 0.875" in message
-    assert steps_of_alarms((step, {"policy/entropy": 2.0 - step / 100}) for step in range(0, 101, 5)) == []
-
-
-def test_alarm_when_turns_are_truncated():
-    ((step, message),) = steps_of_alarms(enumerate({"length/truncated": share} for share in (0.1, 0.11, 0.2)))
-    assert step == 1 and "11.0%" in message
-
-
-def test_alarm_when_only_the_form_is_learned():
-    def scores(gain):
-        return [(step, {"reward/format": 0.97, "reward/emotion": 0.5 + gain * step}) for step in range(60)]
-
-    ((step, message),) = steps_of_alarms(scores(0.0))
-    assert step == 50 and "from 0.500 to 0.500" in message
-    assert steps_of_alarms(scores(0.002)) == []
-    # Logged now and then.
-    assert [step for step, _ in steps_of_alarms(scores(0.0)[::20] + [(120, scores(0.0)[0][1])])] == [120]
-    assert steps_of_alarms([(0, {}), (1, {"policy/entropy": float("nan")})]) == []
-    # A policy that is right does not rise any more.
-    assert steps_of_alarms((step, {"reward/format": 0.97, "reward/emotion": 0.85}) for step in range(60)) == []
-
-
-def test_an_alarm_about_a_value_at_its_limit_is_not_repeated():
-    around = [(step, {"length/truncated": 0.12 if step % 10 else 0.05}) for step in range(100)]
-    assert [step for step, _ in steps_of_alarms(around)] == [1]
-
-
-def test_manifest_says_what_ran(tmp_path):
-    check_workdir(tmp_path / "run", config())
-    started = write_manifest(tmp_path / "run", config(checkpoint={"every": 3}), "abc")["started"]
-    again = write_manifest(tmp_path / "run", config(checkpoint={"every": 7}), "abc")
-    assert again["started"] == started and again["checkpoint_every"] == 3
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert manifest["config"]["model"]["layers"] == 4 and manifest["seed"] == 0 and manifest["prompts_hash"] == "abc"
-    assert manifest["versions"]["jax"] == jax.__version__
-    assert manifest["devices"]["count"] == jax.device_count()
-    head = subprocess.run(["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"], capture_output=True, text=True)
-    assert manifest["git_commit"] in (None, head.stdout.strip())
-
-
-def test_a_workdir_of_another_config_is_refused_by_key(tmp_path):
-    write_manifest(tmp_path, config(seed=3), "abc")
-    check_workdir(tmp_path, config())  # nothing was done there
-    write_manifest(tmp_path, config(), "abc")
-    MetricWriter(tmp_path).close()
-    check_workdir(tmp_path, config())
-    check_workdir(tmp_path, config(steps=20, logging={"every": 3}))
-    # Other hosts and devices, with the data elsewhere on their disks.
-    moved = {"mesh": {"update": (2, 1, 1)}, "data": {"cache_directory": "/data"}, "rollout": {"tool_threads": 8}}
-    check_workdir(tmp_path, config(**moved, evaluation={"data": {"cache_directory": "/data"}}))
-    with pytest.raises(WorkdirError, match=r"another config: rollout.chunk \('absent' there, 8 here\);"):
-        check_workdir(tmp_path, config(rollout={"tool_threads": 8, "chunk": 8}))
-    with pytest.raises(WorkdirError, match=r"model.layers \(4 there, 6 here\), seed \(0 there, 1 here\)") as error:
-        check_workdir(tmp_path, config(seed=1, model={"layers": 6, "path": None}))
-    assert " steps" not in str(error.value) and "--workdir" in str(error.value)
-    for damaged in ("{", "[]", '{"config": 3}', "{}"):
-        (tmp_path / "manifest.json").write_text(damaged)
-        with pytest.raises(WorkdirError, match="manifest.json"):
-            check_workdir(tmp_path, config())
-
-
-def test_a_run_whose_cache_was_called_data_directory_goes_on(tmp_path, caplog):
-    def data(**keys) -> dict:
-        return {"name": "synth_faces", "split": "train", **keys}
-
-    old = {"data": data(directory="~/faces"), "evaluation": {"data": data(directory="~/faces"), "queries": 7}}
-    write_manifest(tmp_path, config(**old), "abc")
-    MetricWriter(tmp_path).close()
-    keys = {"directory": "", "cache_directory": "~/elsewhere"}
-    new = {"data": data(**keys), "evaluation": {"data": data(**keys), "queries": 7}}
-    with caplog.at_level("INFO"):
-        check_workdir(tmp_path, config(**new))
-    assert "data.directory, '~/faces', is read as data.cache_directory" in caplog.text
-    assert manifest_config(tmp_path)["evaluation"]["data"] == data(directory="", cache_directory="~/faces")
-    with pytest.raises(WorkdirError, match=r"another config: data.split \('train' there, 'test' here\);"):
-        check_workdir(tmp_path, config(**(new | {"data": data(**keys) | {"split": "test"}})))
-    # Of other data the directory is what it says.
-    other = {"data": {"name": "mine", "directory": "/photographs"}}
-    write_manifest(tmp_path, config(**other), "abc")
-    assert manifest_config(tmp_path)["data"] == other["data"]
-
-
-def test_a_workdir_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    for workdir in (tmp_path / "file", tmp_path / "file" / "below", "/proc/actfer"):
-        with pytest.raises(WorkdirError, match="choose another with --workdir"):
-            check_workdir(workdir, config())
-    check_workdir(tmp_path / "a" / "b", config())
-    assert list((tmp_path / "a" / "b").iterdir()) == []
