@@ -129,7 +129,7 @@ class Environment:
       chat: between texts and token ids.
       toolbox: the face tools.
       image_tokens: how many image tokens a view becomes.
-      treatment: what the tools do to zoomed views (`tools.TREATMENTS`).
+      treatment: what the tools do to the views that they return (`tools.TREATMENTS`).
 
     Attributes:
       episode: turns and replies so far.

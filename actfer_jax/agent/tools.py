@@ -36,7 +36,7 @@ from actfer_jax.faces.views import (
     transform,
 )
 
-TREATMENTS = ("", "blank_crop", "low_res_crop")
+TREATMENTS = ("", "blank_crop", "low_res_crop", "blank_views")
 LISTED_FACES = 4
 
 _CACHED_IMAGES = 65_536
@@ -168,8 +168,8 @@ class Toolbox:
           key: what the faces in them are remembered by.
           views: the views shown so far, the scenes first: what `zoom`'s `image` counts.
           treatment: "", or for the controls of an evaluation "blank_crop" (zoomed views are plain grey) or
-            "low_res_crop" (zoomed views are cut from the aligned view's pixels, where they would be finer). Neither
-            changes any text, size or map.
+            "low_res_crop" (zoomed views are cut from the aligned view's pixels, where they would be finer), or
+            "blank_views" (aligned views are grey, too). None of them changes any text, size or map.
 
         Returns:
           The reply. A call that asks for what cannot be done gets one with `ok` false and a line that says why; its
@@ -197,7 +197,10 @@ class Toolbox:
                 reply = self._align_face(call.arguments, image, faces, where)
             else:
                 reply = self._zoom(call.arguments, image, faces, where, views, treatment)
-            return replace(reply, view=reply.view and replace(reply.view, image=index))
+            view = reply.view and replace(reply.view, image=index)
+            if view and treatment == "blank_views":
+                view = replace(view, pixels=np.full_like(view.pixels, GREY))
+            return replace(reply, view=view)
         except _Refusal as refusal:
             return Reply(str(refusal), ok=False, tool=call.name)
 

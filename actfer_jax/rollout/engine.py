@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
@@ -197,6 +198,7 @@ class RolloutEngine:
         forced: list[list[str]] | None = None,
         treatment: str = "",
         keep_failed: bool = False,
+        tokens: list[list[list[int]]] | None = None,
         progress: Callable[[int, int], None] | None = None,
         between_chunks: Callable[[], None] = lambda: None,
     ) -> RolloutResult:
@@ -207,8 +209,9 @@ class RolloutEngine:
           queries: at most as many as the engine was made for.
           seed, step: with a query's index and the rollout's number, all that sampling depends on.
           forced: the arm that is instructed in each rollout [Q][G]: "", "zoom" or "answer".
-          treatment: what the tools do to zoomed views ("", "blank_crop", "low_res_crop").
+          treatment: what the tools do to the views that they return (`tools.TREATMENTS`).
           keep_failed: where a tool raises, end its rollout and mark it (`Rollout.failure`), instead of raising too.
+          tokens: the ids of each rollout [Q][G] from the prompt on, which it then takes instead of sampling.
           progress: called with (rows finished, rows) after every chunk.
           between_chunks: called after every chunk; what it raises ends the rollout.
         """
@@ -221,18 +224,20 @@ class RolloutEngine:
         clock.lap("host")
         params = sharding.block_on_cpu(self.programs.weights(params), self.mesh)
         state = self._prefill(params, rows, prompts, seed, step)
+        if tokens is not None:
+            state = self._told(state, [ids for group in tokens for ids in group])
         clock.lap("prefill")
         # The rows that wait for a reply, each with its call, if this process needs the views and so runs the tool.
         waiting: dict[int, Future[Answered | Failure] | None] = {}
         with _tool_threads(self.config.tool_threads) as pool:
             while not all(row.done for row in rows):
                 state = sharding.block_on_cpu(self.programs.decode(params, state), self.mesh)
-                tokens, length, active = sharding.fetch((state.tokens, state.length, state.active), self.mesh)
+                sampled, length, active = sharding.fetch((state.tokens, state.length, state.active), self.mesh)
                 clock.lap("decode")
                 for index, row in enumerate(rows):
                     if row.done or index in waiting or active[index]:
                         continue
-                    self._end_turn(row, tokens[index, : length[index]])
+                    self._end_turn(row, sampled[index, : length[index]])
                     if not row.done:
                         needed = self.here in self.holders[index]
                         run_tool = row.try_tool if keep_failed else row.environment.run_tool
@@ -305,6 +310,13 @@ class RolloutEngine:
         valid = np.arange(self.queries) < len(groups)
         inputs = sharding.place((tokens, count, positions, image_index, scenes, valid, keys), self.mesh, "rows")
         return jax.block_until_ready(self.programs.prefill(params, *inputs))
+
+    def _told(self, state: RowState, rows: list[list[int]]) -> RowState:
+        """The state before the first turn, in which every row is told its tokens."""
+        tokens = np.full(state.tokens.shape, -1, np.int32)
+        for row, ids in zip(tokens, rows, strict=False):
+            row[: len(ids)] = ids
+        return state._replace(tokens=jnp.maximum(state.tokens, sharding.place(tokens, self.mesh, "rows")))
 
     def _end_turn(self, row: _Row, tokens: np.ndarray) -> None:
         """Reads the turn that a row has just ended: the row is done, or waits for a tool."""

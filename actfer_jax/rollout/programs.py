@@ -28,7 +28,8 @@ class RowState(NamedTuple):
     """R rows in flight, T positions each.
 
     Attributes:
-      tokens: int32 [R, T].
+      tokens: int32 [R, T]. Positions that are still free hold -1, or the token that is to be taken there instead of one
+        that is drawn.
       loss_mask: bool [R, T], true where the policy sampled the token.
       log_probs: float32 [R, T], of the distribution that was sampled (temperature and ban applied); 0 elsewhere.
       raw_log_probs: float32 [R, T], at temperature 1 and without the ban.
@@ -162,7 +163,8 @@ class Programs:
 
         rows = queries * self.group_size
         last = jnp.take_along_axis(positions_QxPx3[:, :, 0], count_Q[:, None] - 1, axis=1)[:, 0]
-        tokens = jnp.zeros((queries, self.length), jnp.int32).at[:, :capacity].set(tokens_QxP)
+        prompts = jnp.where(jnp.arange(capacity)[None] < count_Q[:, None], tokens_QxP, -1)
+        tokens = jnp.full((queries, self.length), -1, jnp.int32).at[:, :capacity].set(prompts)
         length = to_rows(count_Q)
         state = RowState(
             tokens=to_rows(tokens),
@@ -199,7 +201,8 @@ class Programs:
             hidden, new = model.hidden(
                 x, None, positions, jnp.ones_like(pending), cache=state.cache, cache_length_B=state.length - 1
             )
-            token, log_prob, raw_log_prob = self._sample(model.unembed(hidden[:, 0]), state.keys, state.length)
+            logits, told = model.unembed(hidden[:, 0]), state.tokens[row, state.length]
+            token, log_prob, raw_log_prob = self._sample(logits, state.keys, state.length, told)
             # An idle row writes out of bounds, which is dropped.
             at = row, jnp.where(state.active, state.length, self.length)
             length = state.length + state.active
@@ -221,9 +224,12 @@ class Programs:
         return self._divided(jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), state))[1])
 
     def _sample(
-        self, logits_RxV: jax.Array, keys: jax.Array, length_R: jax.Array
+        self, logits_RxV: jax.Array, keys: jax.Array, length_R: jax.Array, told_R: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The next token of each row with its log-probability as sampled, and at temperature 1 without the ban."""
+        """The next token of each row with its log-probability as sampled, and at temperature 1 without the ban.
+
+        Where `told_R` is not -1, that is the token.
+        """
         scaled = jnp.where(self.banned_V[None], -jnp.inf, logits_RxV / (self.temperature or 1.0))
         if self.temperature:
 
@@ -234,6 +240,7 @@ class Programs:
             token = jnp.argmax(scaled + noise_RxV, axis=-1)
         else:
             token = jnp.argmax(scaled, axis=-1)
+        token = jnp.where(told_R < 0, token, told_R)
 
         def log_prob(logits: jax.Array) -> jax.Array:
             return take_log_prob(jax.nn.log_softmax(logits), token, self.mesh)

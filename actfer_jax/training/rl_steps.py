@@ -5,6 +5,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from actfer_jax.rl.estimators import Estimator, Groups
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
+from actfer_jax.training.canary import make_canary
 from actfer_jax.training.config import BatchConfig, TrainConfig
 from actfer_jax.training.metrics import forced_metrics, rollout_metrics
 from actfer_jax.training.state import Episodes, RunState, StepFunction, StepOutput
@@ -75,7 +77,7 @@ def rl_steps(
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group_size=size.rollouts, needed_by=needed_by)
     sample = make_sample(engine, source, size, config.estimator.forced_arm_rate, config.seed, start, stop)
-    update = make_update(config, agent, engine, optimizer, estimator)
+    update = make_update(config, agent, engine, optimizer, estimator, stop)
     check = make_check()
 
     def step_function(state: RunState, step: int) -> StepOutput:
@@ -86,7 +88,7 @@ def rl_steps(
         result, remembered = estimator.advantages(
             groups, local(state.estimator, mesh), config=config.estimator, step=step
         )
-        train_state, metrics = update(state.train, sampled, groups, result)
+        train_state, metrics = update(state.train, sampled, groups, result, step)
         metrics |= rollout_metrics(sampled.rollouts, scores, groups.decided_BxG)
         metrics |= forced_metrics(sampled.rows, sampled.forced)
         metrics |= estimator.diagnostics(result, remembered, groups, labels)
@@ -243,8 +245,9 @@ def make_update(
     engine: RolloutEngine,
     optimizer: optax.GradientTransformation,
     estimator: Estimator,
-) -> Callable[[TrainState, Sampled, Groups, Any], Updated]:
-    """(state, rollouts, groups, the estimator's result) -> the state after the updates of a step."""
+    stop: Termination,
+) -> Callable[[TrainState, Sampled, Groups, Any, int], Updated]:
+    """(state, rollouts, groups, the estimator's result, step) -> the state after the updates of the step."""
     size, mesh, model_config = config.batch, agent.meshes.update, agent.model_config
     shared: dict[str, Any] = {
         "temperature": config.rollout.temperature,
@@ -255,17 +258,19 @@ def make_update(
     scene_rows = shared_rows(size.rollouts, size.queries * size.rollouts // size.microbatches, mesh)
     update_once = make_policy_update(agent.graphdef, optimizer, config.loss, **shared)
     log_probs = make_log_probs(agent.graphdef, **shared)
+    canary = make_canary(config, agent, engine, log_probs, stop)
     # The reference must outlive the donated training parameters.
     reference = cast(agent.params, config.model.dtype) if config.loss.kl else None
     if config.loss.reference_offload:
         reference = in_memory(reference, "pinned_host")
     slots = engine.slots
 
-    def update(state: TrainState, sampled: Sampled, groups: Groups, result: Any) -> Updated:
+    def update(state: TrainState, sampled: Sampled, groups: Groups, result: Any, step: int) -> Updated:
         began = time.perf_counter()
         rows = sampled.rows
         length = size.padded(max(len(row.sequence.tokens) for row in rows))
-        episodes = make_batch([row.sequence for row in rows], scene_rows, length, slots, model_config)
+        pack = partial(make_batch, group_size=scene_rows, length=length, slots=slots, config=model_config)
+        episodes = pack([row.sequence for row in rows])
         # Rows that failed are in no mean over policy tokens, and in no penalty on them.
         episodes = episodes._replace(loss_mask=episodes.loss_mask & groups.valid_BxG.reshape(-1, 1))
         padding = 1 - episodes.segment_ids.mean()
@@ -280,13 +285,14 @@ def make_update(
             None if reference is None else block_on_cpu(log_probs(in_memory(reference, "device"), episodes), mesh),
         )
         packed = time.perf_counter() - began
+        vision = canary(step, state.weights, sampled.rollouts, pack)
         began = time.perf_counter()
         state, metrics = block_on_cpu(update_once(state, batch), mesh)
         # The gap between sampler and trainer means something before the first update only.
         mismatch = {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
         for _ in range(size.updates - 1):
             state, metrics = block_on_cpu(update_once(state, batch), mesh)
-        metrics = jax.device_get(metrics | mismatch)
+        metrics = jax.device_get(metrics | mismatch) | vision
         trained = time.perf_counter() - began
         seconds = {"perf/host_s": packed, "perf/train_s": trained}
         return Updated(state, metrics | seconds | {"perf/pad_frac": float(padding)})

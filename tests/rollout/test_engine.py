@@ -18,8 +18,9 @@ from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter
 from actfer_jax.models import demo_checkpoint, logits, save_pretrained
 from actfer_jax.rollout.agent import Agent
-from actfer_jax.rollout.batch import episode_log_probs, make_batch
+from actfer_jax.rollout.batch import Sequence, episode_log_probs, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutConfig, RolloutEngine, RolloutResult
+from actfer_jax.training.canary import after_crops
 
 GROUP = 3
 SEED = 5
@@ -63,6 +64,49 @@ def test_episodes_are_what_they_are_meant_to_be(agent, result):
         # One placeholder a picture token, in the order of the views.
         patches = sum(grid[0] * grid[1] * grid[2] for _, grid in rollout.sequence.views)
         assert rollout.sequence.tokens.count(agent.chat.image_pad_id) == patches // 4
+
+
+def test_told_tokens_are_taken_and_grey_crops_change_only_what_follows_them(agent, engine, queries, result):
+    """The same episodes once more, then with grey views: as the trainer sees them with grey pictures of its own."""
+    flat = [rollout for group in result.rollouts for rollout in group]
+    told = {"seed": SEED + 1, "step": 9, "tokens": tokens_of(result)}
+    again = engine.run(agent.params, queries[:4], **told)
+    for rollout, expected in zip((r for group in again.rollouts for r in group), flat, strict=True):
+        assert rollout.sequence.tokens == expected.sequence.tokens
+        np.testing.assert_array_equal(rollout.log_probs, expected.log_probs)
+    grey = [
+        r for group in engine.run(agent.params, queries[:4], **told, treatment="blank_views").rollouts for r in group
+    ]
+    assert engine.programs.decode._cache_size() == engine.programs.fill._cache_size() == 1
+
+    def all_grey(sequence: Sequence) -> Sequence:
+        crops = [
+            agent.encoder(np.full((rows * 16, columns * 16, 3), 128, np.uint8))
+            for _, (_, rows, columns) in sequence.views[1:]
+        ]
+        return dataclasses.replace(sequence, views=[sequence.views[0], *crops])
+
+    @jax.jit
+    def log_probs(params, batch):
+        model = nnx.merge(agent.graphdef, params)
+        banned = engine.programs.banned_V
+        return episode_log_probs(model, batch, temperature=agent.rollout.temperature, banned_V=banned, chunk=256)[0]
+
+    sequences = [all_grey(rollout.sequence) for rollout in flat]
+    batch = make_batch(sequences, GROUP, agent.rollout.max_length, engine.slots, agent.model_config)
+    changed = 0
+    for rollout, before, trained in zip(grey, flat, np.asarray(log_probs(agent.params, batch)), strict=True):
+        assert rollout.sequence.tokens == before.sequence.tokens
+        policy = np.array(rollout.sequence.loss_mask)
+        np.testing.assert_allclose(rollout.log_probs[policy], trained[: policy.size][policy], atol=1e-4)
+        after = after_crops(before.sequence, agent.model_config)
+        # The turns after the first whose reply has a view: spans of sampled tokens, as the episode tells them.
+        spans = np.cumsum(np.diff(np.concatenate([[0], policy])) == 1) * policy
+        first = next((n for n, turn in enumerate(before.episode.turns, 1) if turn.reply and turn.reply.view), 99)
+        np.testing.assert_array_equal(after, spans > first)
+        np.testing.assert_array_equal(rollout.log_probs[policy & ~after], before.log_probs[policy & ~after])
+        changed += np.any(rollout.log_probs[after] != before.log_probs[after])
+    assert changed > 3
 
 
 def test_only_sampled_tokens_are_trained_on(agent, result):

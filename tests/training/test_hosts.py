@@ -190,7 +190,7 @@ def test_a_tie_is_told_from_a_difference():
     keys, place = row_keys(7, 3, [5], 2)[1:], 4
 
     def episode(logits: np.ndarray) -> dict[str, Any]:
-        token, log_prob, _ = Programs._sample(sampler, logits, keys, np.array([place]))
+        token, log_prob, _ = Programs._sample(sampler, logits, keys, np.array([place]), np.array([-1]))
         drawn = {"token_ids": [1] * place + [int(token[0])], "logprobs": [0.0] * place + [float(log_prob[0])]}
         return {"id": "3-5-1", "loss_mask": [0] * place + [1], **drawn}
 

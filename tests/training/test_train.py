@@ -11,8 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,12 +28,16 @@ from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import read_config
 from actfer_jax.episodes.store import read_episodes
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.outputs import OutputError
 from actfer_jax.parallel.finite import NotFiniteError
 from actfer_jax.parallel.hosts import Interrupted, Termination
+from actfer_jax.rl.estimators import ucgrpo as ucgrpo_estimator
+from actfer_jax.rollout.encoder import ViewEncoder
+from actfer_jax.rollout.engine import RolloutEngine
 from actfer_jax.runs.checkpoints import CheckpointError
 from actfer_jax.runs.lease import Holder, Lease
 from actfer_jax.runs.metrics import WorkdirError, is_timing, read_evaluations, read_metrics
@@ -131,6 +136,7 @@ def undisturbed(request, shared) -> tuple[str, Path]:
     assert run.returncode == 0, run.stderr[-3000:]
     assert not (workdir / "lease.json").exists()
     workdir.with_suffix(".out").write_text(run.stdout)
+    workdir.with_suffix(".err").write_text(run.stderr)
     return request.param, workdir
 
 
@@ -202,6 +208,53 @@ def test_a_run_that_is_told_to_stop_saves_ends_and_goes_on(undisturbed, shared, 
     resumed = start(shared, algorithm, workdir, rarely)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert_same_run(expected, workdir)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_other_pieces_and_with_more_room(undisturbed, shared):
+    """And with what may change only because it is allowed, which the manifest then says."""
+    algorithm, expected = undisturbed
+    if algorithm == "sft":
+        pytest.skip("is no different in supervised training")
+    workdir = shared / "rl-other-pieces"
+    shutil.copytree(expected, workdir, ignore=shutil.ignore_patterns("policy"))
+    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    pieces = {
+        "batch.microbatches": 2,
+        "batch.chunk": 64,
+        "batch.length": 256,
+        "batch.length_buckets": (),
+        "rollout.chunk": 5,
+        "rollout.fill_rows": 2,
+        "rollout.tool_threads": 1,
+        "rollout.prompt_tokens": 40,
+        "rollout.reply_tokens": 48,
+        "rollout.max_length": 256,
+        "model.remat": "full",
+        "alarms.window": 3,
+        "evaluation.queries": 4,
+    }
+    changed = [f"--config.{key}={value}" for key, value in pieces.items()]
+    allowed = ["--config.optimizer.weight_decay=1e-9", "--allow_changes=optimizer.weight_decay"]
+    run = start(shared, algorithm, workdir, *changed, *allowed)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert f"continuing after step {STEPS - 1}" in run.stderr
+    changes = json.loads((workdir / "manifest.json").read_text())["changes"]
+    assert {change["key"] for change in changes} == {*pieces, "optimizer.weight_decay"}
+    assert {"step": STEPS - 1, "key": "optimizer.weight_decay", "old": 0.0, "new": 1e-9} in changes
+    last, others = (
+        {episode["id"]: episode for episode in read_episodes(path) if episode["id"].startswith(f"{STEPS}-")}
+        for path in (expected, workdir)
+    )
+    assert last.keys() == others.keys() and len(last) == 8
+    for name, episode in last.items():
+        assert others[name]["token_ids"] == episode["token_ids"]
+        np.testing.assert_allclose(others[name]["logprobs"], episode["logprobs"], atol=1e-4)
+        assert others[name]["advantage"] == pytest.approx(episode["advantage"], abs=1e-5)
+    metrics, others = (without_timings(path)[-1] for path in (expected, workdir))
+    assert metrics.keys() == others.keys()
+    for name, value in metrics.items():
+        assert others[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +371,123 @@ def test_metrics_say_what_happened(undisturbed):
         assert np.mean(replied) == pytest.approx(record["length/tool_tokens"])
 
 
+def test_the_canary_of_a_run_that_sees_its_crops_is_quiet(undisturbed):
+    """Sampler and trainer see the same, by programs that have nothing in common but the model."""
+    algorithm, workdir = undisturbed
+    if algorithm == "sft":
+        pytest.skip("there are no episodes in supervised training")
+    first, *others = read_metrics(workdir)
+    assert first["vision/sensitivity_sampler"] > 0.01
+    assert first["vision/sensitivity_trainer"] == pytest.approx(first["vision/sensitivity_sampler"], rel=1e-3)
+    assert not any("vision/" in name for record in others for name in record)
+    log = workdir.with_suffix(".err").read_text()
+    assert "vision/sensitivity" not in log
+    assert " | mismatch/logp_abs_diff " in log and " | policy/skipped_updates 0" in log
+
+
+@pytest.fixture
+def compiled(undisturbed, shared, monkeypatch) -> Iterator[None]:
+    """A run in this process takes the programs that the undisturbed one has compiled."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", f"{shared}/programs")
+    jax.config.update("jax_compilation_cache_dir", f"{shared}/programs")
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def test_whatever_breaks_in_a_run_sets_off_its_alarm(undisturbed, shared, compiled, tmp_path, monkeypatch, caplog):
+    """One thing after the other breaks. Meanwhile no step holds the pixels of the one before."""
+    if undisturbed[0] == "sft":
+        pytest.skip("there are no episodes in supervised training")
+    raw_config = ucgrpo.get_config("demo")
+    del raw_config.evaluation
+    raw_config.data.cache_directory, raw_config.data.size, raw_config.steps = f"{shared}/data", 14, 20
+    raw_config.batch.queries, raw_config.batch.rollouts, raw_config.rollout.fill_rows = 2, 4, 4
+    raw_config.checkpoint.every, raw_config.logging.every = 1, 5  # alarms do not wait for a record
+    raw_config.alarms.update({"window": 2, "trend_steps": 2, "format": 0.8, "kl": 5.0, "skipped_in_a_row": 3})
+    break_a_run(monkeypatch, raw_config.steps)
+    with (
+        caplog.at_level("WARNING"),
+        pytest.raises(NotFiniteError, match="step 9: .* 3 steps skipped .*--allow_changes="),
+    ):
+        train.train(read_config(raw_config, TrainConfig, "config"), epath.Path(tmp_path), raw_config, Termination())
+    lines = [re.match(r"step (\d+): (\S+) (was|is|rose|fell) ", record.getMessage()) for record in caplog.records]
+    found = {line[2]: int(line[1]) for line in lines if line}
+    assert any(name.startswith("zoom_rate/class/") for name in found)
+    assert {name: step for name, step in found.items() if not name.startswith("zoom_rate/")} == {
+        "vision/sensitivity_trainer": 1,
+        "mismatch/logp_abs_diff": 1,
+        "tool/align_face/success": 3,
+        "tool/zoom/success": 3,
+        "reward/format": 3,
+        "policy/skipped_updates": 3,
+        "policy/kl": 4,
+        "length/truncated": 4,
+        "length/no_answer": 5,
+        "reward/frac_zero_std": 5,
+        "policy/entropy": 6,
+    }
+    # The last checkpoint is that of the last sound step.
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["7", "8"]
+
+
+def break_a_run(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """In step 1 the update loses its crops. In 2 and 3 images are grey, no face is found, and gradients are not finite.
+    From 4 on weights are noise, from 6 on they are large, from 7 on gradients are not finite again."""
+    now, pixels, rng = [0], [], np.random.default_rng(0)
+
+    def broken(owner: object, name: str, steps: range, change: Callable[..., object]) -> None:
+        original = getattr(owner, name)
+
+        def function(*args, **options):
+            return change(original, *args, **options) if now[0] in steps else original(*args, **options)
+
+        monkeypatch.setattr(owner, name, function)
+
+    def without_crops(make_batch, *args, **options):
+        batch = make_batch(*args, **options)
+        return batch._replace(views=jax.tree.map(np.zeros_like, batch.views))
+
+    def noisy(x: jax.Array) -> jax.Array:
+        value = np.asarray(x)
+        return jax.device_put(value + np.std(value) * rng.standard_normal(value.shape).astype(value.dtype))
+
+    def watched(run, *args, **options):
+        if options.get("tokens") is not None:  # the canary, which compares with the step's own episodes
+            return run(*args, **options)
+        gc.collect()
+        assert not any(view() for view in pixels)
+        result = run(*args, **options)
+        pixels[:] = [weakref.ref(view) for group in result.rollouts for rollout in group for view in rollout.views]
+        return result
+
+    def no_numbers(function, *args, **options):
+        return np.nan * function(*args, **options)
+
+    broken(reinforcement_steps, "make_batch", range(1, 2), without_crops)
+    broken(ViewEncoder, "__call__", range(2, 4), lambda call, self, pixels: call(self, np.full_like(pixels, 128)))
+    broken(Toolbox, "faces", range(2, 4), lambda *_: ())
+    broken(ucgrpo_estimator, "token_advantages", range(2, 4), no_numbers)
+    broken(ucgrpo_estimator, "token_advantages", range(7, steps), no_numbers)
+    broken(RolloutEngine, "run", range(1, steps), watched)
+    make_steps = train.rl_steps
+
+    def broken_steps(*args):
+        step_function = make_steps(*args)
+        changes = {4: noisy, 6: lambda x: 3 * x}
+
+        def step(state, number):
+            now[0] = number
+            if number in changes:
+                params = jax.tree.map(changes[number], state.train.params)
+                state = state._replace(train=state.train._replace(params=params))
+            return step_function(state, number)
+
+        return step
+
+    monkeypatch.setattr(train, "rl_steps", broken_steps)
+
+
 def test_tensorboard_shows_episodes_with_what_they_looked_at(undisturbed):
     algorithm, workdir = undisturbed
     if algorithm == "sft":
@@ -380,6 +550,8 @@ def test_every_part_of_the_loss_at_once(shared):
     offloaded = start(shared, "rl", shared / "rl-offloaded", *arguments, "--config.loss.reference_offload=True")
     assert offloaded.returncode == 0, offloaded.stderr[-3000:]
     assert without_timings(workdir) == without_timings(shared / "rl-offloaded")
+    first = read_metrics(workdir)[0]
+    assert first["vision/sensitivity_trainer"] == pytest.approx(first["vision/sensitivity_sampler"], rel=1e-3)
     for record in read_metrics(workdir):
         assert record["mismatch/logp_abs_diff_max"] < 1e-4
         # The third update of a batch is no longer at the policy that sampled it, nor at the reference.
