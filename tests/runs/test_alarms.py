@@ -79,6 +79,8 @@ def test_alarm_when_only_the_form_is_learned():
     assert alarms_of(scores(0.002)) == []
     # Logged now and then.
     assert [step for step, _ in alarms_of(scores(0.0)[::20] + [(120, scores(0.0)[0][1])])] == [120]
+    # Data without labels.
+    assert alarms_of([(step, {"reward/format": 0.97, "reward/emotion": 0.0}) for step in range(60)]) == []
     # A policy that is right does not rise any more.
     assert alarms_of([(step, {"reward/format": 0.97, "reward/emotion": 0.85}) for step in range(60)]) == []
 
