@@ -166,16 +166,11 @@ def _train(
                     state, metrics = output.state, output.metrics
                     watch.check(step, state.train, metrics)
                     goodput.add(took)
-                    metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()}
-                    metrics |= meter.metrics()
+                    metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()} | meter.metrics()
                     lease.check()
                     records.check()
                     if writer is not None:
-                        if step % config.logging.every == 0 or step == config.steps:
-                            writer.write(step, metrics)
-                            progress.update(step, _shown(metrics))
-                        for alarm in alarms.update(step, metrics):
-                            log.warning("step %d: %s", step, alarm)
+                        _report(config, step, metrics, writer, progress, alarms)
                     if output.episodes is not None:
                         _show_episodes(config, step, output.episodes, writer, records)
                     # Before the next step samples: the episodes hold the pixels of every view.
@@ -218,6 +213,22 @@ def _load_agent(config: TrainConfig, meshes: Meshes) -> Agent:
     if config.evaluation is not None:
         agent.check_prompt(emotion_labels(config.evaluation.data))
     return agent
+
+
+def _report(
+    config: TrainConfig,
+    step: int,
+    metrics: Mapping[str, Any],
+    writer: MetricWriter,
+    progress: Progress,
+    alarms: Alarms,
+) -> None:
+    """Writes the metrics of a step and shows the progress, now and then; logs what they set off, at every step."""
+    if step % config.logging.every == 0 or step == config.steps:
+        writer.write(step, metrics)
+        progress.update(step, _shown(metrics))
+    for alarm in alarms.update(step, metrics):
+        log.warning("step %d: %s", step, alarm)
 
 
 def _shown(metrics: Mapping[str, Any]) -> dict[str, float]:

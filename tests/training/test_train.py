@@ -406,6 +406,7 @@ def test_whatever_breaks_in_a_run_sets_off_its_alarm(undisturbed, shared, compil
     raw_config.data.cache_directory, raw_config.data.size, raw_config.steps = f"{shared}/data", 14, 20
     raw_config.batch.queries, raw_config.batch.rollouts, raw_config.rollout.fill_rows = 2, 4, 4
     raw_config.checkpoint.every, raw_config.logging.every = 1, 5  # alarms do not wait for a record
+    raw_config.logging.records_every = 0  # a thread writes them, and holds the episodes until then
     raw_config.alarms.update({"window": 2, "trend_steps": 2, "format": 0.8, "kl": 5.0, "skipped_in_a_row": 3})
     break_a_run(monkeypatch, raw_config.steps)
     with (
