@@ -6,6 +6,7 @@ The script is that of the trace writer with `max_turns - 1` tool calls: align th
 import dataclasses
 import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,7 @@ class Played:
       name: of the sample.
       turns: how many turns were played before the policy was told to answer, with the answer; 0 where the prompt has
         no room.
-      faces: found in the image that the script looks at.
+      found_by: the step of the search (`faces.detector`) that found the face that the script looks at; "" without one.
       needed: tokens of the prompt, the longest turn, the longest reply, and positions for the row, by config key.
       row: positions of the script's row.
       longest_row: positions of a row in which every turn is as long as it may be.
@@ -59,7 +60,7 @@ class Played:
 
     name: str
     turns: int = 0
-    faces: int = 0
+    found_by: str = ""
     needed: dict[str, int] = field(default_factory=dict)
     row: int = 0
     longest_row: int = 0
@@ -93,9 +94,9 @@ class Rehearsal:
         zooms = max(self.config.max_turns - 2, 0)
         regions = tuple(facs.REGIONS[index % len(facs.REGIONS)] for index in range(zooms))
         turns = self.maker.turns(sample, Plan(align=self.config.max_turns > 1, regions=regions))
-        played = Played(
-            sample.name, faces=len(self.toolbox.faces(sample.key, sample.images[-1], len(sample.images) - 1))
-        )
+        last = len(sample.images) - 1
+        faces = self.toolbox.faces(sample.key, sample.images[last], last)
+        played = Played(sample.name, found_by=faces[0].step if faces else "")
         try:
             self._play(self.limited, sample, turns)
             played.turns = len(self.limited.episode.turns)
@@ -241,9 +242,10 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
 
     Returns:
       samples; playable (the share in which all turns fit); turns_played (of each); prompt_tokens (most); longest_row
-      (most positions that a row takes if every turn is as long as it may be); faces_found (share); scene_pitch and
-      zoom_pitch (medians, original pixels that a pixel of the view spans; None without zooms); disk_gib (most that the
-      records of the run take); capacity (needed and given, by config key).
+      (most positions that a row takes if every turn is as long as it may be); faces_found (share); faces_found_by (how
+      many by each step of the search); scene_pitch and zoom_pitch (medians, original pixels that a pixel of the view
+      spans; None without zooms); disk_gib (most that the records of the run take); capacity (needed and given, by
+      config key).
     """
     limits, views = stage.rollout, stage.toolbox.view_config
     needed = {
@@ -256,6 +258,7 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
         f"rollout.{name}": {"needed": tokens, "given": getattr(limits, name)} for name, tokens in needed.items()
     }
     longest_row = max(one.longest_row for one in played)
+    found = Counter(one.found_by for one in played if one.found_by)
     if stage.training is not None:
         capacity["batch.length"] = {
             "needed": limits.max_length if stage.training.algorithm == "rl" else max(one.row for one in played),
@@ -268,7 +271,8 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
         "turns_played": [one.turns for one in played],
         "prompt_tokens": needed["prompt_tokens"],
         "longest_row": longest_row,
-        "faces_found": sum(one.faces > 0 for one in played) / len(played),
+        "faces_found": sum(found.values()) / len(played),
+        "faces_found_by": dict(found),
         "scene_pitch": statistics.median(one.scene_pitch for one in played),
         "zoom_pitch": statistics.median(zooms) if zooms else None,
         "disk_gib": _records_bytes(played, stage) / 2**30,
@@ -298,12 +302,13 @@ def in_words(report: dict[str, Any], max_turns: int) -> str:
     for name, limit in report["capacity"].items():
         verdict = "too small" if limit["needed"] > limit["given"] else ""
         rows.append([f"config.{name}", str(limit["needed"]), str(limit["given"]), verdict])
+    steps = ", ".join(f"{count} by {step}" for step, count in report["faces_found_by"].items())
     lines = [
         align(rows, left=1),
         "",
         f"{report['playable']:.0%} of {report['samples']} pictures play all {max_turns} turns. With turns as long as "
         f"they may be, a row takes up to {report['longest_row']} positions.",
-        f"A face was found in {report['faces_found']:.0%}.",
+        f"A face was found in {report['faces_found']:.0%}{f' ({steps})' if steps else ''}.",
     ]
     if report["zoom_pitch"] is not None:
         finer = report["scene_pitch"] / report["zoom_pitch"]

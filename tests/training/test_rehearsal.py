@@ -59,7 +59,7 @@ def test_what_is_needed_is_the_least_with_which_all_turns_are_played(tmp_path, p
 
 def test_faces_and_what_a_zoom_shows_are_told(tmp_path, photographs, capsys):
     report = rehearsed(tmp_path / "report.json", photographs["512x512"], photographs["none"])
-    assert report["faces_found"] == 0.5 and report["samples"] == 2
+    assert (report["samples"], report["faces_found"], report["faces_found_by"]) == (2, 0.5, {"hog": 1})
     # The demo's scene of the photograph is 96 pixels wide.
     alone = rehearsed(tmp_path / "report.json", photographs["512x512"])
     assert alone["scene_pitch"] == pytest.approx(512 / 96) and 0 < alone["zoom_pitch"] < alone["scene_pitch"]
