@@ -161,7 +161,7 @@ def _check_config(argv: list[str], cls: type | None) -> _Late:
             if fields := late.sections.get(section):
                 if name not in fields:
                     raise _unknown_key(key, [f"{section}.{field}" for field in fields], list(fields))
-                late.values[key] = _literal(value, fields[name])
+                late.values[key] = literal(value, fields[name])
                 continue
             _check_key(key, config)
             if value == "None":
@@ -201,8 +201,8 @@ def _named_sections(
     return sections
 
 
-def _literal(value: str | None, field_type: Any) -> Any:
-    """The value of a key from the command line: `None`, a number, a tuple, or text."""
+def literal(value: str | None, field_type: Any) -> Any:
+    """The value of a key from the command line: `None`, a number, a tuple, a section, or text."""
     if field_type is str or value is None:
         return value
     try:

@@ -6,6 +6,7 @@ dlib's 68-point model, from 0. "Left" and "right" are as seen in the image.
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 AU_NAMES: dict[int, str] = {
     1: "inner brow raiser",
@@ -101,7 +102,21 @@ PROTOTYPES: dict[str, tuple[frozenset[int], frozenset[int]]] = {
 """(core AUs, optional AUs) of each emotion, after EMFACS; sources vary. Contempt is one-sided."""
 
 # A side before or after the number, and an intensity from A to E, as coders write them.
-_AU = re.compile(r"[LR]?AU[LR]?0*(\d{1,3})[LR]?[A-E]?[LR]?", re.IGNORECASE | re.ASCII)
+_AU = re.compile(r"([LR]?)AU([LR]?)0*(\d{1,3})([LR]?)([A-E]?)([LR]?)", re.IGNORECASE | re.ASCII)
+
+
+class CodedAU(NamedTuple):
+    """An action unit as a coder wrote it.
+
+    Attributes:
+      au: its number.
+      side: "L" or "R"; "" for both or not said.
+      intensity: from "A", a trace, to "E", the maximum; "" if not said.
+    """
+
+    au: int
+    side: str = ""
+    intensity: str = ""
 
 
 def normalise_emotion(label: str) -> str:
@@ -111,22 +126,28 @@ def normalise_emotion(label: str) -> str:
 
 
 def parse_aus(text: str) -> frozenset[int]:
-    """Reads ``"AU1 AU2, AU26"``: names divided by blanks, commas or semicolons; ``""`` and ``"none"`` are the empty
-    set. Case, sides and intensities (``"au12L"``, ``"AU4C"``) are ignored.
+    """Reads ``"AU1 AU2, AU26"`` as `parse_coded_aus` does, without sides and intensities."""
+    return frozenset(coded.au for coded in parse_coded_aus(text))
+
+
+def parse_coded_aus(text: str) -> list[CodedAU]:
+    """Reads ``"AU1 au12L, AU4C"``: names in any case, divided by blanks, commas or semicolons, perhaps with a side and
+    an intensity; ``""`` and ``"none"`` are the empty list.
 
     Raises:
       ValueError: a word is not the name of an action unit in ``AU_NAMES``.
     """
     words = [word for word in re.split(r"[\s,;]+", text) if word]
     if [word.lower() for word in words] == ["none"]:
-        return frozenset()
-    aus = set()
+        return []
+    coded = []
     for word in words:
         match = _AU.fullmatch(word)
-        if match is None or int(match[1]) not in AU_NAMES:
+        if match is None or int(match[3]) not in AU_NAMES:
             raise ValueError(f"{word[:20]!r} is not an action unit; write for example 'AU1 AU26' or 'none'")
-        aus.add(int(match[1]))
-    return frozenset(aus)
+        before, within, number, after, intensity, end = match.groups()
+        coded.append(CodedAU(int(number), (before or within or after or end).upper(), intensity.upper()))
+    return coded
 
 
 def format_aus(aus: Iterable[int]) -> str:

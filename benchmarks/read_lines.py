@@ -22,9 +22,9 @@ from actfer_jax.data.sources import DataConfig, Stratum, open_source
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.evaluation.tables import align
 from actfer_jax.faces.views import ViewConfig
+from actfer_jax.progress import ProgressLine
 from actfer_jax.rollout.batch import EpisodeBatch, Sequence, encode_views, make_batch
 from actfer_jax.rollout.engine import view_slots
-from actfer_jax.runs.progress import ProgressLine
 from actfer_jax.runs.provenance import heading, provenance
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 

@@ -28,7 +28,7 @@ ROOMS = {
     "compile_check": ["training"],
     "doors": ["training", "compile_check"],
 }
-LEAVES = ("__init__", "cli", "config", "errors", "facs", "files", "outputs", "plugins")
+LEAVES = ("__init__", "cli", "config", "errors", "facs", "files", "outputs", "plugins", "progress")
 DOORS = ("train", "evaluate", "analyze", "export", "rehearse", "make_demo")
 LONGEST_DOOR, LONGEST_FILE, LONGEST_FUNCTION = 80, 500, 100
 

@@ -23,10 +23,10 @@ from actfer_jax.evaluation.metrics import Outcome
 from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
+from actfer_jax.progress import ProgressLine
 from actfer_jax.rl.rewards import RewardConfig, score
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.engine import Rollout
-from actfer_jax.runs.progress import ProgressLine
 from actfer_jax.runs.provenance import heading, provenance
 
 RESULTS = "results.json"

@@ -79,6 +79,18 @@ def describe(data: bytes) -> str:
     return f"not a picture; give one of {', '.join(READ)}"
 
 
+def describe_text(data: bytes) -> str:
+    """Says in a line what a file is that should be a text with labels, and what to do; "" if it may be one."""
+    text = _text(data[:1024])
+    if text and not text.lower().startswith(("<!doctype html", "<html", "version https://git-lfs", "/annex/objects/")):
+        alone = len(data) < 1024 and "/" in text and len(text.split()) == 1 and "," not in text
+        return f"the path of another file, as a link leaves it where links are not copied; {_FETCH}" if alone else ""
+    described = describe(data)
+    if any(described.startswith(what) for what, _, _ in _FOREIGN) or text or not data.strip(b"\0"):
+        return described
+    return f"not a text in UTF-8; {_FETCH}, or save it as UTF-8"
+
+
 def damaged(name: str, why: object = "") -> str:
     """Says in a line what is wrong with a file that begins like one of `READ`, and what to do."""
     detail = f" ({str(why).strip()})" if str(why) else ""

@@ -24,7 +24,7 @@ from etils import epath
 from actfer_jax.config import with_new_names
 from actfer_jax.errors import UserError
 from actfer_jax.files import is_remote, write_atomically
-from actfer_jax.runs.progress import duration
+from actfer_jax.progress import duration
 
 log = logging.getLogger(__name__)
 

@@ -40,6 +40,7 @@ from actfer_jax.parallel import hosts
 from actfer_jax.parallel.finite import NotFiniteError, Watch, listed, not_finite
 from actfer_jax.parallel.hosts import Interrupted, Termination
 from actfer_jax.parallel.sharding import Meshes, make_meshes
+from actfer_jax.progress import ProgressLine
 from actfer_jax.rollout.agent import Agent, load_agent
 from actfer_jax.runs.alarms import Alarms
 from actfer_jax.runs.checkpoints import Checkpoints
@@ -56,7 +57,6 @@ from actfer_jax.runs.metrics import (
     read_metrics,
     write_evaluation,
 )
-from actfer_jax.runs.progress import ProgressLine
 from actfer_jax.runs.provenance import heading, provenance
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.optimizer import make_optimizer

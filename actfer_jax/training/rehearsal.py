@@ -29,10 +29,10 @@ from actfer_jax.faces.images import load_image
 from actfer_jax.faces.views import pitch
 from actfer_jax.files import write_atomically
 from actfer_jax.models import demo_checkpoint, words_directory
+from actfer_jax.progress import ProgressLine
 from actfer_jax.rollout.agent import load_toolbox
 from actfer_jax.rollout.encoder import ViewEncoder
 from actfer_jax.rollout.engine import RolloutConfig
-from actfer_jax.runs.progress import ProgressLine
 from actfer_jax.training.config import TrainConfig, read_train_config
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 

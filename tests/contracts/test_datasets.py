@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from data_fixtures import WRITERS
 from PIL import Image
 
 from actfer_jax import plugins
@@ -11,7 +12,8 @@ from actfer_jax.data.sources import DataConfig, DataError, emotion_labels, open_
 
 @pytest.mark.parametrize("name", plugins.names("data.datasets"))
 def test_a_data_set_keeps_its_protocol(name, tmp_path):
-    given = {"name": name, "size": 3, "cache_directory": str(tmp_path)}
+    files = WRITERS[name](tmp_path / "files") if name in WRITERS else {}
+    given = {"name": name, "size": 3, "cache_directory": str(tmp_path / "cache")} | files
     config = read_config(given, DataConfig, "data")
     source, labels = open_source(config), emotion_labels(config)
     assert len(source) == 3 and len(set(labels)) == len(labels)

@@ -17,8 +17,8 @@ from actfer_jax.evaluation.controls import evaluate_policy
 from actfer_jax.evaluation.metrics import summarise
 from actfer_jax.faces.detector import FaceDetector
 from actfer_jax.faces.views import transform
+from actfer_jax.progress import ProgressLine
 from actfer_jax.rollout.engine import Query
-from actfer_jax.runs.progress import ProgressLine
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,10 @@ if TYPE_CHECKING:  # Rendering faces, in a folder here, does not import what rea
 class DataSet(Protocol):
     """The interface of a data set's module.
 
+    A data set of files may also have `inventory(config) -> data.inventory.Inventory`: the records of all splits without
+    their pictures, and what is wrong with the files. `data.check` reads it, and `data.inventory.Pictures` makes a
+    source of it.
+
     Attributes:
       Config: a dataclass that extends `data.sources.DataConfig`: the section `data` of a config with this data set.
     """
