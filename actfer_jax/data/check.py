@@ -25,7 +25,8 @@ from actfer_jax.config import ConfigError, named_config, read_config
 from actfer_jax.data.inventory import Inventory, Problem, Record, relative
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.faces.images import ImageError, decode_image
-from actfer_jax.files import reason, write_atomically
+from actfer_jax.files import reason
+from actfer_jax.outputs import check_file, write_file
 from actfer_jax.progress import ProgressLine
 
 _SHOWN = 20
@@ -178,10 +179,12 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"{name} has no `inventory(config)`, which is what is checked (docs/extending.md)")
     section = {"name": name, "directory": str(given.data_dir)} | _section(name, given.set)
     config = read_config(section, DataConfig, "data")
+    if given.json:
+        check_file(given.json, "JSON")
     report = check(module.inventory(config), Path(given.data_dir), ProgressLine("pictures"))
     print(show(report))
     if given.json:
-        write_atomically(given.json, json.dumps(report, indent=1) + "\n")
+        write_file(given.json, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

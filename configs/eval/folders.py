@@ -1,6 +1,6 @@
 """Evaluation on pictures of one's own, in a folder for each emotion: `DIR/LABEL/*.jpg`, or `DIR/test/LABEL/*.jpg`.
 
-python -m actfer_jax.evaluate --config=configs/eval/folders.py --config.data.directory=DIR --checkpoint=demo --out=evaluation
+python -m actfer_jax.evaluate --config=configs/eval/folders.py --config.data.directory=DIR --checkpoint=demo --out=DIR
 """
 
 from ml_collections import ConfigDict

@@ -10,15 +10,21 @@ from typing import Any
 
 import pytest
 from data_fixtures import picture, put, write_folders, write_raf_db, write_table
+from etils import epath
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
+from PIL import Image
 
 from actfer_jax import plugins
 from actfer_jax.config import ConfigError, read_config
+from actfer_jax.data import synth_faces
 from actfer_jax.data.check import check, show
 from actfer_jax.data.inventory import class_names, split_subjects
 from actfer_jax.data.sources import DataConfig, DataError, emotion_labels, open_source
+from actfer_jax.episodes.store import read_episodes
+from actfer_jax.evaluation.run import EvaluateConfig, evaluate
 from actfer_jax.faces.images import ImageError
+from configs.eval import folders
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,6 +200,7 @@ def test_a_table_says_what_is_known_and_what_is_not(tmp_path):
     assert (three.emotion, three.aus, three.has_aus) == ("fear", None, False)
     assert (four.emotion, four.aus, four.known_aus, four.has_aus) == (None, frozenset(), {1, 2}, True)
     assert five.extra["intensities"] == {"AU4": "D"}
+    assert problems_of("table", **given) == []
 
 
 def test_json_lines_say_the_same_as_a_table(tmp_path):
@@ -263,11 +270,13 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(tmp_path, caplog):
         (picture(1, "PNG"), "not a text in UTF-8"),
         ("image,emotion\n1.png,mépris\n".encode("latin-1"), "not a text in UTF-8|line 2: not UTF-8"),
         (b"", "an empty file"),
+        (None, "data.file is the name of the table"),
         (b"name,label\n1.png,fear\n", "has no column 'image'; it has 'name', 'label': say with data.columns"),
     ],
 )
 def test_another_file_under_the_name_of_a_table_is_called_what_it_is(tmp_path, content, what):
-    put(tmp_path / "labels.csv", content)
+    if content is not None:
+        put(tmp_path / "labels.csv", content)
     with pytest.raises(DataError, match=f"labels.csv.*({what})"):
         open_source(config_of("table", directory=str(tmp_path)))
 
@@ -317,3 +326,19 @@ def test_check_as_a_command_writes_what_it_found(tmp_path):
     assert set(written) == {"records", "splits", "classes", "unreadable", "official", "problems"}
     assert written["records"] == 6 and written["unreadable"] == 0 and written["problems"] == []
     assert "records     6 (test 2, train 4)" in done.stdout and "6/6 pictures" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_small_policy_is_evaluated_on_a_folder_of_ones_own_pictures(tmp_path):
+    for index in (0, 1):
+        face = synth_faces.face_of("test", index)
+        put(tmp_path / f"faces/{face.emotion}/{index}.png", b"")
+        Image.fromarray(synth_faces.render(face).image).save(tmp_path / f"faces/{face.emotion}/{index}.png")
+    config = folders.get_config()
+    config.controls = ()
+    config.data.directory, config.data.cache_directory = str(tmp_path / "faces"), str(tmp_path / "cache")
+    results = evaluate(read_config(config, EvaluateConfig, "config"), "demo", epath.Path(tmp_path / "out"))
+    figures = results["results"]["normal"]
+    assert figures["episodes"] == 2 and figures["accuracy"]["value"] in (0.0, 0.5, 1.0)
+    names = {record["id"] for record in read_episodes(tmp_path / "out")}
+    assert len(names) == 2 and all(name.startswith("normal/folders/") for name in names)

@@ -96,6 +96,11 @@ def inventory(config: Config) -> Inventory:
         lines[record.name] = line
         records.append(record)
     names = class_names(record.reference.emotion for record in records if record.reference.emotion)
+    problems += [
+        Problem(config.file, None, f"the emotion {word!r} is read as {name!r}")
+        for word, name in sorted(names.items())
+        if word.lower() != name
+    ]
     subjects = {record.reference.extra["subject"] for record in records if "subject" in record.reference.extra}
     drawn: dict[str, str] = {}
     if subjects and not any(record.split for record in records):
@@ -118,6 +123,8 @@ def _rows(config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
       DataError: the file is no table, or has no column of pictures.
     """
     path = config.folder / config.file
+    if not path.is_file():
+        raise DataError(f"there is no {path}; data.file is the name of the table")
     text = read_text(path)
     if path.suffix.lower() == ".jsonl":
         yield from _json_rows(text, config, problems)
