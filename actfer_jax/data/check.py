@@ -14,7 +14,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,12 +50,11 @@ def check(
     for done, (record, opened) in enumerate(_open_all(records), 1):
         if opened.problem:
             unreadable.append(Problem(relative(record.picture, folder), None, opened.problem))
-        if opened.digest:
+        else:
             by_digest[opened.digest].append(record)
         progress(done, len(records))
-    found = Counter(
-        chain.from_iterable((record.split, f"{record.split}/{record.reference.emotion}") for record in records)
-    )
+    splits = Counter(record.split or "all" for record in records)
+    found = splits + Counter(f"{record.split}/{record.reference.emotion}" for record in records)
     problems = [
         *inventory.problems,
         *unreadable,
@@ -66,7 +64,7 @@ def check(
     ]
     return {
         "records": len(records),
-        "splits": dict(sorted(Counter(record.split or "all" for record in records).items())),
+        "splits": dict(sorted(splits.items())),
         "classes": {label: sum(r.reference.emotion == label for r in records) for label in inventory.labels},
         "unreadable": len(unreadable),
         "official": {
@@ -97,23 +95,21 @@ def show(report: dict[str, Any]) -> str:
 
 
 class _Opened(NamedTuple):
-    """The digest of a picture's bytes, "" if there are none, and why it is not a picture, "" if it is."""
+    """The digest of a picture's bytes, or why the file is not a picture."""
 
-    digest: str
-    problem: str
+    digest: str = ""
+    problem: str = ""
 
 
 def _open(record: Record) -> _Opened:
     try:
         data = record.picture.read_bytes()
-    except OSError as error:
-        return _Opened("", f"cannot be read ({reason(error)})")
-    digest = hashlib.sha256(data).hexdigest()
-    try:
         decode_image(data, "")
+    except OSError as error:
+        return _Opened(problem=f"cannot be read ({reason(error)})")
     except ImageError as error:
-        return _Opened(digest, str(error).removeprefix(": "))
-    return _Opened(digest, "")
+        return _Opened(problem=str(error).removeprefix(": "))
+    return _Opened(hashlib.sha256(data).hexdigest())
 
 
 def _open_all(records: list[Record]) -> Iterator[tuple[Record, _Opened]]:
@@ -182,7 +178,7 @@ def main(argv: list[str]) -> None:
     if given.json:
         check_file(given.json, "JSON")
     report = check(module.inventory(config), Path(given.data_dir), ProgressLine("pictures"))
-    print(show(report))
+    print(cli.printable(show(report)))
     if given.json:
         write_file(given.json, json.dumps(report, indent=1) + "\n")
 
