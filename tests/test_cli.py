@@ -62,7 +62,7 @@ def parse(monkeypatch, tmp_path):
         ([DEMO, "--config.optimiser.learning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
         ([DEMO, "--config.learning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
         ([DEMO, "--config.optimizer.lerning_rate", "1"], "did you mean --config.optimizer.learning_rate?"),
-        ([DEMO, "--config.zzz=1"], "it has algorithm, batch, checkpoint, data"),
+        ([DEMO, "--config.zzz=1"], "it has alarms, algorithm, batch, checkpoint, data"),
         ([DEMO, "--config.optimizer.learning_rate=fast"], "--config.optimizer.learning_rate=fast: could not convert"),
         ([DEMO, "--config.optimizer=3"], "--config.optimizer=3"),
         ([DEMO, "--dtype=float16"], "--dtype=float16: value should be one of <float32|bfloat16>"),
