@@ -25,18 +25,25 @@ from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.update import split_batch
 
 Pack = Callable[[list[Sequence]], EpisodeBatch]
-Canary = Callable[[int, Params, list[list[Rollout]], Pack], dict[str, float]]
-"""(step, weights, rollouts [Q][G], how the update packs its rows) -> metrics; none in a step without a look."""
+"""How an update packs its rows."""
+Canary = Callable[[int, Params, list[list[Rollout]]], dict[str, float]]
+"""(step, weights, rollouts [Q][G]) -> metrics; none in a step without a look."""
 
 
 def make_canary(
-    config: TrainConfig, agent: Agent, engine: RolloutEngine, log_probs: jax.stages.Wrapped, stop: Termination
+    config: TrainConfig,
+    agent: Agent,
+    engine: RolloutEngine,
+    pack: Pack,
+    log_probs: jax.stages.Wrapped,
+    stop: Termination,
 ) -> Canary:
     """The canary of a run, which looks at as many episodes as are in a microbatch.
 
     Every process must call it at the same point, with the weights that have sampled.
 
     Args:
+      pack: how an update packs its rows.
       log_probs: `update.make_log_probs`.
     """
     every, mesh = config.alarms.vision_every, agent.meshes.update
@@ -52,7 +59,7 @@ def make_canary(
         ]
         return dataclasses.replace(sequence, views=[*sequence.views[: sequence.scenes], *crops])
 
-    def canary(step: int, params: Params, rollouts: list[list[Rollout]], pack: Pack) -> dict[str, float]:
+    def canary(step: int, params: Params, rollouts: list[list[Rollout]]) -> dict[str, float]:
         if not every or (step - 1) % every:
             return {}
         began = time.perf_counter()

@@ -5,7 +5,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,9 +24,10 @@ from actfer_jax.parallel.sharding import block_on_cpu, cast, holders, in_memory,
 from actfer_jax.rl import rewards
 from actfer_jax.rl.estimators import Estimator, Groups
 from actfer_jax.rollout.agent import Agent
-from actfer_jax.rollout.batch import make_batch
+from actfer_jax.rollout.batch import EpisodeBatch, make_batch
+from actfer_jax.rollout.batch import Sequence as TokenSequence
 from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
-from actfer_jax.training.canary import make_canary
+from actfer_jax.training.canary import Pack, make_canary
 from actfer_jax.training.config import BatchConfig, TrainConfig
 from actfer_jax.training.metrics import forced_metrics, rollout_metrics
 from actfer_jax.training.state import Episodes, RunState, StepFunction, StepOutput
@@ -77,7 +77,10 @@ def rl_steps(
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group_size=size.rollouts, needed_by=needed_by)
     sample = make_sample(engine, source, size, config.estimator.forced_arm_rate, config.seed, start, stop)
-    update = make_update(config, agent, engine, optimizer, estimator, stop)
+    pack = make_pack(size, engine, agent)
+    log_probs = make_log_probs(agent.graphdef, **_as_sampled(config, agent, engine))
+    update = make_update(config, agent, engine, optimizer, estimator, pack, log_probs)
+    canary = make_canary(config, agent, engine, pack, log_probs, stop)
     check = make_check()
 
     def step_function(state: RunState, step: int) -> StepOutput:
@@ -88,8 +91,9 @@ def rl_steps(
         result, remembered = estimator.advantages(
             groups, local(state.estimator, mesh), config=config.estimator, step=step
         )
-        train_state, metrics = update(state.train, sampled, groups, result, step)
-        metrics |= rollout_metrics(sampled.rollouts, scores, groups.decided_BxG)
+        vision = canary(step, state.train.weights, sampled.rollouts)
+        train_state, metrics = update(state.train, sampled, groups, result)
+        metrics |= vision | rollout_metrics(sampled.rollouts, scores, groups.decided_BxG)
         metrics |= forced_metrics(sampled.rows, sampled.forced)
         metrics |= estimator.diagnostics(result, remembered, groups, labels)
         advantage_BxG = np.asarray(result.advantage)
@@ -239,43 +243,58 @@ def make_groups(
     )
 
 
+def make_pack(size: BatchConfig, engine: RolloutEngine, agent: Agent) -> Pack:
+    """Rows -> the batch that an update takes, at the shortest length that the longest of them fits into."""
+    scene_rows = shared_rows(size.rollouts, size.queries * size.rollouts // size.microbatches, agent.meshes.update)
+
+    def pack(rows: list[TokenSequence]) -> EpisodeBatch:
+        length = size.padded(max(len(row.tokens) for row in rows))
+        return make_batch(rows, scene_rows, length, engine.slots, agent.model_config)
+
+    return pack
+
+
+def _as_sampled(config: TrainConfig, agent: Agent, engine: RolloutEngine) -> dict[str, Any]:
+    """What programs need that give tokens the probabilities that they were sampled with."""
+    return {
+        "temperature": config.rollout.temperature,
+        "banned_V": engine.programs.banned_V,
+        "chunk": config.batch.chunk,
+        "mesh": agent.meshes.update,
+    }
+
+
 def make_update(
     config: TrainConfig,
     agent: Agent,
     engine: RolloutEngine,
     optimizer: optax.GradientTransformation,
     estimator: Estimator,
-    stop: Termination,
-) -> Callable[[TrainState, Sampled, Groups, Any, int], Updated]:
-    """(state, rollouts, groups, the estimator's result, step) -> the state after the updates of the step."""
-    size, mesh, model_config = config.batch, agent.meshes.update, agent.model_config
-    shared: dict[str, Any] = {
-        "temperature": config.rollout.temperature,
-        "banned_V": engine.programs.banned_V,
-        "chunk": size.chunk,
-        "mesh": mesh,
-    }
-    scene_rows = shared_rows(size.rollouts, size.queries * size.rollouts // size.microbatches, mesh)
-    update_once = make_policy_update(agent.graphdef, optimizer, config.loss, **shared)
-    log_probs = make_log_probs(agent.graphdef, **shared)
-    canary = make_canary(config, agent, engine, log_probs, stop)
+    pack: Pack,
+    log_probs: jax.stages.Wrapped,
+) -> Callable[[TrainState, Sampled, Groups, Any], Updated]:
+    """(state, rollouts, groups, the estimator's result) -> the state after the updates of a step.
+
+    Args:
+      pack: `make_pack`.
+      log_probs: `make_log_probs`, for the reference and for importance correction.
+    """
+    size, mesh = config.batch, agent.meshes.update
+    update_once = make_policy_update(agent.graphdef, optimizer, config.loss, **_as_sampled(config, agent, engine))
     # The reference must outlive the donated training parameters.
     reference = cast(agent.params, config.model.dtype) if config.loss.kl else None
     if config.loss.reference_offload:
         reference = in_memory(reference, "pinned_host")
-    slots = engine.slots
 
-    def update(state: TrainState, sampled: Sampled, groups: Groups, result: Any, step: int) -> Updated:
+    def update(state: TrainState, sampled: Sampled, groups: Groups, result: Any) -> Updated:
         began = time.perf_counter()
         rows = sampled.rows
-        length = size.padded(max(len(row.sequence.tokens) for row in rows))
-        pack = partial(make_batch, group_size=scene_rows, length=length, slots=slots, config=model_config)
         episodes = pack([row.sequence for row in rows])
         # Rows that failed are in no mean over policy tokens, and in no penalty on them.
         episodes = episodes._replace(loss_mask=episodes.loss_mask & groups.valid_BxG.reshape(-1, 1))
         padding = 1 - episodes.segment_ids.mean()
         credits_NxL = estimator.token_advantages(result, groups, episodes.loss_mask, config=config.estimator)
-        host_side = episodes, _pad([row.log_probs for row in rows], length), credits_NxL
+        host_side = episodes, _pad([row.log_probs for row in rows], episodes.tokens.shape[1]), credits_NxL
         episodes, sampled_log_probs, credits = split_batch(host_side, size.microbatches, mesh)
         batch = PolicyBatch(
             episodes,
@@ -285,14 +304,13 @@ def make_update(
             None if reference is None else block_on_cpu(log_probs(in_memory(reference, "device"), episodes), mesh),
         )
         packed = time.perf_counter() - began
-        vision = canary(step, state.weights, sampled.rollouts, pack)
         began = time.perf_counter()
         state, metrics = block_on_cpu(update_once(state, batch), mesh)
         # The gap between sampler and trainer means something before the first update only.
         mismatch = {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
         for _ in range(size.updates - 1):
             state, metrics = block_on_cpu(update_once(state, batch), mesh)
-        metrics = jax.device_get(metrics | mismatch) | vision
+        metrics = jax.device_get(metrics | mismatch)
         trained = time.perf_counter() - began
         seconds = {"perf/host_s": packed, "perf/train_s": trained}
         return Updated(state, metrics | seconds | {"perf/pad_frac": float(padding)})

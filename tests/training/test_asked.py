@@ -14,8 +14,7 @@ from tests.other_faces import COMPOUND
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["aus", "emotions"])
-@pytest.mark.parametrize("algorithm", ["sft", "rl"])
+@pytest.mark.parametrize(("algorithm", "split"), [("sft", "emotions"), ("rl", "aus")])
 def test_a_run_asks_for_what_its_data_knows(split, algorithm, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
     raw = {"sft": sft, "rl": ucgrpo}[algorithm].get_config("demo")

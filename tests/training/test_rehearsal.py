@@ -67,6 +67,7 @@ def test_faces_and_what_a_zoom_shows_are_told(tmp_path, photographs, capsys):
 
 
 @needs_words
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [[], ["--config.rollout.max_length=1810", "--config.rollout.prompt_tokens=1100"]])
 def test_the_flagship_plays_four_turns_on_pictures_of_any_size(tmp_path, photographs, limits):
     command = [sys.executable, "-m", "actfer_jax.rehearse", "--config=ucgrpo", f"--config.model.path={WORDS}"]

@@ -397,6 +397,7 @@ def compiled(undisturbed, shared, monkeypatch) -> Iterator[None]:
     compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 def test_whatever_breaks_in_a_run_sets_off_its_alarm(undisturbed, shared, compiled, tmp_path, monkeypatch, caplog):
     """One thing after the other breaks. Meanwhile no step holds the pixels of the one before."""
     if undisturbed[0] == "sft":

@@ -185,6 +185,7 @@ for mesh in (None, make_meshes(MeshConfig(update=(1, 2, 2))).update):
 """
 
 
+@pytest.mark.slow
 def test_bfloat16_is_no_less_exact_on_a_mesh(config: Qwen3VLConfig, tmp_path: Path) -> None:
     """Weights are rounded before they are gathered, and gradients are summed over devices in the short type."""
     (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
