@@ -6,7 +6,7 @@ Prints a table and writes to the output directory `results.json` (every figure, 
 `confusion.png`, `aus.png`, `zoom.png`, and the records of all episodes (`episodes/`, `images/`). What an earlier call
 wrote there is replaced when all is done, and nothing else (docs/files.md).
 
-Or scores the predictions of any model, in one file or several, without running it (docs/results.md):
+Or scores the predictions of any model, in one file or several, without running it (docs/benchmarks.md):
 
     python -m actfer_jax.evaluate --predictions=FILE --benchmark=ferbench --protocol=reference --out=scores
 """

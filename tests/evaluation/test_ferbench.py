@@ -19,6 +19,7 @@ from actfer_jax import evaluate
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation.benchmarks import ferbench as benchmark
 from actfer_jax.evaluation.ferbench import Item, read_answer, subset_of, summarise
+from actfer_jax.evaluation.metrics import Outcome
 from actfer_jax.evaluation.predictions import read_predictions, score_predictions
 from actfer_jax.outputs import OutputError
 
@@ -35,7 +36,8 @@ SYNONYMS = {
     "ferplus": "angry: anger | contempt: scorn, disdain | disgust: revulsion, repulsion | fear: terror, fright | "
     "happy: joy, happiness | sad: sorrow, unhappy | neutral: normal, calm, blank | surprise: shock, astonishment",
     "affectnet": "anger: angry, mad | contempt: scorn, disdain | disgust: revulsion, repulsion | "
-    "fear: terror, fright | happiness: joy, happy | sadness: sad | neutral: normal, calm, blank | surprise: shock, astonishment",
+    "fear: terror, fright | happiness: joy, happy | sadness: sad | neutral: normal, calm, blank | "
+    "surprise: shock, astonishment",
     "sfew_2.0": "angry: anger, mad | disgust: revulsion, repulsion | fear: terror, fright | happy: joy, happiness | "
     "sad: sorrow, unhappy | neutral: normal, calm, blank | surprise: shock, astonishment",
 }
@@ -73,7 +75,8 @@ PIECES = [
     *("<think>", "</think>", "<ANSWER>", "</Answer>", "</answer", "answer>"),
     *["\n", " ", "\t", "\r\n", "<answer>", "</answer>"] * 8,
 ]
-RESPONSES = st.lists(st.sampled_from(PIECES), max_size=16).map("".join)
+ANYTHING = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
+RESPONSES = ANYTHING | st.builds("{}<answer>{}</answer>{}".format, ANYTHING, ANYTHING, ANYTHING)
 
 
 @settings(max_examples=2500, deadline=None)
@@ -94,6 +97,7 @@ def test_responses_are_read_by_the_reference_rules(response, backwards):
         ("sad <ANSWER>happy</ANSWER>", "happy", "happy", "happy"),
         ("angry <ANSWER>happy</ANSWER>", "happy", "angry", "happy"),
         ("angry? <answer>a\nhappy</answer>", "angry", "happy", "unknown"),
+        ("angry <answer>a\n<answer>sad</answer>", "sad", "sad", "unknown"),
         ("<answer>unhappy</answer>", "happy", "happy", "unknown"),
         ("<answer>sad or fear</answer>", "fear", "fear", "unknown"),
         ("<answer>sad</answer> <answer>fear</answer>", "sad", "sad", "unknown"),
@@ -171,6 +175,24 @@ def test_nothing_but_failures_has_no_figures():
     assert found["overall"]["n"] == 0 and found["overall"]["errors"] == 1
     assert found["overall"]["accuracy"] is None and found["overall"]["macro_f1_interval"] == [None, None]
     assert "-" in benchmark.report({"reference": found})
+
+
+def test_played_episodes_are_counted_in_the_stratum_of_their_subset():
+    def played(truth: str | None, answer: str | None, *strata: str) -> Outcome:
+        return Outcome(("fear", "anger"), truth, answer, True, None, None, strata, False, (), (), 1, False)
+
+    outcomes = [
+        played("fear", "fear", "female", "rafdb"),
+        played("anger", None, "rafdb"),
+        played("anger", "anger", "ferplus"),
+        played(None, "fear", "rafdb"),
+    ]
+    found = benchmark.measure(outcomes, config=benchmark.Config(), seed=0)
+    assert {name: (part["n"], part["accuracy"]) for name, part in found["subsets"].items()} == {
+        "rafdb": (2, 0.5),
+        "ferplus": (1, 1.0),
+    }
+    assert found["overall"]["accuracy"] == pytest.approx(2 / 3) and found["overall"]["unknown"] == 1
 
 
 @pytest.mark.parametrize(
