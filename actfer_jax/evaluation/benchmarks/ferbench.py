@@ -30,6 +30,8 @@ from actfer_jax.evaluation.tables import align
 
 FIGURES = ("confusion",)
 
+_SHOWN = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+
 
 @dataclass(frozen=True)
 class Config(BenchmarkConfig):
@@ -99,9 +101,6 @@ def report(summaries: Mapping[str, Summary]) -> str:
 def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
     overall = next(iter(summaries.values()))["overall"]
     return [plots.confusion_figure({**overall, "accuracy": {"value": overall["accuracy"]}})]
-
-
-_SHOWN = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 def _subset(prediction: Prediction) -> str:
