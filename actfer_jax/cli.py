@@ -52,15 +52,18 @@ class PathFlag(flags.ArgumentParser[epath.Path]):
         return "path"
 
 
-def run(main: Callable[[list[str]], None], *, config: type | None = None, arguments: bool = False) -> None:
+def run(
+    main: Callable[[list[str]], None], *, config: type | Callable[[], type] | None = None, arguments: bool = False
+) -> None:
     """Parses the flags, sets up the log and runs a command.
 
     Exits with status 1 and one line on standard error if the user can fix the error.
 
     Args:
       main: gets the program's name and, with `arguments`, the command line's arguments that are not flags.
-      config: the dataclass that `--config` is read into. With it, `--config.data.name=NAME` selects another extension,
-        and overrides of its keys may follow. Keys of the config file that it does not have are dropped.
+      config: the dataclass that `--config` is read into, or a function that imports it. With it,
+        `--config.data.name=NAME` selects another extension, and overrides of its keys may follow. Keys of the config
+        file that it does not have are dropped.
       arguments: whether arguments that are not flags are allowed.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -75,7 +78,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
-def _parse_flags(argv: list[str], *, config: type | None) -> list[str]:
+def _parse_flags(argv: list[str], *, config: type | Callable[[], type] | None) -> list[str]:
     try:
         late = _check_config(argv, config) if "config" in flags.FLAGS else _Late({}, {})
         rest: list[str] = flags.FLAGS(argv)
@@ -127,7 +130,7 @@ def _unknown_flag(name: str) -> str:
     return f"there is no flag --{name}; {f'did you mean --{near}?' if near else '--help lists the flags'}"
 
 
-def _check_config(argv: list[str], cls: type | None) -> _Late:
+def _check_config(argv: list[str], cls: type | Callable[[], type] | None) -> _Late:
     """Checks `--config=FILE:VARIANT` and the keys of its overrides, since ml_collections' own errors are hard to read.
 
     Overrides that ml_collections cannot make are removed from the arguments and returned: values of None, and the keys
@@ -135,7 +138,7 @@ def _check_config(argv: list[str], cls: type | None) -> _Late:
 
     Args:
       argv: the command line; changed in place.
-      cls: the dataclass that the config is read into.
+      cls: as `config` of `run`.
 
     Raises:
       ConfigError: the file, variant, extension or key does not exist, or the file fails.
@@ -153,7 +156,8 @@ def _check_config(argv: list[str], cls: type | None) -> _Late:
         override = _OVERRIDE.fullmatch(argument)
         if flag in ("--config", "-config"):
             argument, config = _load_config(value)
-            late.sections.update(_named_sections(names, config, cls))
+            loaded = cls if cls is None or isinstance(cls, type) else cls()
+            late.sections.update(_named_sections(names, config, loaded))
         elif override and config is not None:
             key, value = _today(override[1], config), override[2]
             argument = argument.replace(f"config.{override[1]}", f"config.{key}", 1)

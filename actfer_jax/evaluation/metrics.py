@@ -140,29 +140,29 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
 
     counts_SxCxK = confusion_counts(weights_SxN, outcomes, labels)
     aus, true_SxA, false_SxA, missed_SxA = au_counts(weights_SxN, outcomes)
-    au_f1_SxA = _ratio(2 * true_SxA, 2 * true_SxA + false_SxA + missed_SxA)
+    au_f1_SxA = ratio(2 * true_SxA, 2 * true_SxA + false_SxA + missed_SxA)
     occurs_SxA = true_SxA + missed_SxA > 0
     return {
         "episodes": len(outcomes),
-        "accuracy": _interval(rate(correct, labelled)),
-        "macro_f1": _interval(_nanmean(class_scores(counts_SxCxK)[2])),
-        "au_f1_sample": _interval(rate(au_f1, annotated)),
-        "au_f1_pooled": _interval(_nanmean(np.where(occurs_SxA, au_f1_SxA, np.nan))),
+        "accuracy": interval(rate(correct, labelled)),
+        "macro_f1": interval(nanmean(class_scores(counts_SxCxK)[2])),
+        "au_f1_sample": interval(rate(au_f1, annotated)),
+        "au_f1_pooled": interval(nanmean(np.where(occurs_SxA, au_f1_SxA, np.nan))),
         "strata": {
             name: {
                 "episodes": int(member.sum()),
-                "accuracy": _interval(rate(correct, member & labelled)),
-                "au_f1_sample": _interval(rate(au_f1, member & annotated)),
-                "zoom_rate": _interval(rate(inspected, member)),
-                "zoom_gap": _interval(rate(inspected, member) - rate(inspected, stratified & ~member)),
-                "zoom_gap_within_class": _interval(
+                "accuracy": interval(rate(correct, member & labelled)),
+                "au_f1_sample": interval(rate(au_f1, member & annotated)),
+                "zoom_rate": interval(rate(inspected, member)),
+                "zoom_gap": interval(rate(inspected, member) - rate(inspected, stratified & ~member)),
+                "zoom_gap_within_class": interval(
                     _gap_within_class(weights_SxN, outcomes, labels, inspected, member, stratified & ~member)
                 ),
             }
             for name, member in strata.items()
         },
         "zoom": {
-            "rate": _interval(rate(inspected)),
+            "rate": interval(rate(inspected)),
             "per_episode": _value(rate([len(one.regions) for one in outcomes])),
             "regions": {
                 region: _value(rate([one.regions.count(region) for one in outcomes]))
@@ -214,7 +214,7 @@ def class_scores(counts_SxCxK: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     size = counts_SxCxK.shape[1]
     hits = np.einsum("scc->sc", counts_SxCxK[:, :, :size])
     true, answered = counts_SxCxK.sum(2), counts_SxCxK[:, :, :size].sum(1)
-    return _ratio(hits, answered), _ratio(hits, true), _ratio(2 * hits, true + answered)
+    return ratio(hits, answered), ratio(hits, true), ratio(2 * hits, true + answered)
 
 
 def au_counts(weights_SxN: Weights, outcomes: Sequence[Outcome]) -> tuple[list[int], Weights, Weights, Weights]:
@@ -255,7 +255,7 @@ def _gap_within_class(
         size = np.where(np.isnan(gap), 0.0, weights_SxN @ (members & (inside_N | outside_N)))
         total += size * np.nan_to_num(gap)
         weight += size
-    return _ratio(total, weight)
+    return ratio(total, weight)
 
 
 def _classes(
@@ -295,22 +295,24 @@ def _tools(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _mean(weights_SxN: Weights, values_N: ArrayLike, where_N: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return _ratio(weights_SxN @ (np.asarray(values_N, np.float64) * where_N), weights_SxN @ where_N)
+    return ratio(weights_SxN @ (np.asarray(values_N, np.float64) * where_N), weights_SxN @ where_N)
 
 
-def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+def ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The quotient, NaN where the denominator is 0."""
     return np.divide(top, bottom, out=np.full(np.shape(bottom), np.nan), where=bottom > 0)
 
 
-def _nanmean(values_SxC: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _ratio(np.nansum(values_SxC, 1), (~np.isnan(values_SxC)).sum(1))
+def nanmean(values_SxC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over the classes whose value is defined [S]; NaN where none is."""
+    return ratio(np.nansum(values_SxC, 1), (~np.isnan(values_SxC)).sum(1))
 
 
 def _value(values_S: NDArray[np.float64]) -> float | None:
     return None if np.isnan(values_S[0]) else float(values_S[0])
 
 
-def _interval(values_S: NDArray[np.float64]) -> dict[str, float | None]:
+def interval(values_S: NDArray[np.float64]) -> dict[str, float | None]:
     """The figure, and the 2.5% and 97.5% quantiles of the resamples in which it is defined."""
     resampled = values_S[1:][~np.isnan(values_S[1:])]
     if np.isnan(values_S[0]) or not len(resampled):

@@ -1,0 +1,137 @@
+"""FERBench: accuracy and macro-F1 for each of its four subsets and pooled (`evaluation.ferbench`, arXiv 2511.00389).
+
+Predictions of any model are read by the rules of the protocol. The answers of played episodes have been read by their
+grammar; there the protocol only says whether "unknown" is a class. A sample's subset is the stratum of that name.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from matplotlib.figure import Figure
+
+from actfer_jax.config import one_of
+from actfer_jax.errors import UserError
+from actfer_jax.evaluation import plots
+from actfer_jax.evaluation.benchmarks import BenchmarkConfig
+from actfer_jax.evaluation.ferbench import (
+    PROTOCOLS,
+    SUBSETS,
+    UNKNOWN,
+    Item,
+    read_answer,
+    subset_named,
+    subset_of,
+    summarise,
+)
+from actfer_jax.evaluation.metrics import Outcome, Summary
+from actfer_jax.evaluation.predictions import Prediction
+from actfer_jax.evaluation.tables import align
+
+FIGURES = ("confusion",)
+
+_SHOWN = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+
+
+@dataclass(frozen=True)
+class Config(BenchmarkConfig):
+    """Its constants.
+
+    Attributes:
+      protocol: "reference", "reference_sfew_own" or "strict".
+    """
+
+    protocol: Annotated[str, one_of(*PROTOCOLS)] = "reference"
+
+
+def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
+    items = [
+        Item(next((name for name in one.strata if name in SUBSETS), ""), one.emotion, one.predicted or UNKNOWN)
+        for one in outcomes
+        if one.emotion is not None
+    ]
+    return summarise(items, config.protocol, seed=seed)
+
+
+def measure_predictions(predictions: Sequence[Prediction], *, config: Config, seed: int) -> Summary:
+    """As `measure`, with `protocols` (the overall figures by protocol) and `repeated` (items beyond a picture's first).
+
+    Raises:
+      UserError: an item's subset is unknown; the message says where.
+    """
+    subsets = [_subset(prediction) for prediction in predictions]
+    by_protocol = {
+        protocol: summarise(
+            [
+                Item(subset, one.true_label, _read(one, subset, protocol), one.failed)
+                for one, subset in zip(predictions, subsets, strict=True)
+            ],
+            protocol,
+            seed=seed,
+        )
+        for protocol in PROTOCOLS
+    }
+    pictures = {(subset, one.image_path) for one, subset in zip(predictions, subsets, strict=True)}
+    return {
+        **by_protocol[config.protocol],
+        "protocols": {
+            protocol: {figure: summary["overall"][figure] for figure in ("accuracy", "macro_f1")}
+            for protocol, summary in by_protocol.items()
+        },
+        "repeated": len(predictions) - len(pictures),
+    }
+
+
+def report(summaries: Mapping[str, Summary]) -> str:
+    rows = [["", "subset", "n", "official", "errors", "unknown", "accuracy", "macro-F1"]]
+    notes = []
+    for title, summary in summaries.items():
+        for name, part in {**summary["subsets"], "overall": summary["overall"]}.items():
+            counts = [str(part[key]) for key in ("n", "official", "errors", "unknown")]
+            rows.append([title, name, *counts, _cell(part, "accuracy"), _cell(part, "macro_f1")])
+            title = ""
+        if "protocols" in summary:
+            moves = (_moved(summary["protocols"], key, text) for key, text in _SHOWN.items())
+            notes.append(f"The scorer alone, on the same responses, moves {' and '.join(moves)}.")
+        if summary.get("repeated"):
+            notes.append(f"{summary['repeated']} items repeat a picture of their subset; each was counted.")
+    return "\n".join([align(rows, left=2), *([""] if notes else []), *notes])
+
+
+def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
+    overall = next(iter(summaries.values()))["overall"]
+    return [plots.confusion_figure({**overall, "accuracy": {"value": overall["accuracy"]}})]
+
+
+def _subset(prediction: Prediction) -> str:
+    if prediction.subset is None:
+        found = subset_of(prediction.image_path, prediction.candidate_labels)
+        problem = "neither a folder in image_path nor candidate_labels tells the subset; add subset,"
+    else:
+        found = subset_named(prediction.subset)
+        problem = f"subset is {prediction.subset!r}; it must be"
+    if found is None:
+        raise UserError(f"{prediction.place}: {problem} one of {', '.join(SUBSETS)}")
+    return found
+
+
+def _read(prediction: Prediction, subset: str, protocol: str) -> str:
+    if prediction.failed:
+        return UNKNOWN
+    return read_answer(prediction.response, prediction.candidate_labels, subset, protocol)
+
+
+def _cell(part: Summary, key: str) -> str:
+    low, high = part[f"{key}_interval"]
+    return "-" if part[key] is None else f"{part[key]:.4f} ±{(high - low) / 2:.4f}"
+
+
+def _moved(protocols: Mapping[str, Summary], key: str, name: str) -> str:
+    by_value = {protocol: figures[key] for protocol, figures in protocols.items() if figures[key] is not None}
+    if not by_value:
+        return f"no {name}"
+    low, high = min(by_value, key=by_value.__getitem__), max(by_value, key=by_value.__getitem__)
+    return (
+        f"{name} by {100 * (by_value[high] - by_value[low]):.2f} points"
+        f" ({low} {by_value[low]:.4f}, {high} {by_value[high]:.4f})"
+    )

@@ -1,0 +1,355 @@
+"""FERBench's scores against a second writing of its rules, word for word, and against counting by hand."""
+
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from absl import flags
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actfer_jax import evaluate
+from actfer_jax.errors import UserError
+from actfer_jax.evaluation.benchmarks import ferbench as benchmark
+from actfer_jax.evaluation.ferbench import Item, read_answer, subset_of, summarise
+from actfer_jax.evaluation.metrics import Outcome
+from actfer_jax.evaluation.predictions import read_predictions, score_predictions
+from actfer_jax.outputs import OutputError
+
+ROOT = Path(__file__).parents[2]
+LABELS = {
+    "rafdb": "surprise fear disgust happiness sadness anger neutral".split(),
+    "ferplus": "angry contempt disgust fear happy neutral sad surprise".split(),
+    "affectnet": "neutral happiness sadness surprise fear disgust anger contempt".split(),
+    "sfew_2.0": "angry disgust fear happy neutral sad surprise".split(),
+}
+SYNONYMS = {
+    "rafdb": "anger: angry | disgust: revulsion, repulsion | fear: terror, fright | happiness: joy, happy | "
+    "sadness: sad | neutral: normal, calm, blank | surprise: shock, astonishment",
+    "ferplus": "angry: anger | contempt: scorn, disdain | disgust: revulsion, repulsion | fear: terror, fright | "
+    "happy: joy, happiness | sad: sorrow, unhappy | neutral: normal, calm, blank | surprise: shock, astonishment",
+    "affectnet": "anger: angry, mad | contempt: scorn, disdain | disgust: revulsion, repulsion | "
+    "fear: terror, fright | happiness: joy, happy | sadness: sad | neutral: normal, calm, blank | "
+    "surprise: shock, astonishment",
+    "sfew_2.0": "angry: anger, mad | disgust: revulsion, repulsion | fear: terror, fright | happy: joy, happiness | "
+    "sad: sorrow, unhappy | neutral: normal, calm, blank | surprise: shock, astonishment",
+}
+FOLDERS = {"rafdb": "RAF-DB", "ferplus": "FERPlus", "affectnet": "AffectNet", "sfew_2.0": "SFEW-2.0"}
+
+
+def by_the_rules(response: str, labels: list[str], subset: str, *, sfew_own: bool) -> str:
+    if sfew_own and subset == "sfew_2.0":
+        match = re.search(r"<answer>\s*(.*?)\s*</answer>", response, re.DOTALL)
+    else:
+        match = re.search(r"<answer>\s*(.*?)\s*</answer>", response, re.IGNORECASE)
+    if match:
+        text = match.group(1).lower().strip()
+        for label in labels:
+            if label == text or label in text:
+                return label
+    response = response.lower()
+    for label in labels:
+        if re.search(r"\b" + label + r"\b", response) or label in response:
+            return label
+    for entry in SYNONYMS[subset].split(" | "):
+        label, words = entry.split(": ")
+        if any(word in response for word in words.split(", ")):
+            return label
+    return "unknown"
+
+
+WORDS = sorted(
+    {word for entry in [*SYNONYMS.values(), *map(" ".join, LABELS.values())] for word in re.findall(r"\w+", entry)}
+)
+PIECES = [
+    *WORDS,
+    *(word.upper() for word in WORDS[::3]),
+    *("unhappiness", "Unhappy", "madly", "not", "ERROR: out of memory", "é", "\u00a0", ".", "İ"),
+    *("<think>", "</think>", "<ANSWER>", "</Answer>", "</answer", "answer>"),
+    *["\n", " ", "\t", "\r\n", "<answer>", "</answer>"] * 8,
+]
+ANYTHING = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
+RESPONSES = ANYTHING | st.builds("{}<answer>{}</answer>{}".format, ANYTHING, ANYTHING, ANYTHING)
+
+
+@settings(max_examples=2500, deadline=None)
+@given(response=RESPONSES, backwards=st.booleans())
+def test_responses_are_read_by_the_reference_rules(response, backwards):
+    """In every subset, 10,000 readings by each protocol."""
+    for subset, labels in LABELS.items():
+        labels = labels[::-1] if backwards else labels
+        for protocol, own in (("reference", False), ("reference_sfew_own", True)):
+            expected = by_the_rules(response, labels, subset, sfew_own=own)
+            assert read_answer(response, labels, subset, protocol) == expected, (subset, protocol)
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "own", "strict"),
+    [
+        ("<answer> Happy </answer>", "happy", "happy", "happy"),
+        ("sad <ANSWER>happy</ANSWER>", "happy", "happy", "happy"),
+        ("angry <ANSWER>happy</ANSWER>", "happy", "angry", "happy"),
+        ("angry? <answer>a\nhappy</answer>", "angry", "happy", "unknown"),
+        ("angry <answer>a\n<answer>sad</answer>", "sad", "sad", "unknown"),
+        ("<answer>unhappy</answer>", "happy", "happy", "unknown"),
+        ("<answer>sad or fear</answer>", "fear", "fear", "unknown"),
+        ("<answer>sad</answer> <answer>fear</answer>", "sad", "sad", "unknown"),
+        ("happy", "happy", "happy", "unknown"),
+        ("nomadic calm", "angry", "angry", "unknown"),
+        ("<answer></answer>", "unknown", "unknown", "unknown"),
+        ("", "unknown", "unknown", "unknown"),
+    ],
+)
+def test_the_protocols_differ_as_they_say(response, reference, own, strict):
+    expected = {"reference": reference, "reference_sfew_own": own, "strict": strict}
+    found = {protocol: read_answer(response, LABELS["sfew_2.0"], "sfew_2.0", protocol) for protocol in expected}
+    assert found == expected
+
+
+def macro_f1(truths: list[str], answers: list[str], *, without: str | None = None) -> float:
+    """The mean over every name that is a truth or an answer; a class that is never right has 0."""
+    scores = []
+    for name in {*truths, *answers} - {without}:
+        right = sum(truth == answer == name for truth, answer in zip(truths, answers, strict=True))
+        scores.append(2 * right / (truths.count(name) + answers.count(name)))
+    return sum(scores) / len(scores)
+
+
+def merged(names: list[str]) -> list[str]:
+    return [{"angry": "anger", "happy": "happiness", "sad": "sadness"}.get(name, name) for name in names]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("protocol", ["reference", "strict"])
+def test_figures_equal_counting(protocol, seed):
+    draw = random.Random(seed)
+    subsets = ["rafdb", "sfew_2.0"] if seed % 2 else list(LABELS)
+    items = []
+    for _ in range(5 + 40 * seed):
+        subset = draw.choice(subsets)
+        truth, failed = draw.choice(LABELS[subset][: 2 + seed]), draw.random() < 0.1
+        answer = draw.choice([truth, *LABELS[subset], "unknown"])
+        items.append(Item(subset, truth, "unknown" if failed else answer, failed))
+    found = summarise(items, protocol, seed=0)
+    assert list(found["subsets"]) == [name for name in LABELS if any(item.subset == name for item in items)]
+    for name, part in {**found["subsets"], "overall": found["overall"]}.items():
+        there = [item for item in items if name in ("overall", item.subset)]
+        counted = [item for item in there if protocol == "strict" or not item.failed]
+        truths, answers = [item.truth for item in counted], [item.answer for item in counted]
+        if name == "overall":
+            truths, answers = merged(truths), merged(answers)
+        assert (part["n"], part["errors"]) == (len(counted), sum(item.failed for item in there))
+        assert part["unknown"] == answers.count("unknown")
+        right = sum(truth == answer for truth, answer in zip(truths, answers, strict=True))
+        assert part["accuracy"] == pytest.approx(right / len(counted))
+        without = "unknown" if protocol == "strict" else None
+        assert part["macro_f1"] == pytest.approx(macro_f1(truths, answers, without=without))
+        rows, columns = part["confusion"]["labels"], part["confusion"]["columns"]
+        assert {
+            (row, column): part["confusion"]["counts"][r][c]
+            for r, row in enumerate(rows)
+            for c, column in enumerate(columns)
+        } == {
+            (row, column): list(zip(truths, answers, strict=True)).count((row, column))
+            for row in rows
+            for column in columns
+        }
+
+
+def test_an_interval_has_the_width_that_theory_gives():
+    items = [Item("rafdb", "fear", "fear")] * 320 + [Item("rafdb", "fear", "anger")] * 80
+    low, high = summarise(items, "reference", seed=1)["overall"]["accuracy_interval"]
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 400)
+    assert (low, high) == (pytest.approx(0.8 - half, abs=0.15 * half), pytest.approx(0.8 + half, abs=0.15 * half))
+
+
+def test_nothing_but_failures_has_no_figures():
+    found = summarise([Item("rafdb", "fear", "unknown", failed=True)], "reference", seed=0)
+    assert found["overall"]["n"] == 0 and found["overall"]["errors"] == 1
+    assert found["overall"]["accuracy"] is None and found["overall"]["macro_f1_interval"] == [None, None]
+    assert "-" in benchmark.report({"reference": found})
+
+
+def test_played_episodes_are_counted_in_the_stratum_of_their_subset():
+    def played(truth: str | None, answer: str | None, *strata: str) -> Outcome:
+        return Outcome(("fear", "anger"), truth, answer, True, None, None, strata, False, (), (), 1, False)
+
+    outcomes = [
+        played("fear", "fear", "female", "rafdb"),
+        played("anger", None, "rafdb"),
+        played("anger", "anger", "ferplus"),
+        played(None, "fear", "rafdb"),
+    ]
+    found = benchmark.measure(outcomes, config=benchmark.Config(), seed=0)
+    assert {name: (part["n"], part["accuracy"]) for name, part in found["subsets"].items()} == {
+        "rafdb": (2, 0.5),
+        "ferplus": (1, 1.0),
+    }
+    assert found["overall"]["accuracy"] == pytest.approx(2 / 3) and found["overall"]["unknown"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "labels", "subset"),
+    [
+        ("/RAF-DB/aligned/test_0001_aligned.jpg", ["fear"], "rafdb"),
+        ("C:\\AffectNet\\FERPlus\\test\\fer1.png", ["fear"], "ferplus"),
+        ("/AffectNet/Manually_Annotated/validation/1/x.jpg", LABELS["rafdb"], "affectnet"),
+        ("/SFEW-2.0/Val/Val_Aligned_Faces/Angry/x.png", ["fear"], "sfew_2.0"),
+        *(("1.jpg", labels[::-1], name) for name, labels in LABELS.items()),
+        ("1.jpg", ["fear", "anger"], None),
+    ],
+)
+def test_the_subset_is_told_by_the_path_or_else_by_the_labels(path, labels, subset):
+    assert subset_of(path, labels) == subset
+
+
+def write_unifer_results(directory: Path, seed: int) -> dict[str, list[dict]]:
+    """Files as UniFER's inference leaves them: one list for each subset, without a newline at the end."""
+    draw = random.Random(seed)
+    written = {}
+    for subset, labels in LABELS.items():
+        items = []
+        for index in range(40):
+            item = {
+                "image_path": f"/{FOLDERS[subset]}/test/{index}.jpg",
+                "true_label": draw.choice(labels),
+                "prompt": f"Select from candidate labels: {', '.join(labels)}.",
+                "candidate_labels": labels,
+                "model_response": "".join(draw.choices(["<answer>", "</answer>", "\n", "joy", "", *labels], k=5)),
+            }
+            items.append({**item, "model_response": "ERROR: no fear", "error": True} if index % 11 == 3 else item)
+        written[subset] = items
+        (directory / f"{subset}_unifer_7b_results.json").write_text(json.dumps(items, indent=2))
+    return written
+
+
+def test_unifers_files_are_scored_from_the_command_line(tmp_path):
+    written = write_unifer_results(tmp_path, 0)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime", "-m", "actfer_jax.evaluate"),
+            *(f"--predictions={file}" for file in sorted(tmp_path.glob("*_results.json"))),
+            *("--benchmark=ferbench", "--protocol=reference_sfew_own", f"--out={tmp_path}/scores"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "actfer_jax.rollout" not in done.stderr and "transformers" not in done.stderr  # They take seconds.
+    found = json.loads((tmp_path / "scores" / "results.json").read_text())
+    truths, answers = [], []
+    for subset, items in written.items():
+        valid = [item for item in items if not item.get("error")]
+        mine = [by_the_rules(item["model_response"], item["candidate_labels"], subset, sfew_own=True) for item in valid]
+        theirs = [item["true_label"] for item in valid]
+        part = found["subsets"][subset]
+        assert (part["n"], part["errors"], part["unknown"]) == (36, 4, mine.count("unknown"))
+        assert part["macro_f1"] == pytest.approx(macro_f1(theirs, mine))
+        truths, answers = truths + merged(theirs), answers + merged(mine)
+    right = sum(truth == answer for truth, answer in zip(truths, answers, strict=True))
+    assert found["overall"]["accuracy"] == pytest.approx(right / len(truths))
+    assert found["overall"]["macro_f1"] == pytest.approx(macro_f1(truths, answers))
+    by_protocol = {name: figures["accuracy"] for name, figures in found["protocols"].items()}
+    assert by_protocol["reference_sfew_own"] == found["overall"]["accuracy"] != by_protocol["strict"]
+    moved = 100 * (max(by_protocol.values()) - min(by_protocol.values()))
+    assert f"moves accuracy by {moved:.2f} points" in done.stdout
+    assert (tmp_path / "scores" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+GOOD = {"image_path": "1.jpg", "true_label": "fear", "candidate_labels": ["fear", "anger"], "response": "fear"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (json.dumps(GOOD) + "\n{", "line 2: this is no JSON"),
+        ("[\n" + json.dumps(GOOD) + ",\n", "line 3: this is no JSON"),
+        ("<!DOCTYPE html>", "line 1: this is no JSON .*one JSON object a line, or one JSON list"),
+        (json.dumps([GOOD, 5]), "item 2: this is 5; it must be an object"),
+        ("\n\n", "has no predictions"),
+        ("[]", "has no predictions"),
+        *(
+            ("\n" + json.dumps(GOOD | change), f"line 2: .*{words}")
+            for change, words in [
+                ({"image_path": None}, "image_path is missing"),
+                ({"true_label": 3}, "true_label is 3; it must be text"),
+                ({"true_label": "joy"}, r"true_label is 'joy', which is none of candidate_labels \(fear, anger\)"),
+                ({"candidate_labels": "fear"}, "candidate_labels is 'fear'; it must be a list of labels"),
+                ({"candidate_labels": ["fear", ""]}, "candidate_labels"),
+                ({"response": None}, "one of response and model_response, and has 0"),
+                ({"model_response": "anger"}, "one of response and model_response, and has 2"),
+                ({"response": ["fear"]}, r"response is \['fear'\]; it must be text"),
+                ({"subset": 1}, "subset is 1; it must be text"),
+            ]
+        ),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, text, words):
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(text)
+    with pytest.raises(UserError, match=f"^{re.escape(str(file))}.*{words}"):
+        read_predictions(epath.Path(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "line 1: neither a folder in image_path nor candidate_labels tells the subset; add subset"),
+        ({"subset": "disfa"}, "line 1: subset is 'disfa'; it must be one of rafdb, ferplus, affectnet, sfew_2.0"),
+    ],
+)
+def test_what_cannot_be_scored_leaves_nothing_behind(tmp_path, change, words):
+    file, out = tmp_path / "predictions.jsonl", tmp_path / "scores"
+    file.write_text(json.dumps(GOOD | change))
+    with pytest.raises(UserError, match=words):
+        score_predictions([epath.Path(file)], "ferbench", "strict", epath.Path(out))
+    assert not out.exists()
+    with pytest.raises(OutputError, match="holds files that are not of scores"):
+        score_predictions([epath.Path(file)], "ferbench", "strict", epath.Path(tmp_path))
+
+
+def test_scores_are_replaced_and_repeated_pictures_told(tmp_path):
+    file, out = tmp_path / "predictions.jsonl", epath.Path(tmp_path / "scores")
+    lines = [GOOD | {"subset": "RAF-DB"}, GOOD | {"subset": "rafdb", "response": "anger\u2028"}]
+    # With a mark of byte order and a separator inside a line, as other programs write them.
+    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8-sig")
+    for protocol, accuracy in (("reference", 0.5), ("strict", 0.0)):
+        shown = score_predictions([epath.Path(file)], "ferbench", protocol, out)
+        found = json.loads((out / "results.json").read_text())
+        assert (found["protocol"], found["overall"]["accuracy"], found["repeated"]) == (protocol, accuracy, 1)
+        assert "1 items repeat a picture" in shown
+    with pytest.raises(
+        UserError, match="protocol is 'lenient'; it must be one of reference, reference_sfew_own, strict"
+    ):
+        score_predictions([epath.Path(file)], "ferbench", "lenient", out)
+    with pytest.raises(UserError, match="'recognition' does not score predictions"):
+        score_predictions([epath.Path(file)], "recognition", "reference", out)
+
+
+@pytest.mark.parametrize(
+    ("given_flags", "words"),
+    [
+        ({"predictions": ["x"]}, "--benchmark is missing"),
+        ({"predictions": ["x"], "benchmark": "ferbench"}, "--protocol is missing"),
+        (
+            {"predictions": ["x"], "benchmark": "ferbench", "protocol": "strict", "checkpoint": "demo"},
+            "--checkpoint does not go with --predictions",
+        ),
+        ({}, "--config is missing"),
+        ({"config": {}}, "--checkpoint is missing"),
+        ({"config": {}, "checkpoint": "demo", "protocol": "strict"}, "--protocol does not go with --config"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_named(monkeypatch, given_flags, words):
+    names = dict.fromkeys(("config", "checkpoint", "predictions", "benchmark", "protocol"))
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**names | given_flags))
+    with pytest.raises(UserError, match=words):
+        evaluate.main([])
