@@ -119,16 +119,10 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any], allowed: S
       allowed: other keys that may differ, because the user said so.
 
     Raises:
-      ConfigError: an allowed key does not exist.
+      ConfigError: an allowed key exists neither here nor there.
       WorkdirError: it cannot be made or written, or holds a run of another config; the message names the keys.
     """
     workdir = epath.Path(workdir)
-    known = flatten(plain_config(config))
-    for key in allowed:
-        if key not in known:
-            near = nearest(key, known)
-            hint = f"; did you mean {near}?" if near else ""
-            raise ConfigError(f"--allow_changes={key}: the config has no such key{hint}")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{jax.process_index()}"
@@ -138,6 +132,13 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any], allowed: S
         message = f"workdir {workdir} cannot be written ({reason(error)}): choose another with --workdir"
         raise WorkdirError(message) from error
     changes = _changes(workdir, config)
+    # A key that the run had, and the config has no longer, may be allowed too.
+    known = flatten(plain_config(config)).keys() | {change.key for change in changes}
+    for key in allowed:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"; did you mean {near}?" if near else ""
+            raise ConfigError(f"--allow_changes={key}: the config has no such key{hint}")
     if jax.process_index() > 0:
         # By now the manifest is that of this start, written by the first process.
         refused, remedy = [c for c in changes if not _matches(c.key, HOST_KEYS)], "start all processes with one config"

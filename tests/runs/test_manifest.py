@@ -95,6 +95,11 @@ def test_what_may_change_is_said_by_key_and_kept_with_its_step(tmp_path):
         check_workdir(tmp_path, learning(2e-6, seed=1), ["optimizer.learning_rate"])
     with pytest.raises(ConfigError, match=r"=optimizer.learning_rat: .* did you mean optimizer.learning_rate"):
         check_workdir(tmp_path, learning(2e-6), ["optimizer.learning_rat"])
+    # What the refusal advises is taken, for a key that is there no longer too.
+    without = config(optimizer={"learning_rate": 1e-6})
+    with pytest.raises(WorkdirError, match=r"optimizer.b1 \(0.9 there, 'absent' here\).*--allow_changes=optimizer.b1;"):
+        check_workdir(tmp_path, without)
+    check_workdir(tmp_path, without, ["optimizer.b1"])
 
     allowed = ["optimizer.learning_rate"]
     rate = {"step": 40, "key": "optimizer.learning_rate", "old": 1e-6, "new": 2e-6}
