@@ -109,6 +109,24 @@ def largest_prompt(config: EpisodeConfig, chat: Chat, labels: tuple[str, ...], s
     return len(chat.prompt_ids(prompt, [scene_tokens] * config.images))
 
 
+def largest_reply(config: EpisodeConfig, chat: Chat, view_tokens: int) -> int:
+    """The room that a reply needs whose view is the largest, where all its words are cut off but an instruction; 0
+    where an episode has no replies.
+
+    Args:
+      view_tokens: most image tokens of an aligned or zoomed view.
+    """
+    if config.max_turns == 1:
+        return 0
+    return max(len(chat.reply_ids(instruction, view_tokens)) for instruction in _INSTRUCTIONS.values())
+
+
+def instruction_tokens(chat: Chat) -> int:
+    """The most tokens that an instruction adds to a reply."""
+    without = len(chat.reply_ids("x", None))
+    return max(len(chat.reply_ids("x" + instruction, None)) for instruction in _INSTRUCTIONS.values()) - without
+
+
 class Observation(NamedTuple):
     """What the policy reads next.
 

@@ -127,6 +127,11 @@ class ViewConfig:
         """The most visual tokens of a scene."""
         return self.scene_max_pixels // self.multiple**2
 
+    @property
+    def view_max_tokens(self) -> int:
+        """The most visual tokens of an aligned or zoomed view."""
+        return max(self.aligned_side**2, self.zoom_max_pixels) // self.multiple**2
+
 
 @lru_cache(maxsize=64)
 def _sizes(multiple: int, min_pixels: int, max_pixels: int) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.environment import check_room, check_turn_start, largest_prompt
+from actfer_jax.agent.environment import check_room, check_turn_start, largest_prompt, largest_reply
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, FieldError, FloatType, check_fields, one_of
@@ -147,9 +147,12 @@ class Agent:
     meshes: Meshes = ONE_DEVICE
 
     def check_prompt(self, labels: tuple[str, ...]) -> None:
-        """Raises ConfigError if the largest prompt of a data set with these labels has no room."""
-        tokens = largest_prompt(self.rollout, self.chat, labels, self.toolbox.view_config.scene_max_tokens)
-        check_room("the largest prompt, with its scene,", tokens, "prompt_tokens", self.rollout.prompt_tokens)
+        """Raises ConfigError if the largest prompt of a data set with these labels, or the largest reply, lacks room."""
+        limits, views = self.rollout, self.toolbox.view_config
+        tokens = largest_prompt(limits, self.chat, labels, views.scene_max_tokens)
+        check_room("the largest prompt, with its scene,", tokens, "prompt_tokens", limits.prompt_tokens)
+        tokens = largest_reply(limits, self.chat, views.view_max_tokens)
+        check_room("a reply with the largest view", tokens, "reply_tokens", limits.reply_tokens)
 
     def engine(
         self,

@@ -401,8 +401,8 @@ def view_slots(
     """The capacities that a rollout's views need, for a model that computes in a dtype."""
     unit = model_config.vision.merge_unit  # patches of a token, which is views.multiple pixels wide
     return ViewSlots(
-        scene=views.scene_max_pixels // views.multiple**2 * unit,
-        view=max(views.aligned_side**2, views.zoom_max_pixels) // views.multiple**2 * unit,
+        scene=views.scene_max_tokens * unit,
+        view=views.view_max_tokens * unit,
         views=max(config.max_turns - 1, 1),
         scenes=config.images,
         dtype=dtype,

@@ -16,7 +16,13 @@ from etils import epath
 
 from actfer_jax import facs
 from actfer_jax.agent.chat import Chat
-from actfer_jax.agent.environment import Environment, check_turn_start, largest_prompt
+from actfer_jax.agent.environment import (
+    Environment,
+    check_turn_start,
+    instruction_tokens,
+    largest_prompt,
+    largest_reply,
+)
 from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, read_config
@@ -51,7 +57,7 @@ class Played:
         no room.
       found_by: the step of the search (`faces.detector`) that found the face that the script looks at; "" without one.
       needed: tokens of the prompt, the longest turn, the longest reply, and positions for the row, by config key.
-      row: positions of the script's row.
+      row: positions of the script's row after its prompt, if every zoom is as large as it may be.
       longest_row: positions of a row in which every turn is as long as it may be.
       scene_pitch: original pixels that a pixel of the scene spans.
       zoom_pitches: the same of each zoom.
@@ -113,7 +119,6 @@ class Rehearsal:
             # Before the last call there must be room for the longest turns and the largest reply.
             "max_length": sum(lengths[:-3]) + limits.one_more_call if replies else prompt + limits.turn_tokens,
         }
-        played.row = sum(lengths)
         played.longest_row = prompt + sum(replies) + len(replies) * (limits.turn_tokens + 1) + limits.turn_tokens
         played.size = episode_size(
             sample,
@@ -124,6 +129,8 @@ class Rehearsal:
         )
         scene, *views = self.unlimited.views[len(sample.images) - 1 :]
         played.scene_pitch = float(pitch(scene.to_original).mean())
+        largest = self.toolbox.view_config.view_max_tokens
+        played.row = sum(lengths[1:]) + sum(largest - self.encoder.tokens(view) for view in views[1:])
         played.zoom_pitches = [float(pitch(view.to_original).mean()) for view in views[1:]]
         return played
 
@@ -254,14 +261,18 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
     }
     largest = largest_prompt(limits, stage.chat, emotion_labels(stage.data), views.scene_max_tokens)
     needed["prompt_tokens"] = max(needed["prompt_tokens"], largest)
+    # Other pictures may have larger views than these.
+    needed["reply_tokens"] = max(needed["reply_tokens"], largest_reply(limits, stage.chat, views.view_max_tokens))
     capacity = {
         f"rollout.{name}": {"needed": tokens, "given": getattr(limits, name)} for name, tokens in needed.items()
     }
     longest_row = max(one.longest_row for one in played)
     found = Counter(one.found_by for one in played if one.found_by)
     if stage.training is not None:
+        # A trace may have the largest prompt, and be told to zoom.
+        trace = needed["prompt_tokens"] + max(one.row for one in played) + instruction_tokens(stage.chat)
         capacity["batch.length"] = {
-            "needed": limits.max_length if stage.training.algorithm == "rl" else max(one.row for one in played),
+            "needed": limits.max_length if stage.training.algorithm == "rl" else trace,
             "given": stage.training.batch.length,
         }
     zooms = [pitch for one in played for pitch in one.zoom_pitches]

@@ -19,6 +19,7 @@ from tests.training.test_train import arguments_of, start
         (["--config.logging.every=0"], "every is 0"),
         (["--config.model.param_dtype=bfloat16"], "param_dtype is 'bfloat16'; it must be float32 in training"),
         (["--config.rollout.prompt_tokens=20"], "the largest prompt, with its scene, has"),
+        (["--config.rollout.reply_tokens=12"], "a reply with the largest view has"),
         (["--config.batch.length_buckets=(500,)"], "length_buckets"),
         (["--config=configs/nowhere.py:demo"], "there is no file configs/nowhere.py"),
         (["--config", "configs"], "there is no file configs"),

@@ -1,5 +1,6 @@
 """The rehearsal says what fits and what does not, with nothing of a model but its words."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import skimage.data
 from flagship import WORDS, needs_words
 from PIL import Image
 
+from actfer_jax import facs
 from actfer_jax.config import ConfigError
-from actfer_jax.training.rehearsal import rehearse
-from configs import ucgrpo
+from actfer_jax.training.rehearsal import _pictures, _stage, rehearse
+from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
+from configs import sft, ucgrpo
 
 LIMITS = ("prompt_tokens", "turn_tokens", "reply_tokens", "max_length")
 
@@ -57,6 +60,21 @@ def test_what_is_needed_is_the_least_with_which_all_turns_are_played(tmp_path, p
             assert json.loads(out.read_text())["playable"] < 1
 
 
+def test_no_trace_is_longer_than_a_rehearsal_of_supervised_training_says(tmp_path):
+    config = sft.get_config("demo")
+    config.data.cache_directory = str(tmp_path / "cache")
+    rehearse(config, "", 2, [], tmp_path / "report.json")
+    needed = json.loads((tmp_path / "report.json").read_text())["capacity"]["batch.length"]["needed"]
+    stage = _stage(config, "")
+    maker = TraceMaker(TraceConfig(), stage.chat, stage.encoder, stage.toolbox, stage.rollout)
+    lengths = [
+        len(maker.planned(sample, Plan(align=True, regions=regions, forced="zoom")).tokens)
+        for sample in _pictures(stage.data, 2, [])
+        for regions in itertools.permutations(facs.REGIONS, 2)
+    ]
+    assert max(lengths) <= needed < max(lengths) + 16
+
+
 def test_faces_and_what_a_zoom_shows_are_told(tmp_path, photographs, capsys):
     report = rehearsed(tmp_path / "report.json", photographs["512x512"], photographs["none"])
     assert (report["samples"], report["faces_found"], report["faces_found_by"]) == (2, 0.5, {"hog": 1})
@@ -83,5 +101,7 @@ def test_the_flagship_plays_four_turns_on_pictures_of_any_size(tmp_path, photogr
         return
     assert done.returncode == 0, done.stderr
     assert report["playable"] == 1 and report["turns_played"] == [4, 4, 4] and report["faces_found"] == 1
+    # A box of another picture may have 256 tokens.
+    assert 256 < report["capacity"]["rollout.reply_tokens"]["needed"] < 300
     # The scene of 1024x768 fills its room of 512 tokens nearly, and is shrunk; the others keep their size.
     assert 3 * 193 + 192 + report["prompt_tokens"] < report["longest_row"] <= 3072
