@@ -192,6 +192,12 @@ class TrainConfig:
                 f"is {self.batch.rollouts}; it must be at least 4 where arms are forced "
                 "(estimator.forced_arm_rate above 0): two are told to zoom and two to answer",
             )
+        if self.algorithm == "rl" and self.estimator.forced_arm_rate and self.rollout.max_turns < 3:
+            raise FieldError(
+                "rollout.max_turns",
+                f"is {self.rollout.max_turns}; it must be at least 3 where arms are forced "
+                "(estimator.forced_arm_rate above 0): to align, to zoom and to answer",
+            )
         if self.algorithm == "rl" and not self.rollout.temperature:
             raise FieldError(
                 "rollout.temperature",

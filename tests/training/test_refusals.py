@@ -14,6 +14,7 @@ from tests.training.test_train import arguments_of, start
         (["--config.model.path=/nowhere"], "/nowhere"),
         (["--config.batch.queries=3", "--config.batch.microbatches=2"], "microbatches"),
         (["--config.batch.rollouts=2", "--config.estimator.forced_arm_rate=0.5"], "config.batch.rollouts is 2"),
+        (["--config.rollout.max_turns=2", "--config.estimator.forced_arm_rate=0.5"], "config.rollout.max_turns is 2"),
         (["--config.rollout.temperature=0.0"], "rollout.temperature is 0"),
         (["--config.estimator.credit=decision", "--config.loss.ratio=sequence"], "sequence_token"),
         (["--config.logging.every=0"], "every is 0"),
