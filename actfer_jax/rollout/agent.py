@@ -147,7 +147,7 @@ class Agent:
     meshes: Meshes = ONE_DEVICE
 
     def check_prompt(self, labels: tuple[str, ...]) -> None:
-        """Raises ConfigError if the largest prompt of a data set with these labels, or the largest reply, lacks room."""
+        """Raises ConfigError if the largest prompt of a data set with these labels, or a largest reply, has no room."""
         limits, views = self.rollout, self.toolbox.view_config
         tokens = largest_prompt(limits, self.chat, labels, views.scene_max_tokens)
         check_room("the largest prompt, with its scene,", tokens, "prompt_tokens", limits.prompt_tokens)

@@ -26,7 +26,7 @@ from actfer_jax.agent.environment import (
 from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, read_config
-from actfer_jax.data.sources import DataConfig, emotion_labels, open_face_store, open_source
+from actfer_jax.data.sources import DataConfig, check_reference, emotion_labels, open_face_store, open_source
 from actfer_jax.episodes.disk import EpisodeSize, episode_size, records_bytes
 from actfer_jax.evaluation.command import read_card
 from actfer_jax.evaluation.run import EvaluateConfig
@@ -160,6 +160,7 @@ def rehearse(
 
     Raises:
       ConfigError: the config cannot be read, or a limit is too small; the message names each such key.
+      DataError: no answer to a sample can be right (`check_reference`).
       ImageError: a picture cannot be read.
     """
     stage = _stage(raw_config, checkpoint)
@@ -239,7 +240,7 @@ def _pictures(data: DataConfig, samples: int, images: Sequence[str]) -> list[Sam
     if samples:
         size = samples if data.size is None else min(samples, data.size)
         source = open_source(dataclasses.replace(data, size=size))
-        pictures += [source[index] for index in range(min(size, len(source)))]
+        pictures += [check_reference(source[index]) for index in range(min(size, len(source)))]
     unknown = Reference(labels=emotion_labels(data))
     return pictures + [Sample("pictures", path, (load_image(path),), unknown) for path in images]
 

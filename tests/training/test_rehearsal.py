@@ -13,9 +13,11 @@ from PIL import Image
 
 from actfer_jax import facs
 from actfer_jax.config import ConfigError
+from actfer_jax.data.errors import DataError
 from actfer_jax.training.rehearsal import _pictures, _stage, rehearse
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 from configs import sft, ucgrpo
+from tests import other_faces
 
 LIMITS = ("prompt_tokens", "turn_tokens", "reply_tokens", "max_length")
 
@@ -73,6 +75,15 @@ def test_no_trace_is_longer_than_a_rehearsal_of_supervised_training_says(tmp_pat
         for regions in itertools.permutations(facs.REGIONS, 2)
     ]
     assert max(lengths) <= needed < max(lengths) + 16
+
+
+def test_a_sample_that_training_would_refuse_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(other_faces, "labels", lambda config: ())
+    config = ucgrpo.get_config("demo")
+    config.data.name, config.data.split = "tests.other_faces", "emotions"
+    config.data.cache_directory = str(tmp_path / "cache")
+    with pytest.raises(DataError, match="other_faces/0 has the emotion 'Happily Surprised', and the data set has no"):
+        rehearse(config, "", 1, [], tmp_path / "report.json")
 
 
 def test_faces_and_what_a_zoom_shows_are_told(tmp_path, photographs, capsys):
