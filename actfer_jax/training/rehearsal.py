@@ -160,7 +160,7 @@ def rehearse(
 
     Raises:
       ConfigError: the config cannot be read, or a limit is too small; the message names each such key.
-      DataError: no answer to a sample can be right (`check_reference`).
+      DataError: no answer to a sample can be right (`check_reference`), or a trace about it cannot be written.
       ImageError: a picture cannot be read.
     """
     stage = _stage(raw_config, checkpoint)
@@ -168,6 +168,9 @@ def rehearse(
     if not pictures:
         raise ConfigError("there is nothing to play; give --samples above 0, or --images")
     rehearsal, progress = Rehearsal(stage.rollout, stage.chat, stage.encoder, stage.toolbox), ProgressLine("episodes")
+    if stage.training is not None and stage.training.algorithm == "sft":
+        for sample in pictures[: len(pictures) - len(images)]:
+            rehearsal.maker.check(sample)
     played = []
     for number, sample in enumerate(pictures, start=1):
         played.append(rehearsal.play(sample))

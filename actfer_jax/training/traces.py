@@ -122,7 +122,7 @@ class TraceMaker:
 
     def turns(self, sample: Sample, plan: Plan) -> list[str]:
         """What the assistant writes, turn by turn."""
-        reference = self._check(sample)
+        reference = self.check(sample)
         seen = _seen(reference)
         thoughts, calls = [seen], []
         if plan.align:
@@ -143,8 +143,12 @@ class TraceMaker:
         """A turn without what the chat template opens it with."""
         return turn.removeprefix(self.chat.turn_start.strip())
 
-    def _check(self, sample: Sample) -> Reference:
-        """The reference, if what a trace answers is known."""
+    def check(self, sample: Sample) -> Reference:
+        """The reference, if what a trace answers is known.
+
+        Raises:
+          DataError: it is not.
+        """
         reference = sample.reference
         missing = []
         if self._asks_aus(reference) and not reference.has_aus:
@@ -164,7 +168,7 @@ class TraceMaker:
         A sequence is what an episode has there: the tool's reply and the thought about it. Where no face is found
         there is nothing to read.
         """
-        reference = self._check(sample)
+        reference = self.check(sample)
         sequences = []
         for view in self.config.readings_views:
             region = "" if view == ALIGNED else view

@@ -78,12 +78,16 @@ def test_no_trace_is_longer_than_a_rehearsal_of_supervised_training_says(tmp_pat
 
 
 def test_a_sample_that_training_would_refuse_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(other_faces, "labels", lambda config: ())
-    config = ucgrpo.get_config("demo")
-    config.data.name, config.data.split = "tests.other_faces", "emotions"
-    config.data.cache_directory = str(tmp_path / "cache")
-    with pytest.raises(DataError, match="other_faces/0 has the emotion 'Happily Surprised', and the data set has no"):
+    def rehearsed_others(config) -> None:
+        config.data.name, config.data.split = "tests.other_faces", "emotions"
+        config.data.cache_directory = str(tmp_path / "cache")
         rehearse(config, "", 1, [], tmp_path / "report.json")
+
+    with pytest.raises(DataError, match="other_faces/0 has no action units; traces are written from"):
+        rehearsed_others(sft.get_config("demo"))
+    monkeypatch.setattr(other_faces, "labels", lambda config: ())
+    with pytest.raises(DataError, match="other_faces/0 has the emotion 'Happily Surprised', and the data set has no"):
+        rehearsed_others(ucgrpo.get_config("demo"))
 
 
 def test_faces_and_what_a_zoom_shows_are_told(tmp_path, photographs, capsys):
