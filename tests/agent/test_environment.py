@@ -69,6 +69,17 @@ def test_a_row_without_room_for_one_more_call_is_told_to_answer(agent, queries):
             assert told in text and (environment.episode.forced, environment.final) == (forced, not forced)
 
 
+def test_arms_are_given_or_left_out_together_whatever_room_there_is(agent, queries):
+    def instructed(arm: str, length: int) -> str:
+        environment = environment_of(agent, max_turns=4, max_length=length)
+        played(environment, queries[0], call("align_face"), arm=arm)
+        return environment.episode.forced
+
+    least = environment_of(agent).config.prompt_tokens + environment_of(agent).config.one_more_call
+    given = [(instructed("zoom", length), instructed("answer", length)) for length in range(least, least + 60)]
+    assert set(given) == {("", ""), ("zoom", "answer")}
+
+
 def test_a_policy_with_one_turn_is_asked_to_answer_and_a_call_is_refused(agent, queries):
     environment = environment_of(agent, max_turns=1)
     opening = environment.reset(queries[0])
