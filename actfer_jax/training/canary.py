@@ -26,8 +26,9 @@ from actfer_jax.training.update import split_batch
 
 Pack = Callable[[list[Sequence]], EpisodeBatch]
 """How an update packs its rows."""
-Canary = Callable[[int, Params, list[list[Rollout]]], dict[str, float]]
-"""(step, weights, rollouts [Q][G]) -> metrics; none in a step without a look."""
+Canary = Callable[[int, Params, list[list[Rollout]], list[list[str]]], dict[str, float]]
+"""(step, weights, rollouts [Q][G], the arms that they were to be instructed in [Q][G]) -> metrics; none in a step
+without a look."""
 
 
 def make_canary(
@@ -59,7 +60,7 @@ def make_canary(
         ]
         return dataclasses.replace(sequence, views=[*sequence.views[: sequence.scenes], *crops])
 
-    def canary(step: int, params: Params, rollouts: list[list[Rollout]]) -> dict[str, float]:
+    def canary(step: int, params: Params, rollouts: list[list[Rollout]], forced: list[list[str]]) -> dict[str, float]:
         if not every or (step - 1) % every:
             return {}
         began = time.perf_counter()
@@ -76,7 +77,7 @@ def make_canary(
             [group[0].query for group in groups],
             seed=config.seed,
             step=step,
-            forced=[[rollout.episode.forced for rollout in group] for group in groups],
+            forced=forced[:count],
             treatment="blank_views",
             keep_failed=True,
             tokens=[[rollout.sequence.tokens for rollout in group] for group in groups],

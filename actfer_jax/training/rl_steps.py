@@ -91,7 +91,7 @@ def rl_steps(
         result, remembered = estimator.advantages(
             groups, local(state.estimator, mesh), config=config.estimator, step=step
         )
-        vision = canary(step, state.train.weights, sampled.rollouts)
+        vision = canary(step, state.train.weights, sampled.rollouts, sampled.forced)
         train_state, metrics = update(state.train, sampled, groups, result)
         metrics |= vision | rollout_metrics(sampled.rollouts, scores, groups.decided_BxG)
         metrics |= forced_metrics(sampled.rows, sampled.forced)

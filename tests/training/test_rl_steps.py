@@ -1,5 +1,6 @@
 """A step of reinforcement learning piece by piece: who decided where, what failed, and what reinforces which row."""
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,8 +30,10 @@ from actfer_jax.rollout.batch import Sequence as TokenSequence
 from actfer_jax.rollout.engine import Query, Rollout
 from actfer_jax.rollout.exchange import Failure, exchange
 from actfer_jax.training import rl_steps, update
-from actfer_jax.training.config import BatchConfig
+from actfer_jax.training.canary import make_canary
+from actfer_jax.training.config import BatchConfig, read_train_config
 from actfer_jax.training.metrics import forced_metrics
+from configs import ucgrpo as ucgrpo_run
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 LABELS = ("Angry", "fear")
@@ -328,3 +331,19 @@ def test_each_row_is_reinforced_by_its_own_advantage(monkeypatch, tmp_path):
     np.testing.assert_allclose(moved, expected / total, atol=2e-6)
     assert np.abs(expected / total).max() > 0.01
     assert float(after.metrics["mismatch/logp_abs_diff_max"]) < 1e-5
+
+
+def test_the_canary_replays_episodes_with_the_arms_that_they_were_to_have(agent):
+    """Whether an arm is instructed depends on the room: where it was left out, the replay must leave it out again."""
+
+    class Replayed(Exception):
+        pass
+
+    def run(params, queries, *, forced, **options):
+        raise Replayed(forced)
+
+    config = read_train_config(ucgrpo_run.get_config("demo"))
+    left_out = SimpleNamespace(sequence=TokenSequence([], [], []), query=None, episode=Episode(forced=""))
+    canary = make_canary(config, agent, SimpleNamespace(run=run), None, None, SimpleNamespace(check=None))
+    with pytest.raises(Replayed, match=re.escape("[['zoom', 'answer']]")):
+        canary(1, agent.params, [[left_out, left_out]], [["zoom", "answer"]])
