@@ -15,6 +15,8 @@ from actfer_jax.rollout.engine import RolloutConfig
 
 log = logging.getLogger(__name__)
 
+_LIMITS = ("prompt_tokens", "turn_tokens", "reply_tokens", "max_length")
+
 
 def load_policy(
     checkpoint: str,
@@ -58,4 +60,9 @@ def read_card(directory: Path) -> tuple[PolicyCard, ViewConfig, RolloutConfig]:
         log.info("%s has no %s: it acts with the default views and capacities", directory, FILE_NAME)
         card = PolicyCard(facs.EMOTIONS, (), {}, {})
     views = read_config(card.views, ViewConfig, f"{FILE_NAME}: views")
-    return card, views, read_config(card.rollout, RolloutConfig, f"{FILE_NAME}: rollout")
+    limits = dict(card.rollout)
+    if set(_LIMITS) <= set(limits) and all(type(limits[name]) is int for name in _LIMITS):
+        # Before a cut turn's end token was reckoned with, the tightest rows were one token shorter.
+        prompt, turn, reply, length = (limits[name] for name in _LIMITS)
+        limits["max_length"] = length + (length == prompt + 2 * turn + reply)
+    return card, views, read_config(limits, RolloutConfig, f"{FILE_NAME}: rollout")

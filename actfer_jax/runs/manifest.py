@@ -36,6 +36,8 @@ GROWING_KEYS = (
     *("batch.length", "traces.readings_length", "rollout.images"),
     *("rollout.prompt_tokens", "rollout.reply_tokens", "rollout.max_length"),
 )
+# Keys that came later, with the values that runs of before had in effect.
+_LATER_KEYS = {"rollout.ask_aus": True, "rollout.images": 1, "estimator.std_ddof": 0}
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "tensorflow-datasets"),
     *("dlib", "dlib-bin"),
@@ -173,6 +175,7 @@ def _changes(workdir: epath.Path, config: Mapping[str, Any]) -> list[_Change]:
             f"{workdir / MANIFEST} cannot be read: it is not a manifest of a run; choose another --workdir"
         ) from error
     new = flatten(plain_config(config))
+    old = {key: value for key, value in _LATER_KEYS.items() if key in new} | old
     return [
         _Change(key, old.get(key, "absent"), new.get(key, "absent"))
         for key in sorted(old.keys() | new.keys())

@@ -58,6 +58,7 @@ class Played:
       found_by: the step of the search (`faces.detector`) that found the face that the script looks at; "" without one.
       needed: tokens of the prompt, the longest turn, the longest reply, and positions for the row, by config key.
       row: positions of the script's row after its prompt, if every zoom is as large as it may be.
+      reading: positions of the longest reading of a view (`TraceMaker.readings`).
       longest_row: positions of a row in which every turn is as long as it may be.
       scene_pitch: original pixels that a pixel of the scene spans.
       zoom_pitches: the same of each zoom.
@@ -69,6 +70,7 @@ class Played:
     found_by: str = ""
     needed: dict[str, int] = field(default_factory=dict)
     row: int = 0
+    reading: int = 0
     longest_row: int = 0
     scene_pitch: float = 0.0
     zoom_pitches: list[float] = field(default_factory=list)
@@ -130,6 +132,8 @@ class Rehearsal:
         scene, *views = self.unlimited.views[len(sample.images) - 1 :]
         played.scene_pitch = float(pitch(scene.to_original).mean())
         largest = self.toolbox.view_config.view_max_tokens
+        if sample.reference.has_aus:
+            played.reading = max((len(reading.tokens) for reading in self.maker.readings(sample)), default=0)
         played.row = sum(lengths[1:]) + sum(largest - self.encoder.tokens(view) for view in views[1:])
         played.zoom_pitches = [float(pitch(view.to_original).mean()) for view in views[1:]]
         return played
@@ -176,9 +180,9 @@ def rehearse(
         played.append(rehearsal.play(sample))
         progress(number, len(pictures))
     report = summarise(played, stage)
+    print(in_words(report, stage.rollout.max_turns), flush=True)
     if out is not None:
         write_atomically(out, json.dumps(report, indent=1) + "\n")
-    print(in_words(report, stage.rollout.max_turns))
     if too_small := [name for name, limit in report["capacity"].items() if limit["needed"] > limit["given"]]:
         raise ConfigError(
             "; ".join(
@@ -279,6 +283,11 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
             "needed": limits.max_length if stage.training.algorithm == "rl" else trace,
             "given": stage.training.batch.length,
         }
+        if stage.training.traces.readings_steps:
+            capacity["traces.readings_length"] = {
+                "needed": max(one.reading for one in played),
+                "given": stage.training.traces.readings_length,
+            }
     zooms = [pitch for one in played for pitch in one.zoom_pitches]
     return {
         "samples": len(played),

@@ -38,6 +38,13 @@ def test_manifest_says_what_ran(tmp_path):
     assert manifest["git_commit"] in (None, head.stdout.strip())
 
 
+def test_a_key_that_came_later_is_no_change_where_its_value_was_in_effect(tmp_path):
+    begun(tmp_path, config(rollout={"max_turns": 4}))
+    check_workdir(tmp_path, config(rollout={"max_turns": 4, "ask_aus": True, "images": 1}))
+    with pytest.raises(WorkdirError, match=r"rollout.ask_aus \(True there, False here\)"):
+        check_workdir(tmp_path, config(rollout={"max_turns": 4, "ask_aus": False}))
+
+
 def test_a_workdir_of_another_config_is_refused_by_key(tmp_path):
     write_manifest(tmp_path, config(seed=3), "abc")
     check_workdir(tmp_path, config())  # nothing was done there

@@ -90,6 +90,14 @@ def test_a_sample_that_training_would_refuse_is_refused(tmp_path, monkeypatch):
         rehearsed_others(ucgrpo.get_config("demo"))
 
 
+def test_a_row_of_readings_has_room(tmp_path, photographs):
+    """As long as the longest that the trace writer makes of the same picture."""
+    config = sft.get_config("demo")
+    config.data.cache_directory, config.traces.readings_length = str(tmp_path), 30
+    with pytest.raises(ConfigError, match=r"^config.traces.readings_length is 30, and (3\d|4\d) are needed"):
+        rehearse(config, "", 0, [photographs["512x512"]], tmp_path / "report.json")
+
+
 def test_faces_and_what_a_zoom_shows_are_told(tmp_path, photographs, capsys):
     report = rehearsed(tmp_path / "report.json", photographs["512x512"], photographs["none"])
     assert (report["samples"], report["faces_found"], report["faces_found_by"]) == (2, 0.5, {"hog": 1})
