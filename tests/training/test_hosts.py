@@ -124,7 +124,7 @@ def test_two_processes_train_as_one(alone, together):
     assert len(episodes(alone)) == 3 * 8
     assert any(turn["reply"] and turn["view"] for episode in episodes(alone).values() for turn in episode["turns"])
     assert_same_training(together, alone)
-    hosts = {path.name.rsplit("-", 1)[1] for path in (together / "episodes").iterdir()}
+    hosts = {path.name.rsplit("-", 1)[1] for path in (together / "episodes").glob("*.jsonl")}
     assert hosts == {"host0.jsonl", "host1.jsonl"}
 
 
@@ -146,7 +146,7 @@ def change_metric(workdir: Path, name: str, by: float) -> str:
 
 
 def change_episode(workdir: Path, changed: str, change: Callable[[Any], Any]) -> str:
-    (path,) = (workdir / "episodes").glob("step-00000002-*")
+    (path,) = (workdir / "episodes").glob("step-00000002-*.jsonl")
     first, *others = path.read_text().splitlines()
     episode = json.loads(first)
     episode[changed] = change(episode[changed])
