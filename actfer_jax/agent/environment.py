@@ -257,11 +257,11 @@ class Environment:
         self.length += turn.truncated
         image_tokens = None if reply.view is None else self.image_tokens(reply.view)
         arm = self.arm if reply.ok and reply.tool == "align_face" else ""
-        text, ids = self._fitting(reply.text, _INSTRUCTIONS[arm], image_tokens)
         # Both arms are instructed or neither is: else who is compared would depend on the arm.
         arms = ("zoom", "answer") if arm else ("",)
-        taken = max(len(self._fitting(reply.text, _INSTRUCTIONS[one], image_tokens)[1]) for one in arms)
-        room = config.max_length - self.length - taken
+        fitting = {one: self._fitting(reply.text, _INSTRUCTIONS[one], image_tokens) for one in arms}
+        text, ids = fitting[arm]
+        room = config.max_length - self.length - max(len(ids) for _, ids in fitting.values())
         if len(self.episode.turns) + 1 >= config.max_turns or room < config.one_more_call:
             # Every rollout would be told so here: that is no arm.
             arm, self.final = "", True

@@ -24,6 +24,7 @@ _SEARCHES: dict[str, Callable[[NDArray[np.uint8], int], list[Find]]] = {
     "rotated": search.hog_rotated,
     "cnn": search.cnn,
 }
+_SEARCH = 1  # The number of what this package does around dlib: raise it where another face or landmark may be found.
 _STEADY = 0.02  # Of the face's side: how far landmarks may move when they are found again in their own upright copy.
 _LEVEL = 24.0  # Degrees: a face that is tilted less has landmarks as good as those of an upright one.
 
@@ -99,7 +100,7 @@ class FaceDetector:
     def fingerprint(self) -> tuple[Any, ...]:
         """Everything, besides the image, that decides what is found."""
         cnn = file_digest(search.cnn_file()) if "cnn" in self.config.steps else ""
-        return dlib.__version__, self._model.digest, cnn, self.config
+        return _SEARCH, dlib.__version__, self._model.digest, cnn, self.config
 
     def detect(self, image: NDArray[np.uint8], imported: tuple[Face, ...] = ()) -> tuple[Face, ...]:
         """The faces in an image, uint8 [H, W, 3], best score first; empty if it has none.

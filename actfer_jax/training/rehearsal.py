@@ -8,8 +8,8 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import ml_collections
 from etils import epath
@@ -47,14 +47,12 @@ _STAND_IN = facs.PROTOTYPES["fear"][0]
 _NO_LIMIT = 10**8
 
 
-@dataclass
-class Played:
+class Played(NamedTuple):
     """One scripted episode.
 
     Attributes:
-      name: of the sample.
-      turns: how many turns were played before the policy was told to answer, with the answer; 0 where the prompt has
-        no room.
+      turns: how many turns were played before the policy was told to answer, with the answer; 0 where the prompt or a
+        reply has no room.
       found_by: the step of the search (`faces.detector`) that found the face that the script looks at; "" without one.
       needed: tokens of the prompt, the longest turn, the longest reply, and positions for the row, by config key.
       row: positions of the script's row after its prompt, if every zoom is as large as it may be.
@@ -65,16 +63,15 @@ class Played:
       size: what its record and pictures take on disk with the longest turns.
     """
 
-    name: str
-    turns: int = 0
-    found_by: str = ""
-    needed: dict[str, int] = field(default_factory=dict)
-    row: int = 0
-    reading: int = 0
-    longest_row: int = 0
-    scene_pitch: float = 0.0
-    zoom_pitches: list[float] = field(default_factory=list)
-    size: EpisodeSize = EpisodeSize(0, 0, 0)
+    turns: int
+    found_by: str
+    needed: dict[str, int]
+    row: int
+    reading: int
+    longest_row: int
+    scene_pitch: float
+    zoom_pitches: list[float]
+    size: EpisodeSize
 
 
 class Rehearsal:
@@ -104,39 +101,41 @@ class Rehearsal:
         turns = self.maker.turns(sample, Plan(align=self.config.max_turns > 1, regions=regions))
         last = len(sample.images) - 1
         faces = self.toolbox.faces(sample.key, sample.images[last], last)
-        played = Played(sample.name, found_by=faces[0].step if faces else "")
         try:
             self._play(self.limited, sample, turns)
-            played.turns = len(self.limited.episode.turns)
+            fitting = len(self.limited.episode.turns)
         except ConfigError:
             # What has no room is measured without limits.
-            played.turns = 0
+            fitting = 0
         lengths = self._play(self.unlimited, sample, turns)
         prompt, spoken, replies = lengths[0], lengths[1::2], lengths[2::2]
-        limits = self.config
-        played.needed = {
-            "prompt_tokens": prompt,
-            "turn_tokens": max(spoken),
-            "reply_tokens": max(replies, default=0),
-            # Before the last call there must be room for the longest turns and the largest reply.
-            "max_length": sum(lengths[:-3]) + limits.one_more_call if replies else prompt + limits.turn_tokens,
-        }
-        played.longest_row = prompt + sum(replies) + len(replies) * (limits.turn_tokens + 1) + limits.turn_tokens
-        played.size = episode_size(
-            sample,
-            self.unlimited.episode,
-            self.unlimited.views,
-            length=played.longest_row,
-            written=limits.max_turns * limits.turn_tokens,
+        limits, largest = self.config, self.toolbox.view_config.view_max_tokens
+        longest_row = prompt + sum(replies) + len(replies) * (limits.turn_tokens + 1) + limits.turn_tokens
+        # The scene that is looked at, the aligned view, and the zooms.
+        scene, *views = self.unlimited.views[last:]
+        return Played(
+            turns=fitting,
+            found_by=faces[0].step if faces else "",
+            needed={
+                "prompt_tokens": prompt,
+                "turn_tokens": max(spoken),
+                "reply_tokens": max(replies, default=0),
+                # Before the last call there must be room for the longest turns and the largest reply.
+                "max_length": sum(lengths[:-3]) + limits.one_more_call if replies else prompt + limits.turn_tokens,
+            },
+            row=sum(lengths[1:]) + sum(largest - self.encoder.tokens(view) for view in views[1:]),
+            reading=max((len(reading.tokens) for reading in self.maker.readings(sample)), default=0),
+            longest_row=longest_row,
+            scene_pitch=float(pitch(scene.to_original).mean()),
+            zoom_pitches=[float(pitch(view.to_original).mean()) for view in views[1:]],
+            size=episode_size(
+                sample,
+                self.unlimited.episode,
+                self.unlimited.views,
+                length=longest_row,
+                written=limits.max_turns * limits.turn_tokens,
+            ),
         )
-        scene, *views = self.unlimited.views[len(sample.images) - 1 :]
-        played.scene_pitch = float(pitch(scene.to_original).mean())
-        largest = self.toolbox.view_config.view_max_tokens
-        if sample.reference.has_aus:
-            played.reading = max((len(reading.tokens) for reading in self.maker.readings(sample)), default=0)
-        played.row = sum(lengths[1:]) + sum(largest - self.encoder.tokens(view) for view in views[1:])
-        played.zoom_pitches = [float(pitch(view.to_original).mean()) for view in views[1:]]
-        return played
 
     def _play(self, environment: Environment, sample: Sample, turns: Sequence[str]) -> list[int]:
         """Plays until the policy is told to answer; returns the tokens of prompt, turn, reply, turn, ..."""

@@ -130,6 +130,8 @@ def _moved(protocols: Mapping[str, Summary], key: str, name: str) -> str:
     by_value = {protocol: figures[key] for protocol, figures in protocols.items() if figures[key] is not None}
     if not by_value:
         return f"no {name}"
+    if len(set(by_value.values())) == 1:
+        return f"{name} by nothing"
     low, high = min(by_value, key=by_value.__getitem__), max(by_value, key=by_value.__getitem__)
     return (
         f"{name} by {100 * (by_value[high] - by_value[low]):.2f} points"
