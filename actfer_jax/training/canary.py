@@ -48,6 +48,8 @@ def make_canary(
       log_probs: `update.make_log_probs`.
     """
     every, mesh = config.alarms.vision_every, agent.meshes.update
+    # Not by the agent: it holds the first weights, and would keep them for the whole run.
+    model_config = agent.model_config
     count = config.batch.queries // config.batch.microbatches
     side = config.views.aligned_side
     # Every patch of a grey view is the same.
@@ -86,7 +88,7 @@ def make_canary(
         played = [rollout for group in replayed.rollouts for rollout in group]
         # Of an episode in which a tool failed on the host, then or now, nothing is compared.
         chosen = [
-            after_crops(row.sequence, agent.model_config)[: 0 if row.failure or other.failure else None]
+            after_crops(row.sequence, model_config)[: 0 if row.failure or other.failure else None]
             for row, other in zip(rows, played, strict=True)
         ]
         if not any(mask.any() for mask in chosen):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from actfer_jax import facs, plugins
@@ -18,6 +19,7 @@ from actfer_jax.agent.episode import Sample
 from actfer_jax.data.sources import Source, Unreadable, batches, emotion_labels, order_with_unreadable
 from actfer_jax.errors import HostFailure
 from actfer_jax.faces.images import ImageError
+from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.parallel import hosts
 from actfer_jax.parallel.hosts import Termination
 from actfer_jax.parallel.sharding import block_on_cpu, cast, holders, in_memory, local, place, shared_rows
@@ -77,7 +79,7 @@ def rl_steps(
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group_size=size.rollouts, needed_by=needed_by)
     sample = make_sample(engine, source, size, config.estimator.forced_arm_rate, config.seed, start, stop)
-    pack = make_pack(size, engine, agent)
+    pack = make_pack(size, engine, mesh, agent.model_config)
     log_probs = make_log_probs(agent.graphdef, **_as_sampled(config, agent, engine))
     update = make_update(config, agent, engine, optimizer, estimator, pack, log_probs)
     canary = make_canary(config, agent, engine, pack, log_probs, stop)
@@ -243,13 +245,13 @@ def make_groups(
     )
 
 
-def make_pack(size: BatchConfig, engine: RolloutEngine, agent: Agent) -> Pack:
+def make_pack(size: BatchConfig, engine: RolloutEngine, mesh: Mesh | None, config: Qwen3VLConfig) -> Pack:
     """Rows -> the batch that an update takes, at the shortest length that the longest of them fits into."""
-    scene_rows = shared_rows(size.rollouts, size.queries * size.rollouts // size.microbatches, agent.meshes.update)
+    scene_rows = shared_rows(size.rollouts, size.queries * size.rollouts // size.microbatches, mesh)
 
     def pack(rows: list[TokenSequence]) -> EpisodeBatch:
         length = size.padded(max(len(row.tokens) for row in rows))
-        return make_batch(rows, scene_rows, length, engine.slots, agent.model_config)
+        return make_batch(rows, scene_rows, length, engine.slots, config)
 
     return pack
 

@@ -61,7 +61,7 @@ def play_by_script(engine: RolloutEngine, scripts: list[list[int]]) -> None:
     length = max(map(len, scripts))
     script_RxT = jnp.array([row + [0] * (length - len(row)) for row in scripts], jnp.int32)
 
-    def chosen(logits_RxV, keys, length_R):
+    def chosen(logits_RxV, keys, length_R, told_R):
         rows = jnp.arange(len(scripts))
         token = script_RxT[rows, jnp.minimum(length_R, length - 1)]
 

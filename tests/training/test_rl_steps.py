@@ -310,7 +310,7 @@ def test_each_row_is_reinforced_by_its_own_advantage(monkeypatch, tmp_path):
     config = SimpleNamespace(
         batch=size, rollout=SimpleNamespace(temperature=1.0), loss=LossConfig(), estimator=estimator_config
     )
-    pack = rl_steps.make_pack(size, engine, agent)
+    pack = rl_steps.make_pack(size, engine, agent.meshes.update, agent.model_config)
     update_step = rl_steps.make_update(config, agent, engine, optimizer, ucgrpo, pack, None)
     after = update_step(update.init_train_state(params, optimizer), sampled, groups, result)
     moved = np.asarray(after.state.params["table"][...]) - table
