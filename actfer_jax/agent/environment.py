@@ -44,8 +44,9 @@ class EpisodeConfig:
       ask_aus: ask for action units, as evidence of the emotion. They are always asked for where a data set has no
         emotion labels.
       images: most images of a sample. Each takes the room of a scene, in every row.
-      max_length: positions of a row, at least for a prompt, a call, its reply and an answer. Where what was said leaves
-        no room for one more call, its reply and an answer, the policy is told earlier to answer.
+      max_length: positions of a row, at least for a prompt, a call, its reply and an answer (with `max_turns` 1, a
+        prompt and an answer). Where what was said leaves no room for one more call, its reply and an answer, the
+        policy is told earlier to answer.
     """
 
     format: str = "actfer"
@@ -64,12 +65,12 @@ class EpisodeConfig:
             load_format(self)
         except ConfigError as error:
             raise FieldError("format", f"cannot be used: {error}") from error
-        least = self.prompt_tokens + self.one_more_call
-        if self.max_length < least:
-            raise FieldError(
-                "max_length",
-                f"is {self.max_length}; it must be at least {least}, for a prompt, a call, its reply and an answer",
-            )
+        rest, what = self.one_more_call, "a prompt, a call, its reply and an answer"
+        if self.max_turns == 1:
+            rest, what = self.turn_tokens, "a prompt and an answer"
+        if self.max_length < self.prompt_tokens + rest:
+            least = self.prompt_tokens + rest
+            raise FieldError("max_length", f"is {self.max_length}; it must be at least {least}, for {what}")
 
     @property
     def one_more_call(self) -> int:
@@ -256,7 +257,8 @@ class Environment:
         turn, config = self.episode.turns[-1], self.config
         self.length += turn.truncated
         image_tokens = None if reply.view is None else self.image_tokens(reply.view)
-        arm = self.arm if reply.ok and reply.tool == "align_face" else ""
+        aligned = reply.ok and reply.tool == "align_face"
+        arm = self.arm if aligned and not self.episode.forced else ""
         # Both arms are instructed or neither is: else who is compared would depend on the arm.
         arms = ("zoom", "answer") if arm else ("",)
         fitting = {one: self._fitting(reply.text, _INSTRUCTIONS[one], image_tokens) for one in arms}

@@ -96,6 +96,7 @@ class Reply:
       region: the named region of a zoom; "bbox" for a zoom into a box; "" otherwise.
       inspects: the call is a zoom into a region of a face, or into a box with at least half of its area inside the
         aligned view of a face, and with an area of 0.05 to 0.9 of the face box's.
+      found_by: the step of the search (`config.faces.steps`) that found the faces of the image; "" without any.
     """
 
     text: str
@@ -104,6 +105,7 @@ class Reply:
     view: View | None = None
     region: str = ""
     inspects: bool = False
+    found_by: str = ""
 
 
 @dataclass

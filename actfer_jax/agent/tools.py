@@ -200,7 +200,7 @@ class Toolbox:
             view = reply.view and replace(reply.view, image=index)
             if view and treatment == "blank_views":
                 view = replace(view, pixels=np.full_like(view.pixels, GREY))
-            return replace(reply, view=view)
+            return replace(reply, view=view, found_by=faces[0].step if faces else "")
         except _Refusal as refusal:
             return Reply(str(refusal), ok=False, tool=call.name)
 

@@ -132,10 +132,19 @@ class _Marked:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Sample | Unreadable:
-        try:
-            return check_reference(self.source[index])
-        except (ImageError, OSError) as error:
-            return Unreadable(str(error) or repr(error))
+        return read_sample(self.source, index)
+
+
+def read_sample(source: Samples, index: int) -> Sample | Unreadable:
+    """The sample of an index, or why its picture cannot be read.
+
+    Raises:
+      DataError: no answer to it can be right (`check_reference`).
+    """
+    try:
+        return check_reference(source[index])
+    except (ImageError, OSError) as error:
+        return Unreadable(str(error) or repr(error))
 
 
 def _shuffled(source: Any, seed: int) -> grain.MapDataset[Any]:

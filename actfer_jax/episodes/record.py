@@ -6,7 +6,7 @@ Keys of a record:
   trained_on: names of the data sets that the policy had been trained on.
   scene: the view of the first whole image. scenes: the views of all images of the sample.
   turns: each has text, truncated, call (name, arguments) or null, error (why the call or the turn could not be read),
-    reply (text, ok, tool, region, inspects) or null, view or null, and seconds in the tool.
+    reply (text, ok, tool, region, inspects, found_by) or null, view or null, and seconds in the tool.
   token_ids, loss_mask, logprobs, raw_logprobs: one entry a token. The last two are 0 for tokens that the policy did not
     choose. `logprobs` are of the sampled distribution, `raw_logprobs` of temperature 1 with nothing banned.
   images: file names of the views in the order of their placeholders, those of the sample's images first (added by the
@@ -86,7 +86,7 @@ def to_record(
 
 def _turn(turn: Turn) -> dict[str, Any]:
     call, reply = turn.parsed.call, turn.reply
-    parts = ("text", "ok", "tool", "region", "inspects")
+    parts = ("text", "ok", "tool", "region", "inspects", "found_by")
     return {
         "text": turn.text,
         "truncated": turn.truncated,

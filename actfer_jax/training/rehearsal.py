@@ -26,7 +26,7 @@ from actfer_jax.agent.environment import (
 from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, read_config
-from actfer_jax.data.sources import DataConfig, check_reference, emotion_labels, open_face_store, open_source
+from actfer_jax.data.sources import DataConfig, Unreadable, emotion_labels, open_face_store, open_source, read_sample
 from actfer_jax.episodes.disk import EpisodeSize, episode_size, records_bytes
 from actfer_jax.evaluation.command import read_card
 from actfer_jax.evaluation.run import EvaluateConfig
@@ -164,21 +164,28 @@ def rehearse(
     Raises:
       ConfigError: the config cannot be read, or a limit is too small; the message names each such key.
       DataError: no answer to a sample can be right (`check_reference`), or a trace about it cannot be written.
-      ImageError: a picture cannot be read.
+      ImageError: one of `images` cannot be read.
     """
     stage = _stage(raw_config, checkpoint)
-    pictures = _pictures(stage.data, samples, images)
+    pictures, unreadable = _samples(stage.data, samples)
+    labelled = len(pictures)
+    unknown = Reference(labels=emotion_labels(stage.data))
+    pictures += [Sample("pictures", path, (load_image(path),), unknown) for path in images]
     if not pictures:
-        raise ConfigError("there is nothing to play; give --samples above 0, or --images")
+        raise ConfigError(
+            f"no picture can be read, such as {unreadable[0]}"
+            if unreadable
+            else "there is nothing to play; give --samples above 0, or --images"
+        )
     rehearsal, progress = Rehearsal(stage.rollout, stage.chat, stage.encoder, stage.toolbox), ProgressLine("episodes")
     if stage.training is not None and stage.training.algorithm == "sft":
-        for sample in pictures[: len(pictures) - len(images)]:
+        for sample in pictures[:labelled]:
             rehearsal.maker.check(sample)
     played = []
     for number, sample in enumerate(pictures, start=1):
         played.append(rehearsal.play(sample))
         progress(number, len(pictures))
-    report = summarise(played, stage)
+    report = summarise(played, stage, unreadable)
     print(in_words(report, stage.rollout.max_turns), flush=True)
     if out is not None:
         write_atomically(out, json.dumps(report, indent=1) + "\n")
@@ -240,18 +247,20 @@ def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
     return Stage(data, rollout, chat, encoder, toolbox, training, episodes)
 
 
-def _pictures(data: DataConfig, samples: int, images: Sequence[str]) -> list[Sample]:
-    """The first samples of a data set, and pictures of which nothing is known."""
-    pictures: list[Sample] = []
-    if samples:
-        size = samples if data.size is None else min(samples, data.size)
-        source = open_source(dataclasses.replace(data, size=size))
-        pictures += [check_reference(source[index]) for index in range(min(size, len(source)))]
-    unknown = Reference(labels=emotion_labels(data))
-    return pictures + [Sample("pictures", path, (load_image(path),), unknown) for path in images]
+def _samples(data: DataConfig, count: int) -> tuple[list[Sample], list[str]]:
+    """The first samples of a data set, and of those whose picture cannot be read, why."""
+    if not count:
+        return [], []
+    size = count if data.size is None else min(count, data.size)
+    source = open_source(dataclasses.replace(data, size=size))
+    read = [read_sample(source, index) for index in range(min(size, len(source)))]
+    return (
+        [sample for sample in read if isinstance(sample, Sample)],
+        [sample.problem for sample in read if isinstance(sample, Unreadable)],
+    )
 
 
-def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
+def summarise(played: Sequence[Played], stage: Stage, unreadable: Sequence[str]) -> dict[str, Any]:
     """The report of a rehearsal as JSON values.
 
     Returns:
@@ -259,15 +268,18 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
       (most positions that a row takes if every turn is as long as it may be); faces_found (share); faces_found_by (how
       many by each step of the search); scene_pitch and zoom_pitch (medians, original pixels that a pixel of the view
       spans; None without zooms); disk_gib (most that the records of the run take); capacity (needed and given, by
-      config key).
+      config key); unreadable (of the pictures that cannot be read, why).
     """
     limits, views = stage.rollout, stage.toolbox.view_config
     needed = {
         name: max(one.needed[name] for one in played)
         for name in ("prompt_tokens", "turn_tokens", "reply_tokens", "max_length")
     }
-    largest = largest_prompt(limits, stage.chat, emotion_labels(stage.data), views.scene_max_tokens)
-    needed["prompt_tokens"] = max(needed["prompt_tokens"], largest)
+    asked = [stage.data]
+    if stage.training is not None and stage.training.evaluation is not None:
+        asked.append(stage.training.evaluation.data)
+    largest = [largest_prompt(limits, stage.chat, emotion_labels(data), views.scene_max_tokens) for data in asked]
+    needed["prompt_tokens"] = max(needed["prompt_tokens"], *largest)
     # Other pictures may have larger views than these.
     needed["reply_tokens"] = max(needed["reply_tokens"], largest_reply(limits, stage.chat, views.view_max_tokens))
     capacity = {
@@ -300,6 +312,7 @@ def summarise(played: Sequence[Played], stage: Stage) -> dict[str, Any]:
         "zoom_pitch": statistics.median(zooms) if zooms else None,
         "disk_gib": _records_bytes(played, stage) / 2**30,
         "capacity": capacity,
+        "unreadable": list(unreadable),
     }
 
 
@@ -343,6 +356,8 @@ def in_words(report: dict[str, Any], max_turns: int) -> str:
             lines.append(
                 "The scene already has every pixel of the original: a zoom enlarges it, and shows no more detail."
             )
+    if unreadable := report["unreadable"]:
+        lines.append(f"{len(unreadable)} more cannot be read, such as {unreadable[0]}.")
     lines.append(f"The records of the run take at most {report['disk_gib']:.1f} GiB.")
     return "\n".join(lines)
 

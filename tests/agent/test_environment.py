@@ -12,7 +12,7 @@ from actfer_jax.agent import prompts
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.environment import Environment, check_turn_start
 from actfer_jax.agent.episode import Reply
-from actfer_jax.config import ConfigError
+from actfer_jax.config import ConfigError, FieldError
 from actfer_jax.rl import rewards
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 
@@ -47,11 +47,13 @@ def test_the_reply_before_the_last_turn_says_to_answer_and_a_call_after_it_is_re
 
 @pytest.mark.parametrize(("arm", "told"), [("zoom", prompts.ZOOM_FIRST), ("answer", prompts.ANSWER_NOW), ("", "")])
 def test_an_arm_is_instructed_by_the_reply_with_the_aligned_face(agent, queries, arm, told):
-    environment = environment_of(agent, max_turns=4, max_length=400)
-    ids = played(environment, queries[0], call("zoom", region="chin"), call("align_face"), answer("fear"), arm=arm)
+    environment = environment_of(agent, max_turns=5, max_length=600)
+    align = call("align_face")
+    ids = played(environment, queries[0], call("zoom", region="chin"), align, align, answer("fear"), arm=arm)
     text = agent.chat.tokenizer.decode(ids)
     assert [words in text for words in (prompts.ZOOM_FIRST, prompts.ANSWER_NOW)] == [arm == "zoom", arm == "answer"]
     assert told in text.split("</tool_call>")[2] and environment.done
+    assert not told or text.count(told) == 1  # not again by the second
 
 
 def test_a_row_without_room_for_one_more_call_is_told_to_answer(agent, queries):
@@ -81,7 +83,11 @@ def test_arms_are_given_or_left_out_together_whatever_room_there_is(agent, queri
 
 
 def test_a_policy_with_one_turn_is_asked_to_answer_and_a_call_is_refused(agent, queries):
-    environment = environment_of(agent, max_turns=1)
+    config = agent.rollout
+    least = config.prompt_tokens + config.turn_tokens
+    with pytest.raises(FieldError, match=f"at least {least}, for a prompt and an answer"):
+        replace(config, max_turns=1, max_length=least - 1)
+    environment = environment_of(agent, max_turns=1, max_length=least)
     opening = environment.reset(queries[0])
     assert prompts.ANSWER_NOW in agent.chat.tokenizer.decode(opening.token_ids)
     assert environment.step(call("align_face"), 20) is None

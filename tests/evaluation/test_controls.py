@@ -113,6 +113,7 @@ def test_record_holds_the_episode_and_its_pictures(samples, toolbox, tmp_path):
         "tool": "zoom",
         "region": "nose",
         "inspects": True,
+        "found_by": "hog",
     }
     assert [turn["view"] is not None for turn in record["turns"]] == [False, True, True, False]
     assert record["prediction"] == {"aus": [6, 12], "emotion": "happiness"}

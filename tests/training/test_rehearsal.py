@@ -14,7 +14,7 @@ from PIL import Image
 from actfer_jax import facs
 from actfer_jax.config import ConfigError
 from actfer_jax.data.errors import DataError
-from actfer_jax.training.rehearsal import _pictures, _stage, rehearse
+from actfer_jax.training.rehearsal import _samples, _stage, rehearse
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 from configs import sft, ucgrpo
 from tests import other_faces
@@ -71,7 +71,7 @@ def test_no_trace_is_longer_than_a_rehearsal_of_supervised_training_says(tmp_pat
     maker = TraceMaker(TraceConfig(), stage.chat, stage.encoder, stage.toolbox, stage.rollout)
     lengths = [
         len(maker.planned(sample, Plan(align=True, regions=regions, forced="zoom")).tokens)
-        for sample in _pictures(stage.data, 2, [])
+        for sample in _samples(stage.data, 2)[0]
         for regions in itertools.permutations(facs.REGIONS, 2)
     ]
     assert max(lengths) <= needed < max(lengths) + 16
@@ -105,6 +105,34 @@ def test_faces_and_what_a_zoom_shows_are_told(tmp_path, photographs, capsys):
     alone = rehearsed(tmp_path / "report.json", photographs["512x512"])
     assert alone["scene_pitch"] == pytest.approx(512 / 96) and 0 < alone["zoom_pitch"] < alone["scene_pitch"]
     assert "enlarges" not in capsys.readouterr().out
+
+
+def test_pictures_of_training_that_cannot_be_read_are_told_and_the_prompt_of_an_evaluation_has_room(tmp_path, capsys):
+    """As training does: it goes on without the pictures, and refuses an evaluation whose prompt has no room."""
+    for folder, emotions in (("few", ["anger", "fear"]), ("many", list(facs.EMOTIONS))):
+        for emotion in emotions:
+            (tmp_path / folder / emotion).mkdir(parents=True)
+            Image.new("RGB", (120, 90)).save(tmp_path / folder / emotion / "1.png")
+    damaged = tmp_path / "few" / "fear" / "2.png"
+    damaged.write_bytes(b"<!DOCTYPE html><html></html>")
+    config = ucgrpo.get_config("demo")
+    config.rollout.prompt_style, config.rollout.prompt_tokens, config.data.size = "full", 4000, 3
+    config.rollout.max_length = config.batch.length = 4400
+
+    def needed() -> int:
+        rehearse(config, "", 3, [], tmp_path / "report.json")
+        return json.loads((tmp_path / "report.json").read_text())["capacity"]["rollout.prompt_tokens"]["needed"]
+
+    for data, folder in ((config.data, "few"), (config.evaluation.data, "few")):
+        data.name, data.split, data.directory = "folders", "all", str(tmp_path / folder)
+        data.cache_directory = str(tmp_path / "cache")
+    config.evaluation.data.size = None
+    alike = needed()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["samples"] == 2 and str(damaged) in report["unreadable"][0]
+    assert f"1 more cannot be read, such as {report['unreadable'][0]}" in capsys.readouterr().out
+    config.evaluation.data.directory = str(tmp_path / "many")
+    assert needed() > alike
 
 
 @needs_words
