@@ -186,12 +186,7 @@ def _train(
                 if start > (restored[0] if restored else 0):
                     checkpoints.save(start, state, saved, metrics)
                 checkpoints.wait()
-                if start:
-                    log.warning(
-                        "told to stop: saved step %d of %d; the same command goes on from there", start, config.steps
-                    )
-                else:
-                    log.warning("told to stop before the first step was done; the same command starts again")
+                _say_stopped(start, config.steps)
                 raise
         params = state.train.weights
     lease.check()
@@ -244,6 +239,13 @@ def _check(stop: Termination, doing: str) -> None:
     except Interrupted:
         log.warning("told to stop while %s; the same command starts again", doing)
         raise
+
+
+def _say_stopped(step: int, steps: int) -> None:
+    if step:
+        log.warning("told to stop: saved step %d of %d; the same command goes on from there", step, steps)
+    else:
+        log.warning("told to stop before the first step was done; the same command starts again")
 
 
 def _check_restored(config: TrainConfig, workdir: epath.Path, step: int, state: RunState, mesh: Mesh | None) -> None:
