@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from actfer_jax.evaluation.metrics import RESAMPLES, Summary, class_scores, interval, nanmean, ratio
+from actfer_jax.evaluation.bootstrap import RESAMPLES, interval, nanmean, ratio
+from actfer_jax.evaluation.metrics import Summary, class_scores
 
 PROTOCOLS = ("reference", "reference_sfew_own", "strict")
 UNKNOWN = "unknown"
