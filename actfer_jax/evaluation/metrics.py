@@ -214,11 +214,14 @@ def class_scores(counts_SxCxK: Floats) -> tuple[Floats, ...]:
     return ratio(hits, answered), ratio(hits, true), ratio(2 * hits, true + answered)
 
 
-def au_counts(drawn: Bootstrap, outcomes: Sequence[Outcome], aus: Sequence[int]) -> tuple[Floats, Floats, Floats]:
-    """The true and false positives and the false negatives of action units [S, A].
+def au_counts(
+    drawn: Bootstrap, outcomes: Sequence[Outcome], aus: Sequence[int], where_N: NDArray[np.bool_] | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """The true and false positives and the false negatives of action units [S, A], of a part of the episodes or of all.
 
     An episode without an answer counts as naming none.
     """
+    inside_Nx1 = np.ones((len(outcomes), 1), bool) if where_N is None else where_N[:, None]
 
     def table(sets: Iterable[frozenset[int] | None]) -> NDArray[np.bool_]:
         cells = [[au in (there or ()) for au in aus] for there in sets]
@@ -227,9 +230,9 @@ def au_counts(drawn: Bootstrap, outcomes: Sequence[Outcome], aus: Sequence[int])
     true_NxA = table(one.aus for one in outcomes)
     named_NxA = table(None if one.aus is None else one.predicted_aus for one in outcomes)
     return (
-        drawn.total(true_NxA & named_NxA),
-        drawn.total(named_NxA & ~true_NxA),
-        drawn.total(true_NxA & ~named_NxA),
+        drawn.total(true_NxA & named_NxA & inside_Nx1),
+        drawn.total(named_NxA & ~true_NxA & inside_Nx1),
+        drawn.total(true_NxA & ~named_NxA & inside_Nx1),
     )
 
 
