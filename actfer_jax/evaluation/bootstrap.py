@@ -59,14 +59,18 @@ def bootstrap(subjects: Sequence[str], *, seed: int, resamples: int = RESAMPLES)
     """
     names = [subject or index for index, subject in enumerate(subjects)]
     place = {name: unit for unit, name in enumerate(dict.fromkeys(names))}
-    units = len(place)
-    weights = np.ones((1, units))
-    if units > 1:
-        drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
-        weights = np.concatenate([weights, drawn])
     return Bootstrap(
-        "subjects" if any(subjects) else "samples", np.array([place[name] for name in names], np.intp), weights
+        "subjects" if any(subjects) else "samples",
+        np.array([place[name] for name in names], np.intp),
+        bootstrap_weights(len(place), seed=seed, resamples=resamples if len(place) > 1 else 0),
     )
+
+
+def bootstrap_weights(units: int, *, seed: int, resamples: int) -> Floats:
+    """The weight of each unit, float64 [1 + resamples, U]: a row of ones, then resamples with replacement."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(units, np.full(units, 1 / units), size=resamples) if units else np.ones((0, 0))
+    return np.concatenate([np.ones((1, units)), drawn])
 
 
 def ratio(top: Floats, bottom: Floats) -> Floats:

@@ -3,7 +3,7 @@
 python -m actfer_jax.evaluate --config=configs/eval/disfa.py --config.data.directory=DIR --checkpoint=POLICY --out=DIR
 
 A policy that was trained on a fold is evaluated on the fold's other part: --config.data.split=test --config.data.fold=1
-All 130,814 frames: --config.data.stride=1, in parts on several machines with --shard=1/8 and so on (docs/benchmarks.md).
+All 130,814 frames: --config.data.stride=1, perhaps in parts, with --shard=1/8 and so on (docs/benchmarks.md).
 """
 
 from ml_collections import ConfigDict
