@@ -6,8 +6,8 @@ Prints a table and writes to the output directory `results.json` (every figure, 
 `confusion.png`, `aus.png`, `zoom.png`, and the records of all episodes (`episodes/`, `images/`). What an earlier call
 wrote there is replaced when all is done, and nothing else (docs/files.md).
 
-With --shard=1/4 to --shard=4/4 it plays one of four parts, on any machine, and goes on where it was killed. Then --merge
-makes the results of all parts (docs/benchmarks.md).
+With --shard=1/4 to --shard=4/4 it plays one of four parts, on any machine, and goes on where it was killed. Then
+--merge makes the results of all parts (docs/benchmarks.md).
 
 Or scores the predictions of any model, in one file or several, without running it (docs/benchmarks.md):
 

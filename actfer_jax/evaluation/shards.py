@@ -245,9 +245,12 @@ def _tuples(value: Any) -> Any:
 
 
 def _records(directory: epath.Path) -> Iterator[epath.Path]:
-    yield from (directory / "episodes").iterdir()
-    for folder in (directory / "images").iterdir():
-        yield from folder.iterdir()
+    """The files of a shard's records."""
+    images = directory / "images"
+    for folder in (directory / "episodes", *(images.iterdir() if images.exists() else ())):
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if re.fullmatch(RECORD_FILES, os.path.relpath(file, directory)):
+                yield file
 
 
 def _link(source: epath.Path, target: Path) -> None:

@@ -115,7 +115,7 @@ class _Coded:
         self.file = relative(path, config.folder)
         self.intensities, self.lines = dict[int, int](), dict[int, int]()
         if not path.is_file():
-            problems.append(Problem(self.file, None, "is not there"))
+            problems.append(Problem(self.file, None, "is not there; its action unit is not known of this person"))
             return
         for line, row in enumerate(read_text(path).splitlines(), 1):
             left, _, right = row.partition(",")
@@ -133,9 +133,9 @@ class _Coded:
             else:
                 self.intensities[frame], self.lines[frame] = intensity, line
 
-    def line_of_missing(self, frame: int) -> int | None:
+    def line_of_missing(self, frame: int) -> int:
         """Where the row of a frame would be that is not there: below that of the last one before it."""
-        return max((line for other, line in self.lines.items() if other < frame), default=0) + 1 if self.lines else None
+        return max((line for other, line in self.lines.items() if other < frame), default=0) + 1
 
 
 def _records(
@@ -153,7 +153,7 @@ def _records(
     """
     frames = sorted(set().union(*(one.intensities for one in coded.values())))
     for au, one in coded.items():
-        for span in _spans(frame for frame in frames if frame not in one.intensities):
+        for span in _spans(frame for frame in frames if one.lines and frame not in one.lines):
             what = f"has no row of {_words(span)}, which other files have; AU{au} is not known there"
             problems.append(Problem(one.file, one.line_of_missing(span[0]), what))
     first = min(frames[:1] + [1])
