@@ -11,6 +11,8 @@ from actfer_jax.data.check import check, show
 from actfer_jax.data.datasets import disfa
 from actfer_jax.data.inventory import Inventory
 from actfer_jax.data.sources import DataConfig, DataError, open_source
+from actfer_jax.training.config import read_train_config
+from configs import grpo, sft, ucgrpo
 
 EVALUATED = {1, 2, 4, 6, 9, 12, 25, 26}
 
@@ -62,6 +64,19 @@ def test_a_stride_and_all_coded_units_are_choices(given):
     assert sorted(frames_of(stride=3, **given))[:4] == ["SN001/00001", "SN001/00004", "SN002/00001", "SN002/00004"]
     _, reference = frames_of(aus="coded", **given)["SN007/00002"]
     assert reference.known_aus == EVALUATED | {5, 15, 17, 20}
+
+
+@pytest.mark.parametrize("module", [ucgrpo, grpo, sft])
+def test_a_config_trains_on_two_folds_and_evaluates_on_the_third(module, given):
+    raw = module.get_config("disfa")
+    raw.model.path, raw.data.directory, raw.evaluation.data.directory = "demo", given["directory"], given["directory"]
+    config = read_train_config(raw)
+    trained, tested = map(people_in, (config.data, config.evaluation.data))
+    assert trained | tested == {*DISFA_PEOPLE} and tested == {*disfa.FOLDS[1]} and not trained & tested
+
+
+def people_in(config: DataConfig) -> set[str]:
+    return {record.name.split("/")[0] for record in disfa.open_source(config).records}
 
 
 def test_what_is_odd_is_named_with_file_and_line(given, tmp_path):
