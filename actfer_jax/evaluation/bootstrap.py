@@ -1,6 +1,6 @@
-"""Resampling with replacement, for intervals: of people where it is known who is shown, else of samples.
+"""Resampling with replacement, for intervals: of subjects where it is known who is shown, else of samples.
 
-The frames of one person are much alike. As if they were independent, their interval would be far too narrow.
+The frames of one person are much alike. An interval over frames would be far too narrow.
 
 Shapes: N samples, U units that are drawn, S rows of weights.
 """

@@ -1,7 +1,7 @@
 """Figures of a set of finished episodes, with bootstrap intervals, in plain numpy.
 
 Every figure is computed from sums over episodes. The first row of `Bootstrap.total` gives the figure itself. The others
-are resamples, of people where it is known who is shown, and give its 95% interval.
+are resamples, of subjects where it is known who is shown, and give its 95% interval.
 
 Shapes: N episodes, S rows, C labels, A action units.
 """

@@ -89,11 +89,14 @@ def evaluate_shard(config: EvaluateConfig, checkpoint: str, out: epath.Path, lan
       ConfigError, OSError: as `run.evaluate`.
     """
     output, directory = _output(config), shard.directory(out)
+    if not out.exists():  # All shards may start at once; the check would make the directory, and remove it again.
+        out.mkdir(parents=True, exist_ok=True)
     check_directory(out, output)
-    check_directory(directory, _PART)
     agent, card, source = open_evaluation(config, checkpoint, landmarks)
     plan = _plan(config, checkpoint, landmarks, len(source), card.trained_on)
     claim(out, output)
+    directory.mkdir(parents=True, exist_ok=True)
+    check_directory(directory, _PART)
     claim(directory, _PART)
     if (directory / PLAN).exists():
         _check_same(plan, directory)

@@ -61,7 +61,7 @@ def test_both_conventions_equal_counting(seed):
         assert found["folds"][str(fold)]["frames"] == len(inside)
         means.append(np.mean([*of_fold.values()]))
     assert found["f1_folds"]["value"] == pytest.approx(np.mean(means)) != found["f1"]["value"]
-    assert (found["people"], found["frames"], found["resampled"]) == (27, 500, "subjects")
+    assert (found["subjects"], found["frames"], found["resampled"]) == (27, 500, "subjects")
 
 
 def test_the_interval_is_that_of_people_and_not_of_their_frames():

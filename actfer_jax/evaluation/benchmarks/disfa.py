@@ -2,7 +2,7 @@
 
 Models that were not trained on DISFA are measured on all of its frames together. Papers that train on it count each of
 the three folds by itself, and average the three. An action unit that is never found has F1 0, also where it never
-occurs. Intervals resample people.
+occurs. Intervals resample subjects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ PUBLISHED = (
 def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
     """
     Returns:
-      frames (those with known action units), people; resampled ("subjects" or "samples"); f1 (mean over the 8, all
+      frames (those with known action units), subjects; resampled ("subjects" or "samples"); f1 (mean over the 8, all
       frames together) and f1_folds (mean of the three folds; None unless all are there), each {"value", "low", "high"};
       aus: for each name, true_positives, false_positives, false_negatives, f1; folds: for each that occurs, frames, f1,
       aus (the F1 of each); no_answer, zoom_rate.
@@ -71,7 +71,7 @@ def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summar
             }
     return {
         "frames": len(known),
-        "people": len({one.subject for one in known if one.subject}),
+        "subjects": len({one.subject for one in known if one.subject}),
         "resampled": drawn.resampled,
         "f1": interval(f1_SxA.mean(1) if known else np.full(1, np.nan)),
         "f1_folds": interval(np.mean(means_FxS, 0)),
@@ -108,7 +108,7 @@ def report(summaries: Mapping[str, Summary]) -> str:
             rows.append(["", _FOLDS, "", *map(_percent, f1s), _with_interval(summary["f1_folds"])])
     published = [["published, not measured here", "on", "mean", "source"]]
     published += [[one.model, one.convention, f"{one.mean_f1:.1f}", one.source] for one in PUBLISHED]
-    drawn = "people" if all(summary["resampled"] == "subjects" for summary in summaries.values()) else "frames"
+    drawn = " or ".join(sorted({summary["resampled"] for summary in summaries.values()}))
     note = f"F1 in percent; ± is half of the 95% interval over resampled {drawn}."
     return f"{align(rows, left=2)}\n\n{note}\n\n{align(published, left=4)}"
 
