@@ -6,6 +6,9 @@ Prints a table and writes to the output directory `results.json` (every figure, 
 `confusion.png`, `aus.png`, `zoom.png`, and the records of all episodes (`episodes/`, `images/`). What an earlier call
 wrote there is replaced when all is done, and nothing else (docs/files.md).
 
+With --shard=1/4 to --shard=4/4 it plays one of four parts, on any machine, and goes on where it was killed. Then
+--merge makes the results of all parts (docs/benchmarks.md).
+
 Or scores the predictions of any model, in one file or several, without running it (docs/benchmarks.md):
 
     python -m actfer_jax.evaluate --predictions=FILE --benchmark=ferbench --protocol=reference --out=scores
@@ -29,37 +32,35 @@ def config_class() -> type:
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
-    scores = ("predictions", "benchmark", "protocol")
-    plays = ("config", "checkpoint")
-    wanted, others = (scores, plays) if given.predictions else (plays, scores)
+    scores, plays, parts = ("predictions", "benchmark", "protocol"), ("config", "checkpoint"), ("shard", "merge")
+    wanted, others = (scores, (*plays, *parts)) if given.predictions else (plays, scores)
     if missing := [name for name in wanted if getattr(given, name) is None]:
         raise UserError(f"--{missing[0]} is missing; give it a value (--help lists the flags)")
-    if extra := [name for name in others if getattr(given, name) is not None]:
+    if extra := [name for name in others if getattr(given, name) not in (None, False)]:
         raise UserError(f"--{extra[0]} does not go with --{wanted[0]}; leave it out")
     if given.predictions:
         from actfer_jax.evaluation.predictions import score_predictions
 
         print(score_predictions(given.predictions, given.benchmark, given.protocol, given.out))
     else:
-        _evaluate(given)
+        print(_evaluate(given))
 
 
-def _evaluate(given: flags.FlagValues) -> None:
-    from actfer_jax import plugins
+def _evaluate(given: flags.FlagValues) -> str:
     from actfer_jax.config import ConfigError, read_config
-    from actfer_jax.evaluation.benchmarks import Benchmark
-    from actfer_jax.evaluation.run import EvaluateConfig, evaluate
-    from actfer_jax.runs.provenance import heading
+    from actfer_jax.evaluation import run, shards
 
     if "algorithm" in given.config:
         raise ConfigError(
             "this is a config for `python -m actfer_jax.train`; evaluate takes one such as configs/eval/synth_faces.py"
         )
-    config = read_config(given.config, EvaluateConfig, "config")
-    results = evaluate(config, given.checkpoint, given.out, str(given.landmarks or ""))
-    benchmark: Benchmark = plugins.load(config.benchmark.FOLDER, config.benchmark.name)
-    print(heading(results["provenance"]))
-    print(benchmark.report(results["results"]))
+    if given.shard and given.merge:
+        raise UserError("--merge does not go with --shard; give it when all shards are done")
+    config = read_config(given.config, run.EvaluateConfig, "config")
+    arguments = config, given.checkpoint, given.out, str(given.landmarks or "")
+    if given.shard:
+        return shards.evaluate_shard(*arguments, shards.Shard.read(given.shard))
+    return run.in_words(shards.merge(*arguments) if given.merge else run.evaluate(*arguments))
 
 
 if __name__ == "__main__":
@@ -67,6 +68,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.")
     flags.DEFINE(cli.PathFlag(), "out", "evaluation", "Directory to write; it may exist.")
     flags.DEFINE(cli.PathFlag(), "landmarks", None, "A landmark model for dlib, instead of the one that is installed.")
+    flags.DEFINE_string("shard", None, "I/N: play the I-th of N parts, from 1, and keep it below --out.")
+    flags.DEFINE_bool("merge", False, "Make the results of the N parts below --out, which are all done.")
     files = "Predictions to score; give it once for each file of one model."
     flags.DEFINE_multi(cli.PathFlag(), flags.ArgumentSerializer(), "predictions", None, files)
     flags.DEFINE_string("benchmark", None, "With --predictions: ferbench.")

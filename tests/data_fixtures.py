@@ -73,5 +73,29 @@ def write_table(directory: Path) -> dict[str, Any]:
     return {"directory": str(directory), "columns": {"aus": "AU"}, "split": "all"}
 
 
-WRITERS = {"raf_db": write_raf_db, "folders": write_folders, "table": write_table}
+DISFA_AUS = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
+DISFA_PEOPLE = [f"SN{n:03d}" for n in range(1, 33) if n not in (14, 15, 19, 20, 22)]
+
+
+def disfa_intensity(subject: str, au: int, frame: int) -> int:
+    return (int(subject[2:]) + 3 * au + frame * frame) % 6
+
+
+def write_disfa(directory: Path, frames: int = 4, from_zero: bool = False) -> dict[str, Any]:
+    """All people with a few frames, each with a grey of its own. Lines end in CRLF, SN023 is a row short in every file,
+    and one file has no last newline."""
+    for subject in DISFA_PEOPLE:
+        for au in DISFA_AUS:
+            coded = range(1, frames + (subject != "SN023"))
+            rows = "\r\n".join(f"{frame},{disfa_intensity(subject, au, frame)}" for frame in coded)
+            end = "" if (subject, au) == ("SN002", 1) else "\r\n"
+            put(directory / f"ActionUnit_Labels/{subject}/{subject}_au{au}.txt", rows + end)
+        for frame in range(1, frames + 1):
+            name = f"{frame - 1}.png" if from_zero else f"{frame:05d}.png"
+            grey = DISFA_PEOPLE.index(subject) * frames + frame
+            put(directory / "frames" / subject / name, picture(grey, "PNG"))
+    return {"directory": str(directory)}
+
+
+WRITERS = {"raf_db": write_raf_db, "folders": write_folders, "table": write_table, "disfa": write_disfa}
 """By data set: writes the fixture and returns the keys of its config."""

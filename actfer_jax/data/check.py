@@ -21,7 +21,7 @@ from absl import flags
 
 from actfer_jax import cli, plugins
 from actfer_jax.config import ConfigError, named_config, read_config
-from actfer_jax.data.inventory import Inventory, Problem, Record, relative
+from actfer_jax.data.inventory import ALL, Inventory, Problem, Record, relative
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.faces.images import ImageError, decode_image
 from actfer_jax.files import reason
@@ -53,8 +53,9 @@ def check(
         else:
             by_digest[opened.digest].append(record)
         progress(done, len(records))
-    splits = Counter(record.split or "all" for record in records)
+    splits = Counter(record.split or ALL for record in records)
     found = splits + Counter(f"{record.split}/{record.reference.emotion}" for record in records)
+    found[ALL] = len(records)
     problems = [
         *inventory.problems,
         *unreadable,

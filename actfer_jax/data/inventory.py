@@ -78,7 +78,7 @@ class Inventory:
       labels: the emotions of the data set, in the order of its classes.
       records: in the order of the files.
       problems: what is odd in the files; a row that cannot be used is left out, and is here.
-      official: how many records a published data set has, by what is counted: a split, or "SPLIT/LABEL".
+      official: how many records a published data set has, by what is counted: `ALL`, a split, or "SPLIT/LABEL".
       folders: folders with nothing but the records' pictures.
     """
 

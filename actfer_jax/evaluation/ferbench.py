@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from actfer_jax.evaluation.metrics import RESAMPLES, Summary, class_scores, interval, nanmean, ratio
+from actfer_jax.evaluation.bootstrap import RESAMPLES, interval, nanmean, ratio
+from actfer_jax.evaluation.metrics import Summary, class_scores
 
 PROTOCOLS = ("reference", "reference_sfew_own", "strict")
 UNKNOWN = "unknown"
@@ -133,11 +134,13 @@ def summarise(items: Sequence[Item], protocol: str, *, seed: int) -> Summary:
       subsets (by name) and overall, each with n (items in the denominator), errors (failed items), unknown (of n),
       accuracy, macro_f1, their 95% intervals (`accuracy_interval`, `macro_f1_interval`: low and high), confusion (rows,
       the truth; columns, the answers); official: the number of items that FERBench has. Figures of no items are None.
+      resampled: "samples", for the intervals.
       Overall, "angry", "happy" and "sad" are "anger", "happiness" and "sadness".
     """
     pooled = [replace(i, truth=_POOLED.get(i.truth, i.truth), answer=_POOLED.get(i.answer, i.answer)) for i in items]
     parts = {name: [item for item in items if item.subset == name] for name in SUBSETS}
     return {
+        "resampled": "samples",
         "subsets": {
             name: {"official": SUBSETS[name].size, **_figures(part, protocol, seed)}
             for name, part in parts.items()

@@ -1,9 +1,9 @@
 """Figures of a set of finished episodes, with bootstrap intervals, in plain numpy.
 
-Every figure is computed from weighted sums over episodes. A row of weights says how often each episode counts. The
-first row is all ones and gives the figure itself. The others are resamples with replacement and give its 95% interval.
+Every figure is computed from sums over episodes. The first row of `Bootstrap.total` gives the figure itself. The others
+are resamples, of subjects where it is known who is shown, and give its 95% interval.
 
-Shapes: N episodes, S rows of weights, C labels, A action units.
+Shapes: N episodes, S rows, C labels, A action units.
 """
 
 from collections import Counter
@@ -16,15 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Episode, Reference
+from actfer_jax.evaluation.bootstrap import RESAMPLES, Bootstrap, Floats, bootstrap, interval, nanmean, ratio, value
 from actfer_jax.rl.levels import f1
 
 INVALID = "invalid"
-RESAMPLES = 1000
 
 Summary = dict[str, Any]
 """Nested JSON values. A figure without episodes that define it is None."""
-
-Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Outcome:
       calls: (tool, executed) of each call; the tool is "" if the call could not be read.
       turns: the number of assistant turns.
       truncated: whether a turn reached its length limit.
+      subject: who is shown; "" where that is not known.
     """
 
     labels: tuple[str, ...]
@@ -58,6 +57,7 @@ class Outcome:
     calls: tuple[tuple[str, bool], ...]
     turns: int
     truncated: bool
+    subject: str = ""
 
     @property
     def correct(self) -> bool:
@@ -91,6 +91,7 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         calls=tuple((reply.tool, reply.ok) for reply in episode.replies),
         turns=len(episode.turns),
         truncated=any(turn.truncated for turn in episode.turns),
+        subject=str(reference.extra.get("subject", "")),
     )
 
 
@@ -108,6 +109,7 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
     Returns:
       A nested dict. Figures with an interval are {"value", "low", "high"}:
         episodes, turns, truncated, no_answer;
+        resampled ("subjects" or "samples", for the intervals);
         accuracy, macro_f1 (mean over the labels that occur in truth or answers), au_f1_sample (mean over samples of F1
         within a sample), au_f1_pooled (mean over the action units that occur in truth, of F1 over all samples);
         strata: for each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_gap (its zoom rate minus that of the
@@ -124,7 +126,7 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
     if not outcomes:
         raise ValueError("there are no episodes to summarise")
     labels = list(dict.fromkeys(label for one in outcomes for label in one.labels))
-    weights_SxN = bootstrap_weights(len(outcomes), seed=seed, resamples=resamples)
+    drawn = bootstrap([one.subject for one in outcomes], seed=seed, resamples=resamples)
     labelled = np.array([one.emotion is not None for one in outcomes])
     annotated = np.array([one.aus is not None for one in outcomes])
     correct, inspected = (np.array([getattr(one, name) for one in outcomes]) for name in ("correct", "inspected"))
@@ -135,15 +137,17 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
     }
     stratified = np.array([bool(one.strata) for one in outcomes])
 
-    def rate(values: ArrayLike, where: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        return _mean(weights_SxN, values, np.ones(len(outcomes), bool) if where is None else where)
+    def rate(values: ArrayLike, where: NDArray[np.bool_] | None = None) -> Floats:
+        return drawn.mean(values, np.ones(len(outcomes), bool) if where is None else where)
 
-    counts_SxCxK = confusion_counts(weights_SxN, outcomes, labels)
-    aus, true_SxA, false_SxA, missed_SxA = au_counts(weights_SxN, outcomes)
+    counts_SxCxK = confusion_counts(drawn, outcomes, labels)
+    aus = sorted(set().union(*(one.aus | (one.predicted_aus or set()) for one in outcomes if one.aus is not None)))
+    true_SxA, false_SxA, missed_SxA = au_counts(drawn, outcomes, aus)
     au_f1_SxA = ratio(2 * true_SxA, 2 * true_SxA + false_SxA + missed_SxA)
     occurs_SxA = true_SxA + missed_SxA > 0
     return {
         "episodes": len(outcomes),
+        "resampled": drawn.resampled,
         "accuracy": interval(rate(correct, labelled)),
         "macro_f1": interval(nanmean(class_scores(counts_SxCxK)[2])),
         "au_f1_sample": interval(rate(au_f1, annotated)),
@@ -156,60 +160,53 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
                 "zoom_rate": interval(rate(inspected, member)),
                 "zoom_gap": interval(rate(inspected, member) - rate(inspected, stratified & ~member)),
                 "zoom_gap_within_class": interval(
-                    _gap_within_class(weights_SxN, outcomes, labels, inspected, member, stratified & ~member)
+                    _gap_within_class(drawn, outcomes, labels, inspected, member, stratified & ~member)
                 ),
             }
             for name, member in strata.items()
         },
         "zoom": {
             "rate": interval(rate(inspected)),
-            "per_episode": _value(rate([len(one.regions) for one in outcomes])),
+            "per_episode": value(rate([len(one.regions) for one in outcomes])),
             "regions": {
-                region: _value(rate([one.regions.count(region) for one in outcomes]))
+                region: value(rate([one.regions.count(region) for one in outcomes]))
                 for region in (*facs.REGIONS, "bbox")
             },
         },
         "tools": _tools(outcomes),
-        "turns": _value(rate([one.turns for one in outcomes])),
-        "truncated": _value(rate([one.truncated for one in outcomes])),
-        "no_answer": _value(rate([not one.answered for one in outcomes])),
+        "turns": value(rate([one.turns for one in outcomes])),
+        "truncated": value(rate([one.truncated for one in outcomes])),
+        "no_answer": value(rate([not one.answered for one in outcomes])),
         "confusion": {
             "labels": labels,
             "columns": [*labels, INVALID],
             "counts": counts_SxCxK[0].astype(int).tolist(),
         },
-        "classes": _classes(weights_SxN[:1], outcomes, labels, counts_SxCxK[:1], inspected, strata),
+        "classes": _classes(drawn.without_resamples, outcomes, labels, counts_SxCxK[:1], inspected, strata),
         "aus": {
             f"AU{au}": {
                 "name": facs.AU_NAMES.get(au, ""),
                 "true_positives": int(true_SxA[0, a]),
                 "false_positives": int(false_SxA[0, a]),
                 "false_negatives": int(missed_SxA[0, a]),
-                "f1": _value(au_f1_SxA[:, a]),
+                "f1": value(au_f1_SxA[:, a]),
             }
             for a, au in enumerate(aus)
         },
     }
 
 
-def bootstrap_weights(episodes: int, *, seed: int, resamples: int) -> Weights:
-    """The weight of each episode, float64 [1 + resamples, N]: a row of ones, then resamples with replacement."""
-    rng = np.random.default_rng(seed)
-    resampled = rng.multinomial(episodes, np.full(episodes, 1 / episodes), size=resamples)
-    return np.concatenate([np.ones((1, episodes)), resampled])
-
-
-def confusion_counts(weights_SxN: Weights, outcomes: Sequence[Outcome], labels: Sequence[str]) -> NDArray[np.float64]:
-    """Weighted counts of (truth, answer) [S, C, C + 1]. The last column counts answers that are not a label."""
+def confusion_counts(drawn: Bootstrap, outcomes: Sequence[Outcome], labels: Sequence[str]) -> Floats:
+    """Counts of (truth, answer) [S, C, C + 1]. The last column counts answers that are not a label."""
     index = {label: c for c, label in enumerate(labels)}
     cells = np.zeros((len(outcomes), len(labels), len(labels) + 1))
     for n, one in enumerate(outcomes):
         if one.emotion in index:
             cells[n, index[one.emotion], len(labels) if one.predicted is None else index[one.predicted]] = 1
-    return np.tensordot(weights_SxN, cells, 1)
+    return drawn.total(cells)
 
 
-def class_scores(counts_SxCxK: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def class_scores(counts_SxCxK: Floats) -> tuple[Floats, ...]:
     """Precision, recall and F1 of each label [S, C] from a confusion matrix; NaN for a ratio without a denominator."""
     size = counts_SxCxK.shape[1]
     hits = np.einsum("scc->sc", counts_SxCxK[:, :, :size])
@@ -217,52 +214,53 @@ def class_scores(counts_SxCxK: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     return ratio(hits, answered), ratio(hits, true), ratio(2 * hits, true + answered)
 
 
-def au_counts(weights_SxN: Weights, outcomes: Sequence[Outcome]) -> tuple[list[int], Weights, Weights, Weights]:
-    """The action units in truth or answers, and their weighted true and false positives and false negatives [S, A].
+def au_counts(
+    drawn: Bootstrap, outcomes: Sequence[Outcome], aus: Sequence[int], where_N: NDArray[np.bool_] | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """The true and false positives and the false negatives of action units [S, A], of a part of the episodes or of all.
 
     An episode without an answer counts as naming none.
     """
-    pairs = [(one.aus, one.predicted_aus or frozenset()) if one.aus is not None else None for one in outcomes]
-    aus = sorted(set().union(*(true | predicted for true, predicted in filter(None, pairs))))
+    inside_Nx1 = np.ones((len(outcomes), 1), bool) if where_N is None else where_N[:, None]
 
-    def total(member: Iterable[Iterable[bool]]) -> Weights:
-        return weights_SxN @ np.array([list(row) for row in member], np.float64).reshape(len(outcomes), len(aus))
+    def table(sets: Iterable[frozenset[int] | None]) -> NDArray[np.bool_]:
+        cells = [[au in (there or ()) for au in aus] for there in sets]
+        return np.array(cells, bool).reshape(len(outcomes), len(aus))
 
-    empty: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
-    kept = [pair or empty for pair in pairs]
+    true_NxA = table(one.aus for one in outcomes)
+    named_NxA = table(None if one.aus is None else one.predicted_aus for one in outcomes)
     return (
-        aus,
-        total((au in true & predicted for au in aus) for true, predicted in kept),
-        total((au in predicted - true for au in aus) for true, predicted in kept),
-        total((au in true - predicted for au in aus) for true, predicted in kept),
+        drawn.total(true_NxA & named_NxA & inside_Nx1),
+        drawn.total(named_NxA & ~true_NxA & inside_Nx1),
+        drawn.total(true_NxA & ~named_NxA & inside_Nx1),
     )
 
 
 def _gap_within_class(
-    weights_SxN: Weights,
+    drawn: Bootstrap,
     outcomes: Sequence[Outcome],
     labels: Sequence[str],
     inspected_N: NDArray[np.bool_],
     inside_N: NDArray[np.bool_],
     outside_N: NDArray[np.bool_],
-) -> NDArray[np.float64]:
+) -> Floats:
     """The mean gap in zoom rate over emotions with samples both inside and outside, weighted by their samples [S]."""
-    total, weight = np.zeros(len(weights_SxN)), np.zeros(len(weights_SxN))
+    total, weight = (np.zeros(len(drawn.weights_SxU)) for _ in range(2))
     for label in labels:
         members = np.array([one.emotion == label for one in outcomes])
-        inside, outside = (_mean(weights_SxN, inspected_N, members & part) for part in (inside_N, outside_N))
+        inside, outside = (drawn.mean(inspected_N, members & part) for part in (inside_N, outside_N))
         gap = inside - outside
-        size = np.where(np.isnan(gap), 0.0, weights_SxN @ (members & (inside_N | outside_N)))
+        size = np.where(np.isnan(gap), 0.0, drawn.total(members & (inside_N | outside_N)))
         total += size * np.nan_to_num(gap)
         weight += size
     return ratio(total, weight)
 
 
 def _classes(
-    ones_1xN: Weights,
+    ones: Bootstrap,
     outcomes: Sequence[Outcome],
     labels: Sequence[str],
-    counts_1xCxK: NDArray[np.float64],
+    counts_1xCxK: Floats,
     inspected: NDArray[np.bool_],
     strata: dict[str, NDArray[np.bool_]],
 ) -> dict[str, Any]:
@@ -272,13 +270,11 @@ def _classes(
         members = np.array([one.emotion == label for one in outcomes])
         classes[label] = {
             "episodes": int(members.sum()),
-            "precision": _value(precision[:, c]),
-            "recall": _value(recall[:, c]),
-            "f1": _value(scores[:, c]),
-            "zoom_rate": _value(_mean(ones_1xN, inspected, members)),
-            "zoom_rate_in": {
-                name: _value(_mean(ones_1xN, inspected, members & member)) for name, member in strata.items()
-            },
+            "precision": value(precision[:, c]),
+            "recall": value(recall[:, c]),
+            "f1": value(scores[:, c]),
+            "zoom_rate": value(ones.mean(inspected, members)),
+            "zoom_rate_in": {name: value(ones.mean(inspected, members & member)) for name, member in strata.items()},
         }
     return classes
 
@@ -292,30 +288,3 @@ def _tools(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "success": sum(executed.values()) / total if total else None,
         **{tool: {"calls": calls[tool], "success": executed[tool] / calls[tool]} for tool in sorted(calls)},
     }
-
-
-def _mean(weights_SxN: Weights, values_N: ArrayLike, where_N: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return ratio(weights_SxN @ (np.asarray(values_N, np.float64) * where_N), weights_SxN @ where_N)
-
-
-def ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The quotient, NaN where the denominator is 0."""
-    return np.divide(top, bottom, out=np.full(np.shape(bottom), np.nan), where=bottom > 0)
-
-
-def nanmean(values_SxC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over the classes whose value is defined [S]; NaN where none is."""
-    return ratio(np.nansum(values_SxC, 1), (~np.isnan(values_SxC)).sum(1))
-
-
-def _value(values_S: NDArray[np.float64]) -> float | None:
-    return None if np.isnan(values_S[0]) else float(values_S[0])
-
-
-def interval(values_S: NDArray[np.float64]) -> dict[str, float | None]:
-    """The figure, and the 2.5% and 97.5% quantiles of the resamples in which it is defined."""
-    resampled = values_S[1:][~np.isnan(values_S[1:])]
-    if np.isnan(values_S[0]) or not len(resampled):
-        return {"value": _value(values_S), "low": None, "high": None}
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return {"value": _value(values_S), "low": float(low), "high": float(high)}

@@ -1,15 +1,16 @@
 """Evaluates a checkpoint on a data set, and writes results, plots and records."""
 
-import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from etils import epath
 
 from actfer_jax import plugins
+from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of
 from actfer_jax.data.sources import DataConfig, Source, emotion_labels, open_face_store, open_source
 from actfer_jax.episodes.background import BackgroundWriter
@@ -18,8 +19,7 @@ from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import Benchmark, BenchmarkConfig
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.controls import CONTROLS, evaluate_policy
-from actfer_jax.evaluation.metrics import Outcome
+from actfer_jax.evaluation.controls import CONTROLS, Outcomes, batch_count, play
 from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
@@ -69,38 +69,126 @@ def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks
       out: the directory to write.
 
     Returns:
-      The content of `results.json`: the provenance, and the summaries of the normal episodes and of each control.
-      Records have the reward with its default constants, not those of the policy's training.
+      The content of `results.json`: the provenance, why pictures could not be read (`unreadable`), and the summaries of
+      the normal episodes and of each control. Records have the reward with its default constants, not those of the
+      policy's training.
 
     Raises:
       ConfigError, OutputError, OSError: the checkpoint does not load, or the output cannot be written.
+      ImageError: more than half of the pictures cannot be read.
     """
     benchmark: Benchmark = plugins.load(config.benchmark.FOLDER, config.benchmark.name)
     output = evaluation_output(benchmark.FIGURES)
     check_directory(out, output)
-    agent, card = load_policy(checkpoint, config.dtype, landmarks, config.faces, open_face_store(config.data))
-    agent.check_prompt(emotion_labels(config.data))
-    source = open_source(config.data)
+    agent, card, source = open_evaluation(config, checkpoint, landmarks)
     with staged(out, output) as staging:
         with BackgroundWriter(EpisodeWriter(staging)) as writer:
-            outcomes = _play(config, agent, source, writer, card.trained_on)
-        summaries = {
-            control: benchmark.measure(played, config=config.benchmark, seed=config.seed)
-            for control, played in outcomes.items()
-        }
-        made = provenance(config.data.name, config.data.split, len(source), checkpoint)
-        results = {
-            "provenance": made,
-            "checkpoint": checkpoint,
-            "trained_on": card.trained_on,
-            "config": asdict(config),
-            "results": summaries,
-        }
-        for name, figure in zip(benchmark.FIGURES, benchmark.figures(summaries), strict=True):
-            write_atomically(staging / f"{name}.png", plots.png(figure, heading(made)))
-        write_atomically(staging / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
-        publish(staging, out, output)
+            batches = range(batch_count(source, config.queries))
+            outcomes = Outcomes.joined(play_batches(config, agent, source, batches, writer, card.trained_on))
+        return write_results(
+            config, outcomes, staging, out, policy=checkpoint, samples=len(source), trained_on=card.trained_on
+        )
+
+
+def open_evaluation(config: EvaluateConfig, checkpoint: str, landmarks: str) -> tuple[Agent, PolicyCard, Source]:
+    """The policy with its card, and the samples.
+
+    Raises:
+      ConfigError, DataError, OSError: one of them cannot be used.
+    """
+    agent, card = load_policy(checkpoint, config.dtype, landmarks, config.faces, open_face_store(config.data))
+    agent.check_prompt(emotion_labels(config.data))
+    return agent, card, open_source(config.data)
+
+
+def play_batches(
+    config: EvaluateConfig,
+    agent: Agent,
+    source: Source,
+    batches: Sequence[int],
+    writer: BackgroundWriter,
+    trained_on: tuple[str, ...],
+) -> Iterator[Outcomes]:
+    """Plays batches (`controls.play`) and hands on the records of their episodes."""
+
+    def record(number: int, control: str, rollouts: Iterable[Rollout]) -> None:
+        episodes = (
+            to_record(
+                rollout,
+                id=f"{control}/{rollout.query.dataset}/{rollout.query.name}",
+                reward=score(rollout.episode, rollout.query.reference, RewardConfig()),
+                advantage=None,
+                trained_on=trained_on,
+            )
+            for rollout in rollouts
+        )
+        writer.write(number, episodes)
+
+    return play(
+        agent.engine(queries=config.queries, group_size=1, greedy=config.greedy),
+        agent.params,
+        source,
+        batches,
+        controls=config.controls,
+        seed=config.seed,
+        progress=ProgressLine("episodes"),
+        record=record,
+    )
+
+
+def write_results(
+    config: EvaluateConfig,
+    outcomes: Outcomes,
+    staging: Path,
+    out: epath.Path,
+    *,
+    policy: str,
+    samples: int,
+    trained_on: Sequence[str],
+) -> dict[str, Any]:
+    """Measures the outcomes, writes figures and plots beside the records in `staging`, and publishes all.
+
+    Args:
+      policy: its name.
+      samples: how many there are, with those that could not be read.
+      trained_on: the data sets that the policy was trained on.
+
+    Returns:
+      The content of `results.json`.
+    """
+    benchmark: Benchmark = plugins.load(config.benchmark.FOLDER, config.benchmark.name)
+    summaries = {
+        control: benchmark.measure(played, config=config.benchmark, seed=config.seed)
+        for control, played in outcomes.by_control.items()
+    }
+    made = provenance(config.data.name, config.data.split, samples, policy)
+    results = {
+        "provenance": made,
+        "checkpoint": policy,
+        "trained_on": list(trained_on),
+        "config": asdict(config),
+        "unreadable": outcomes.unreadable,
+        "results": summaries,
+    }
+    for name, figure in zip(benchmark.FIGURES, benchmark.figures(summaries), strict=True):
+        write_atomically(staging / f"{name}.png", plots.png(figure, _title(results)))
+    write_atomically(staging / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    publish(staging, out, evaluation_output(benchmark.FIGURES))
     return results
+
+
+def in_words(results: Mapping[str, Any]) -> str:
+    """The content of `results.json` for a terminal."""
+    benchmark: Benchmark = plugins.load(BenchmarkConfig.FOLDER, results["config"]["benchmark"]["name"])
+    lines = [_title(results), benchmark.report(results["results"])]
+    if results["unreadable"]:
+        lines.append(f"\nThe first picture that cannot be read: {results['unreadable'][0]} (all are in {RESULTS})")
+    return "\n".join(lines)
+
+
+def _title(results: Mapping[str, Any]) -> str:
+    unreadable = len(results["unreadable"])
+    return heading(results["provenance"]) + (f" | {unreadable} unreadable, in no figure" if unreadable else "")
 
 
 def evaluation_output(figures: Iterable[str]) -> Output:
@@ -112,34 +200,4 @@ def evaluation_output(figures: Iterable[str]) -> Output:
         last=RESULTS,
         signs=(RESULTS, "zoom.png"),
         folders=("episodes", "images"),
-    )
-
-
-def _play(
-    config: EvaluateConfig, agent: Agent, source: Source, writer: BackgroundWriter, trained_on: tuple[str, ...]
-) -> dict[str, list[Outcome]]:
-    """Plays every episode and writes its record; returns the outcomes by control."""
-    shards = itertools.count()
-
-    def record(control: str, rollouts: Iterable[Rollout]) -> None:
-        episodes = (
-            to_record(
-                rollout,
-                id=f"{control}/{rollout.query.dataset}/{rollout.query.name}",
-                reward=score(rollout.episode, rollout.query.reference, RewardConfig()),
-                advantage=None,
-                trained_on=trained_on,
-            )
-            for rollout in rollouts
-        )
-        writer.write(next(shards), episodes)
-
-    return evaluate_policy(
-        agent.engine(queries=config.queries, group_size=1, greedy=config.greedy),
-        agent.params,
-        source,
-        controls=config.controls,
-        seed=config.seed,
-        progress=ProgressLine("episodes"),
-        record=record,
     )

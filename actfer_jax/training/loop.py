@@ -392,10 +392,15 @@ def _evaluate(
         except Interrupted:
             log.warning("told to stop during the evaluation %s training; the same command begins it anew", when)
             raise
-        summaries = {control: summarise(results) for control, results in outcomes.items()}
+        summaries = {control: summarise(results) for control, results in outcomes.by_control.items()}
         data = evaluation.data
         made = provenance(data.name, data.split, len(samples), f"{workdir}, step {step}")
-        runs[when] = {"provenance": made, "step": step, "results": summaries}
+        runs[when] = {"provenance": made, "step": step, "unreadable": outcomes.unreadable, "results": summaries}
+        if outcomes.unreadable:
+            log.warning(
+                "%d of %d pictures of the evaluation cannot be read and are in no figure; the first: %s",
+                *(len(outcomes.unreadable), len(samples), outcomes.unreadable[0]),
+            )
         lease.check()
         if hosts.is_first():
             write_atomically(path, json.dumps(runs, indent=1) + "\n")

@@ -18,9 +18,9 @@ from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.episode import Sample
 from actfer_jax.data.sources import Source, Unreadable, batches, emotion_labels, order_with_unreadable
 from actfer_jax.errors import HostFailure
+from actfer_jax.evaluation.controls import problems_anywhere
 from actfer_jax.faces.images import ImageError
 from actfer_jax.models.config import Qwen3VLConfig
-from actfer_jax.parallel import hosts
 from actfer_jax.parallel.hosts import Termination
 from actfer_jax.parallel.sharding import block_on_cpu, cast, holders, in_memory, local, place, shared_rows
 from actfer_jax.rl import rewards
@@ -164,8 +164,7 @@ def readable(samples: Sequence[Sample | Unreadable]) -> tuple[list[Sample], list
     Raises:
       ImageError: none can be read.
     """
-    told = hosts.gather([sample.problem if isinstance(sample, Unreadable) else "" for sample in samples])
-    problems = [next(filter(None, heard), "") for heard in zip(*told, strict=True)]
+    problems = problems_anywhere(samples)
     found = [
         None if problem or isinstance(sample, Unreadable) else sample
         for sample, problem in zip(samples, problems, strict=True)

@@ -21,7 +21,8 @@ def test_a_data_set_keeps_its_protocol(name, tmp_path):
         sample, again = source[index], source[index]
         for image, same in zip(sample.images, again.images, strict=True):
             np.testing.assert_array_equal(image, same)
-        assert sample.reference.labels == labels and sample.reference.emotion in labels
+        assert sample.reference.labels == labels and sample.reference.emotion in (labels or (None,))
+        assert labels or sample.reference.has_aus
         assert sample.reference.strata == source.strata(index)
     with pytest.raises(ConfigError, match=r"^data\.split is 'nowhere'"):
         read_config(given | {"split": "nowhere"}, DataConfig, "data")

@@ -371,7 +371,7 @@ def test_work_that_fails_costs_no_earlier_results(queries, tmp_path, monkeypatch
         with pytest.raises(ConfigError, match="/nowhere"):
             evaluate(read_config(synth_faces.get_config(), EvaluateConfig, "config"), "/nowhere", out)
     for broken, error in (
-        ("evaluate_policy", KeyboardInterrupt),
+        ("play", KeyboardInterrupt),
         ("write_atomically", ValueError),
         ("publish", OSError),
     ):

@@ -53,9 +53,10 @@ def test_each_control_changes_what_it_says_and_nothing_else(samples, toolbox, mo
     engine = ScriptedEngine(toolbox, look_and_tell, queries=2)
     detected, detect = [], FaceDetector.detect
     monkeypatch.setattr(FaceDetector, "detect", lambda self, image: detected.append(1) or detect(self, image))
-    shown, played = [], {}
+    shown, played, numbers = [], {}, []
 
-    def record(control, rollouts):
+    def record(number, control, rollouts):
+        numbers.append(number)
         played.setdefault(control, []).extend(rollouts)
 
     outcomes = evaluate_policy(
@@ -65,7 +66,8 @@ def test_each_control_changes_what_it_says_and_nothing_else(samples, toolbox, mo
         controls=("no_tools", "blank_crop", "low_res_crop"),
         progress=lambda done, total: shown.append((done, total)),
         record=record,
-    )
+    ).by_control
+    assert numbers == list(range(8))
     assert list(outcomes) == ["normal", "no_tools", "blank_crop", "low_res_crop"]
     assert all(
         [one.emotion for one in played] == [s.reference.emotion for s in samples] for played in outcomes.values()

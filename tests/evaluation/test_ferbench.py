@@ -349,7 +349,7 @@ def test_scores_are_replaced_and_repeated_pictures_told(tmp_path):
     ],
 )
 def test_flags_that_do_not_go_together_are_named(monkeypatch, given_flags, words):
-    names = dict.fromkeys(("config", "checkpoint", "predictions", "benchmark", "protocol"))
+    names = dict.fromkeys(("config", "checkpoint", "predictions", "benchmark", "protocol", "shard", "merge"))
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**names | given_flags))
     with pytest.raises(UserError, match=words):
         evaluate.main([])

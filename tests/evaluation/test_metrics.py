@@ -152,6 +152,34 @@ def test_interval_has_the_width_that_theory_gives():
     assert first["high"] == pytest.approx(0.8 + half, abs=0.15 * half)
 
 
+@pytest.mark.parametrize("people", [("ann", "bob", "cid", "dee"), ("ann", "bob", "")])
+def test_intervals_resample_people_with_all_of_their_samples(people):
+    """Against samples that are written out as often as their person, or a sample of nobody known, was drawn."""
+    outcomes = [replace(one, subject=people[number % len(people)]) for number, one in enumerate(random_outcomes(7, 40))]
+    units = {one.subject or number: [] for number, one in enumerate(outcomes)}
+    for number, one in enumerate(outcomes):
+        units[one.subject or number].append(one)
+    found, seed, resamples = summarise(outcomes, seed=5, resamples=50), 5, 50
+    assert found["resampled"] == "subjects"
+    rng, drawn = np.random.default_rng(seed), {}
+    for counts in rng.multinomial(len(units), [1 / len(units)] * len(units), size=resamples):
+        repeated = [one for count, group in zip(counts, units.values(), strict=True) for one in group * int(count)]
+        once = summarise(repeated, resamples=0)
+        for name in ("accuracy", "macro_f1", "au_f1_pooled"):
+            drawn.setdefault(name, []).append(once[name]["value"])
+        drawn.setdefault("zoom", []).append(once["zoom"]["rate"]["value"])
+    for name, values in drawn.items():
+        figure = found["zoom"]["rate"] if name == "zoom" else found[name]
+        assert (figure["low"], figure["high"]) == pytest.approx(tuple(np.quantile(values, (0.025, 0.975))))
+
+
+def test_one_person_says_nothing_about_others():
+    outcomes = [replace(one, subject="ann") for one in random_outcomes(3, 30)]
+    assert summarise(outcomes)["accuracy"]["low"] is None
+    alone = [replace(one, subject="") for one in outcomes]
+    assert summarise(alone)["resampled"] == "samples" and summarise(alone)["accuracy"]["low"] is not None
+
+
 def test_figures_without_any_episode_are_null_and_not_numbers():
     found = summarise([Outcome(LABELS, None, None, False, None, None, (), False, (), (), 1, True)])
     alone = summarise([Outcome(LABELS, None, None, False, None, None, ("dim",), False, (), (), 1, True)])["strata"][
@@ -178,6 +206,7 @@ def test_outcome_reads_an_episode():
         aus=frozenset({6, 12}),
         known_aus=frozenset({1, 6, 12}),
         strata=("female", "subtle"),
+        extra={"subject": "ann"},
     )
     replies = (
         Reply("no face found", ok=False, tool="align_face"),
@@ -204,6 +233,7 @@ def test_outcome_reads_an_episode():
         calls=(("align_face", False), ("zoom", True), ("", False)),
         turns=4,
         truncated=False,
+        subject="ann",
     )
     assert read.correct
     off_list = outcome(Episode.from_texts(answer("anger", "AU12")), reference)
