@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,6 +103,14 @@ def assert_same_bits(workdir: Path, expected: Path) -> None:
     assert found.keys() == others.keys()
     for name, value in others.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast() -> Iterator[None]:
+    """Programs of several CPU devices are compiled at every start: with fewer optimizations of machine code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
 
 
 @pytest.fixture(scope="module")
