@@ -1,10 +1,17 @@
 """Data sets in exactly the layouts in which they are published or kept, oddities included, made of tiny pictures."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+
+from actfer_jax import plugins
+from actfer_jax.config import read_config
+from actfer_jax.data.check import check
+from actfer_jax.data.sources import DataConfig, open_source
 
 RAF_LABELS = (5, 4, 1, 7)
 
@@ -97,5 +104,186 @@ def write_disfa(directory: Path, frames: int = 4, from_zero: bool = False) -> di
     return {"directory": str(directory)}
 
 
-WRITERS = {"raf_db": write_raf_db, "folders": write_folders, "table": write_table, "disfa": write_disfa}
+def noise(seed: int, height: int = 48, width: int = 48) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, kind)
+    return data.getvalue()
+
+
+# Usage, code of FER2013, name, and votes for: neutral happiness surprise sadness anger disgust fear contempt unknown NF
+FER_ROWS = (
+    ("Training", 0, "fer0000000.png", (4, 0, 0, 1, 3, 2, 0, 0, 0, 0)),
+    ("Training", 3, "fer0000001.png", (0, 8, 1, 0, 0, 0, 0, 0, 0, 0)),  # nine votes
+    ("Training", 2, "", (0, 0, 0, 0, 0, 0, 0, 0, 0, 10)),
+    ("Training", 4, "fer0000002.png", (0, 0, 0, 6, 1, 0, 3, 0, 0, 0)),
+    ("Training", 6, "fer0000003.png", (1, 0, 0, 0, 0, 0, 0, 0, 8, 1)),
+    ("Training", 5, "fer0000004.png", (0, 0, 0, 0, 0, 0, 0, 0, 0, 10)),  # named, with no vote but NF
+    ("Training", 1, "fer0000005.png", (5, 5, 0, 0, 0, 0, 0, 0, 0, 0)),
+    ("Training", 0, "fer0000006.png", (0, 0, 0, 0, 1, 0, 0, 9, 0, 0)),
+    ("PublicTest", 3, "fer0000007.png", (0, 10, 0, 0, 0, 0, 0, 0, 0, 0)),
+    ("PrivateTest", 5, "fer0000008.png", (0, 0, 10, 0, 0, 0, 0, 0, 0, 0)),
+)
+FER_HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+
+
+def write_fer_plus(directory: Path) -> dict[str, Any]:
+    """The two tables; row n shows `noise(n)`."""
+    pixels = [" ".join(map(str, noise(number).ravel())) for number in range(len(FER_ROWS))]
+    rows = [f"{code},{text},{usage}" for (usage, code, _, _), text in zip(FER_ROWS, pixels, strict=True)]
+    put(directory / "fer2013.csv", "\n".join(["emotion,pixels,Usage", *rows, ""]))
+    votes = [f"{usage},{name},{','.join(map(str, counts))}" for usage, _, name, counts in FER_ROWS]
+    put(directory / "fer2013new.csv", "\r\n".join([FER_HEADER, *votes, ""]))
+    return {"directory": str(directory)}
+
+
+def write_fer_plus_folders(directory: Path) -> dict[str, Any]:
+    """The same pictures as files, with their votes in tables without a header."""
+    folders = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
+    tables = dict.fromkeys(folders.values(), "")
+    for number, (usage, _, name, counts) in enumerate(FER_ROWS):
+        if name:
+            put(directory / folders[usage] / name, encoded(noise(number)))
+            tables[folders[usage]] += f'{name},"(0, 0, 48, 48)",{",".join(map(str, counts))}\n'
+    for folder, table in tables.items():
+        put(directory / folder / "label.csv", table)
+    return {"directory": str(directory)}
+
+
+# Path, face_width, expression, valence, arousal.
+AFFECTNET_ROWS = {
+    "training": (
+        ("103/a.jpg", 120, 0, 0.0, 0.1),
+        ("103/b.JPG", 90, 1, 0.75, 0.25),
+        ("9/c.jpeg", 80, 7, -0.5, 0.5),
+        ("9/d.png", -3, 6, -0.6, 0.7),
+        ("9/e.jpg", 80, 8, -2, -2),
+        ("9/f.jpg", 80, 9, -2, -2),
+        ("9/g.jpg", 80, 10, -2, -2),
+    ),
+    "validation": (("1/h.jpg", 100, 2, -0.7, -0.2), ("1/i.jpg", 100, 10, -2, -2)),
+}
+AFFECTNET_HEADER = (
+    "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+)
+
+
+def write_affectnet(directory: Path) -> dict[str, Any]:
+    """The first release, with landmarks in one cell, an empty last line, and no header above the validation part."""
+    landmarks, seed = ";".join(f"{value}.5" for value in range(136)), 0
+    for part, rows in AFFECTNET_ROWS.items():
+        lines = [] if part == "validation" else [AFFECTNET_HEADER]
+        for path, width, code, valence, arousal in rows:
+            lines.append(f"{path},10,20,{width},{abs(width)},{landmarks},{code},{valence},{arousal}")
+            kind = "PNG" if path.endswith("png") else "JPEG"
+            put(directory / "Manually_Annotated_Images" / path, encoded(noise(seed, 40, 30), kind))
+            seed += 1
+        put(directory / f"{part}.csv", "\n".join([*lines, "", ""]))
+    return {"directory": str(directory)}
+
+
+def write_affectnet_later(directory: Path) -> dict[str, Any]:
+    """Values as texts, numbers, and arrays of one number."""
+    kinds = (str, float, lambda value: [value])
+    codes = {"train_set": (0, 1, 7, 4), "val_set": (2,)}
+    for folder, there in codes.items():
+        for index, code in enumerate(there):
+            put(directory / folder / f"images/{index}.jpg", encoded(noise(10 * index + code), "JPEG"))
+            values = {"exp": code, "val": 0.1 * code, "aro": -0.05 * code}
+            for what, value in values.items():
+                data = io.BytesIO()
+                np.save(data, np.array(kinds[index % 3](value)))
+                put(directory / folder / f"annotations/{index}_{what}.npy", data.getvalue())
+            put(directory / folder / f"annotations/{index}_lnd.npy", b"not read")
+    return {"directory": str(directory), "release": "later"}
+
+
+def write_affectnet_plus(directory: Path) -> dict[str, Any]:
+    """Annotations in a folder beside the pictures' in one part, and beside each picture in the other."""
+    for index, (code, subset, gender, race, age) in enumerate(
+        (
+            (1, 0, {"female": 0.9, "male": 0.1}, {"asian": 3.0, "latino hispanic": 90.0}, 25),
+            (7, 1, {"female": 0.2, "male": 0.8}, {"white": 99.0, "black": 1.0}, 71.5),
+            (9, 2, {"female": 0.2, "male": 0.8}, {"white": 99.0}, 30),
+            (5, 2, {"female": 0.2, "male": 0.8}, {"white": 99.0}, 3),
+        )
+    ):
+        put(directory / f"human_annotated/train_set/images/{index}.jpg", encoded(noise(index), "JPEG"))
+        metadata = {"gender": gender, "race": race, "age": age, "valence": 0.5, "arousal": -2, "landmark-68": [0] * 136}
+        annotation = {"human-label": code, "soft-label": [0.125] * 8, "subset": subset, "meta-data": metadata}
+        put(directory / f"human_annotated/train_set/annotations/{index}.json", json.dumps(annotation))
+    annotation = {"Human-Label": 0, "Soft-Label": [0] * 8, "Subset": 1, "Metadata": {"gender": "Female", "race": None}}
+    put(directory / "human_annotated/validation/0_neutral/0.jpg", encoded(noise(9), "JPEG"))
+    put(directory / "human_annotated/validation/0_neutral/0.json", json.dumps(annotation))
+    return {"directory": str(directory), "release": "plus"}
+
+
+def write_sfew(directory: Path, validation: str = "Val/Val_Aligned_Faces") -> dict[str, Any]:
+    for index, path in enumerate(("Angry/a_1.png", "Happy/a_2.png", "Neutral/b.png", "Surprise/c.png")):
+        put(directory / "Train/Train_Aligned_Faces" / path, encoded(noise(index, 181, 143)))
+    for index, path in enumerate(("Sad/d.png", "Fear/e.png")):
+        put(directory / validation / path, encoded(noise(100 + index, 181, 143)))
+    put(directory / "Test/Test_Aligned_Faces/f.png", encoded(noise(200, 181, 143)))
+    return {"directory": str(directory)}
+
+
+FERBENCH_LABELS = {
+    "rafdb": ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"),
+    "ferplus": ("angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise"),
+    "affectnet": ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"),
+    "sfew_2.0": ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"),
+}
+FERBENCH_PATHS = {
+    "rafdb": "/RAF-DB/aligned/test_{}_aligned.jpg",
+    "ferplus": "/FERPlus/test/{label}/fer003222{}.png",
+    "affectnet": "/AffectNet/Manually_Annotated/validation/{}/1f2e.jpg",
+    "sfew_2.0": "/SFEW-2.0/Val/Val_Aligned_Faces/{label}/Bad_{}.png",
+}
+
+
+def write_ferbench(directory: Path, each: int = 2) -> dict[str, Any]:
+    """The four files of questions as the authors keep them, without a newline at the end, and their pictures."""
+    for number, (subset, names) in enumerate(FERBENCH_LABELS.items()):
+        items = []
+        for index in range(each):
+            label = names[3 * index % len(names)]
+            path = FERBENCH_PATHS[subset].format(index, label=label)
+            put(directory / "images" / path.lstrip("/"), encoded(noise(10 * number + index), "PNG"))
+            prompt = f"Please select from candidate labels: {', '.join(names)}."
+            items.append({"image_path": path, "true_label": label, "prompt": prompt, "candidate_labels": names})
+        put(directory / f"UniFER/eval_{subset}/data/{subset}_qa.json", json.dumps(items, indent=4))
+    return {"directory": str(directory / "images"), "questions": str(directory / "UniFER"), "split": "test"}
+
+
+WRITERS = {
+    "raf_db": write_raf_db,
+    "folders": write_folders,
+    "table": write_table,
+    "disfa": write_disfa,
+    "fer_plus": write_fer_plus,
+    "affectnet": write_affectnet,
+    "sfew": write_sfew,
+    "ferbench": write_ferbench,
+}
 """By data set: writes the fixture and returns the keys of its config."""
+
+
+def config_of(name: str, **keys: Any) -> DataConfig:
+    return read_config({"name": name} | keys, DataConfig, "data")
+
+
+def report_of(name: str, **keys: Any) -> dict[str, Any]:
+    config = config_of(name, **keys)
+    return check(plugins.load("data.datasets", name).inventory(config), Path(config.directory))
+
+
+def problems_of(name: str, **keys: Any) -> list[tuple[str, int | None, str]]:
+    return [tuple(problem.values()) for problem in report_of(name, **keys)["problems"]]
+
+
+def samples_of(name: str, **keys: Any) -> dict[str, Any]:
+    source = open_source(config_of(name, **keys))
+    return {sample.name: sample for sample in (source[index] for index in range(len(source)))}

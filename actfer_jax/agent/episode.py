@@ -23,7 +23,7 @@ class Reference:
       known_aus: the action units that were annotated at all, or None for every AU.
       fine_aus: those of `aus` that only a zoom resolves, as far as the data set knows.
       strata: names of the parts of the data set that the sample belongs to, such as "occluded" or "female". Metrics
-        are shown for each. A name has letters, digits, "_" and "-".
+        are shown for each. A name has letters, digits, "_", "-" and ".".
       extra: what else the data set records; never shown to the policy.
 
     Raises:
@@ -40,8 +40,8 @@ class Reference:
 
     def __post_init__(self) -> None:
         for stratum in self.strata:
-            if not re.fullmatch(r"[\w-]+", stratum):
-                raise ValueError(f"strata has {stratum!r}; a name has letters, digits, _ and - only")
+            if not re.fullmatch(r"[\w.-]+", stratum):
+                raise ValueError(f"strata has {stratum!r}; a name has letters, digits, _, - and . only")
 
     @property
     def has_aus(self) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from actfer_jax import cli, plugins
+from actfer_jax import cli, facs, plugins
 from actfer_jax.config import ConfigError, named_config, read_config
 from actfer_jax.data.inventory import ALL, Inventory, Problem, Record, relative
 from actfer_jax.data.sources import DataConfig
@@ -49,13 +49,14 @@ def check(
     records, by_digest, unreadable = inventory.records, defaultdict[str, list[Record]](list), list[Problem]()
     for done, (record, opened) in enumerate(_open_all(records), 1):
         if opened.problem:
-            unreadable.append(Problem(relative(record.picture, folder), None, opened.problem))
+            unreadable.append(record.problem(folder, opened.problem))
         else:
             by_digest[opened.digest].append(record)
         progress(done, len(records))
     splits = Counter(record.split or ALL for record in records)
-    found = splits + Counter(f"{record.split}/{record.reference.emotion}" for record in records)
-    found[ALL] = len(records)
+    emotions = Counter(facs.normalise_emotion(record.reference.emotion or "") for record in records)
+    parts = [(part, record) for record in records for part in (ALL, record.split, *record.reference.strata)]
+    found = Counter(part for part, _ in parts) + Counter(f"{part}/{record.reference.emotion}" for part, record in parts)
     problems = [
         *inventory.problems,
         *unreadable,
@@ -66,7 +67,7 @@ def check(
     return {
         "records": len(records),
         "splits": dict(sorted(splits.items())),
-        "classes": {label: sum(r.reference.emotion == label for r in records) for label in inventory.labels},
+        "classes": {label: emotions[facs.normalise_emotion(label)] for label in inventory.labels},
         "unreadable": len(unreadable),
         "official": {
             what: {"expected": expected, "found": found[what]} for what, expected in inventory.official.items()
@@ -126,11 +127,10 @@ def _repeated(groups: Iterable[list[Record]], folder: Path) -> Iterator[Problem]
         for other in others:
             here, there = (other.split, other.reference.emotion), (first.split, first.reference.emotion)
             if here != there:
-                (split, emotion), same = there, relative(first.picture, folder)
+                split, emotion = there
+                same = str(first.problem(folder, "")).removesuffix(": ")
                 what = f"the same picture as {same}, which is of the class {emotion}"
-                yield Problem(
-                    relative(other.picture, folder), None, what + (f" and the split {split}" if split else "")
-                )
+                yield other.problem(folder, what + (f" and the split {split}" if split else ""))
 
 
 def _subjects(records: list[Record]) -> Iterator[Problem]:

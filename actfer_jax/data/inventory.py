@@ -4,10 +4,13 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Reference, Sample
@@ -15,7 +18,7 @@ from actfer_jax.config import FieldError
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.faces import formats
-from actfer_jax.faces.images import load_image
+from actfer_jax.faces.images import decode_image, load_image
 from actfer_jax.files import as_path, is_remote, reason
 
 log = logging.getLogger(__name__)
@@ -53,21 +56,46 @@ class Problem(NamedTuple):
         return f"{self.file}{'' if self.line is None else f', line {self.line}'}: {self.what}"
 
 
+class Part(Protocol):
+    """A picture that is no file of its own, such as a row of a table. As a text, it is where it is.
+
+    Attributes:
+      file: the file that it is part of.
+      line: where in it, from 1; None if it has no lines.
+    """
+
+    @property
+    def file(self) -> Path: ...
+
+    @property
+    def line(self) -> int | None: ...
+
+    def read_bytes(self) -> bytes:
+        """The picture as a file of its own would have it, in a format that `decode_image` reads."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A sample without its picture.
 
     Attributes:
       name: unique in the data set.
-      picture: the file of the picture.
-      reference: without the labels of the data set. `extra["subject"]` is who is shown, where that is known.
+      picture: its file, or the part of a file that it is.
+      reference: its labels are empty where they are those of the data set. `extra["subject"]` is who is shown, where
+        that is known.
       split: "" where the data set has no splits.
     """
 
     name: str
-    picture: Path
+    picture: Path | Part
     reference: Reference
     split: str = ""
+
+    def problem(self, folder: Path, what: str) -> Problem:
+        """What is odd about the picture; files are named from `folder`."""
+        if isinstance(self.picture, Path):
+            return Problem(relative(self.picture, folder), None, what)
+        return Problem(relative(self.picture.file, folder), self.picture.line, what)
 
 
 @dataclass(frozen=True)
@@ -78,7 +106,8 @@ class Inventory:
       labels: the emotions of the data set, in the order of its classes.
       records: in the order of the files.
       problems: what is odd in the files; a row that cannot be used is left out, and is here.
-      official: how many records a published data set has, by what is counted: `ALL`, a split, or "SPLIT/LABEL".
+      official: how many records a published data set has, by what is counted: `ALL`, a split or a stratum, or one label
+        in it, as "train/fear".
       folders: folders with nothing but the records' pictures.
     """
 
@@ -145,8 +174,14 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Sample:
         record = self.records[index]
-        reference = replace(record.reference, labels=self.labels)
-        return Sample(self.name, record.name, (load_image(record.picture),), reference)
+        reference = replace(record.reference, labels=record.reference.labels or self.labels)
+        return Sample(self.name, record.name, (_load(record.picture),), reference)
+
+
+def _load(picture: Path | Part) -> NDArray[np.uint8]:
+    if isinstance(picture, Path):
+        return load_image(picture)
+    return decode_image(picture.read_bytes(), str(picture))
 
 
 def read_text(path: Path) -> str:
@@ -166,6 +201,11 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
+
+
+def counted(file: str, lines: Mapping[str, Sequence[int | None]], of: str = "rows from here on") -> list[Problem]:
+    """One problem for each rule that concerns many rows of a file, from what it says and the lines of the rows."""
+    return [Problem(file, there[0], f"{len(there)} {of} {what}") for what, there in lines.items()]
 
 
 def class_names(words: Iterable[str]) -> dict[str, str]:

@@ -111,7 +111,8 @@ def read_answer(response: str, labels: Sequence[str], subset: str, protocol: str
     Args:
       response: the model's last turn.
       labels: the item's candidate labels, in their order.
-      subset, protocol: names of `SUBSETS` and `PROTOCOLS`.
+      subset: a name of `SUBSETS`; "" for none, which has no synonyms.
+      protocol: a name of `PROTOCOLS`.
     """
     if protocol == "strict":
         answers = [answer.strip().lower() for answer in _STRICT_ANSWER.findall(response)]
@@ -123,7 +124,8 @@ def read_answer(response: str, labels: Sequence[str], subset: str, protocol: str
     answer, whole = "".join(answers[:1]).lower(), response.lower()
     in_answer = (label for label in labels if label.lower() in answer)
     in_response = (label for label in labels if label in whole)
-    by_synonym = (label for label, words in SUBSETS[subset].synonyms.items() if any(word in whole for word in words))
+    synonyms = SUBSETS[subset].synonyms if subset else {}
+    by_synonym = (label for label, words in synonyms.items() if any(word in whole for word in words))
     return next((label for found in (in_answer, in_response, by_synonym) for label in found), UNKNOWN)
 
 

@@ -43,6 +43,8 @@ class Outcome:
       turns: the number of assistant turns.
       truncated: whether a turn reached its length limit.
       subject: who is shown; "" where that is not known.
+      choices: the labels as the sample offers them, in its order and spelling.
+      response: the text of the last turn.
     """
 
     labels: tuple[str, ...]
@@ -58,6 +60,8 @@ class Outcome:
     turns: int
     truncated: bool
     subject: str = ""
+    choices: tuple[str, ...] = ()
+    response: str = ""
 
     @property
     def correct(self) -> bool:
@@ -92,6 +96,8 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         turns=len(episode.turns),
         truncated=any(turn.truncated for turn in episode.turns),
         subject=str(reference.extra.get("subject", "")),
+        choices=reference.labels,
+        response=episode.turns[-1].text if episode.turns else "",
     )
 
 

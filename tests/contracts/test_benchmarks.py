@@ -30,6 +30,8 @@ def outcomes(seed: int, count: int = 40) -> list[Outcome]:
             calls=(("zoom", True),),
             turns=2,
             truncated=False,
+            choices=LABELS,
+            response=f"<answer>{random.choice(LABELS)}</answer>",
         )
         for _ in range(count)
     ]

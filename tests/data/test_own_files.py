@@ -6,45 +6,35 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from data_fixtures import picture, put, write_folders, write_raf_db, write_table
+from data_fixtures import (
+    config_of,
+    picture,
+    problems_of,
+    put,
+    report_of,
+    samples_of,
+    write_folders,
+    write_raf_db,
+    write_table,
+)
 from etils import epath
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 from PIL import Image
 
-from actfer_jax import plugins
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data import synth_faces
-from actfer_jax.data.check import check, show
+from actfer_jax.data.check import show
 from actfer_jax.data.inventory import class_names, split_subjects
-from actfer_jax.data.sources import DataConfig, DataError, emotion_labels, open_source
+from actfer_jax.data.sources import DataError, emotion_labels, open_source
 from actfer_jax.episodes.store import read_episodes
 from actfer_jax.evaluation.run import EvaluateConfig, evaluate
 from actfer_jax.faces.images import ImageError
 from configs.eval import folders
 
 ROOT = Path(__file__).parents[2]
-
-
-def config_of(name: str, **keys: Any) -> DataConfig:
-    return read_config({"name": name} | keys, DataConfig, "data")
-
-
-def report_of(name: str, **keys: Any) -> dict[str, Any]:
-    config = config_of(name, **keys)
-    return check(plugins.load("data.datasets", name).inventory(config), Path(config.directory))
-
-
-def problems_of(name: str, **keys: Any) -> list[tuple[str, int | None, str]]:
-    return [tuple(problem.values()) for problem in report_of(name, **keys)["problems"]]
-
-
-def samples_of(name: str, **keys: Any) -> dict[str, Any]:
-    source = open_source(config_of(name, **keys))
-    return {sample.name: sample for sample in (source[index] for index in range(len(source)))}
 
 
 # RAF-DB

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actfer_jax import evaluate
+from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation.benchmarks import ferbench as benchmark
 from actfer_jax.evaluation.ferbench import Item, read_answer, subset_of, summarise
-from actfer_jax.evaluation.metrics import Outcome
-from actfer_jax.evaluation.predictions import read_predictions, score_predictions
+from actfer_jax.evaluation.metrics import outcome
+from actfer_jax.evaluation.predictions import Prediction, read_predictions, score_predictions
 from actfer_jax.outputs import OutputError
 
 ROOT = Path(__file__).parents[2]
@@ -177,22 +178,36 @@ def test_nothing_but_failures_has_no_figures():
     assert "-" in benchmark.report({"reference": found})
 
 
-def test_played_episodes_are_counted_in_the_stratum_of_their_subset():
-    def played(truth: str | None, answer: str | None, *strata: str) -> Outcome:
-        return Outcome(("fear", "anger"), truth, answer, True, None, None, strata, False, (), (), 1, False)
+@pytest.mark.parametrize("protocol", ["reference", "reference_sfew_own", "strict"])
+def test_last_turns_of_played_episodes_are_read_like_responses_from_a_file(protocol):
+    draw, outcomes, predictions = random.Random(3), [], []
+    for index in range(300):
+        subset = draw.choice(list(LABELS))
+        labels, truth = tuple(LABELS[subset]), draw.choice(LABELS[subset])
+        name = draw.choice([truth, truth.upper(), *labels, *LABELS["rafdb"], "unhappy", "a\nsad"])
+        last = draw.choice([f"<aus>AU4</aus>\n<answer>{name}</answer>", name, f"I saw {name}, then <answer>", ""])
+        first = '<think>fear</think>\n<tool_call>\n{"name": "zoom", "arguments": {"region": "mouth"}}\n</tool_call>'
+        reference = Reference(labels, emotion=truth, strata=("female", subset))
+        outcomes.append(outcome(Episode.from_texts(first, last), reference))
+        predictions.append(Prediction("here", f"{index}.jpg", truth, labels, last, False, subset))
+    config = benchmark.Config(protocol=protocol)
+    played = benchmark.measure(outcomes, config=config, seed=0)
+    scored = benchmark.measure_predictions(predictions, config=config, seed=0)
+    assert set(played["subsets"]) == set(LABELS) and played["overall"]["unknown"] > 0
+    for name, part in {**played["subsets"], "overall": played["overall"]}.items():
+        other = scored["overall"] if name == "overall" else scored["subsets"][name]
+        assert {key: part[key] for key in ("n", "unknown", "accuracy")} == {
+            key: other[key] for key in ("n", "unknown", "accuracy")
+        }
+        assert part["macro_f1"] == pytest.approx(other["macro_f1"])
 
-    outcomes = [
-        played("fear", "fear", "female", "rafdb"),
-        played("anger", None, "rafdb"),
-        played("anger", "anger", "ferplus"),
-        played(None, "fear", "rafdb"),
-    ]
-    found = benchmark.measure(outcomes, config=benchmark.Config(), seed=0)
-    assert {name: (part["n"], part["accuracy"]) for name, part in found["subsets"].items()} == {
-        "rafdb": (2, 0.5),
-        "ferplus": (1, 1.0),
-    }
-    assert found["overall"]["accuracy"] == pytest.approx(2 / 3) and found["overall"]["unknown"] == 1
+
+def test_a_played_sample_of_no_subset_is_read_without_synonyms():
+    reference = Reference(("fear", "anger"), emotion="fear")
+    played = [outcome(Episode.from_texts(text), reference) for text in ("<answer>fear</answer>", "terror")]
+    played.append(outcome(Episode.from_texts("fear"), Reference((), aus=frozenset({4}))))
+    found = benchmark.measure(played, config=benchmark.Config(), seed=0)
+    assert found["subsets"] == {} and (found["overall"]["n"], found["overall"]["unknown"]) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,8 @@ def test_outcome_reads_an_episode():
         turns=4,
         truncated=False,
         subject="ann",
+        choices=("Happy", "Afraid"),
+        response=texts[-1],
     )
     assert read.correct
     off_list = outcome(Episode.from_texts(answer("anger", "AU12")), reference)

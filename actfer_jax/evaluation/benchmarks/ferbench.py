@@ -1,7 +1,7 @@
 """FERBench: accuracy and macro-F1 for each of its four subsets and pooled (`evaluation.ferbench`, arXiv 2511.00389).
 
-Predictions of any model are read by the rules of the protocol. The answers of played episodes have been read by their
-grammar; there the protocol only says whether "unknown" is a class. A sample's subset is the stratum of that name.
+Responses are read by the rules of the protocol: those of any model from a file, and the last turns of played episodes.
+The subset of a played sample is its stratum of that name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Annotated
 
 from matplotlib.figure import Figure
 
+from actfer_jax import facs
 from actfer_jax.config import one_of
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation import plots
@@ -45,11 +46,12 @@ class Config(BenchmarkConfig):
 
 
 def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
-    items = [
-        Item(next((name for name in one.strata if name in SUBSETS), ""), one.emotion, one.predicted or UNKNOWN)
-        for one in outcomes
-        if one.emotion is not None
-    ]
+    items = []
+    for one in outcomes:
+        if one.emotion is not None:
+            subset = next((name for name in one.strata if name in SUBSETS), "")
+            answer = read_answer(one.response, one.choices, subset, config.protocol)
+            items.append(Item(subset, one.emotion, facs.normalise_emotion(answer)))
     return summarise(items, config.protocol, seed=seed)
 
 
