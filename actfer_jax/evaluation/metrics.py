@@ -43,6 +43,7 @@ class Outcome:
       turns: the number of assistant turns.
       truncated: whether a turn reached its length limit.
       subject: who is shown; "" where that is not known.
+      failed: whether it failed on the host or at a server, and so says nothing of the policy.
     """
 
     labels: tuple[str, ...]
@@ -58,6 +59,7 @@ class Outcome:
     turns: int
     truncated: bool
     subject: str = ""
+    failed: bool = False
 
     @property
     def correct(self) -> bool:

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -193,6 +194,10 @@ def test_played_episodes_are_counted_in_the_stratum_of_their_subset():
         "ferplus": (1, 1.0),
     }
     assert found["overall"]["accuracy"] == pytest.approx(2 / 3) and found["overall"]["unknown"] == 1
+    outcomes.append(replace(played("fear", None, "rafdb"), failed=True))
+    for protocol, n in (("reference", 3), ("strict", 4)):
+        found = benchmark.measure(outcomes, config=benchmark.Config(protocol=protocol), seed=0)["overall"]
+        assert (found["n"], found["errors"], found["accuracy"]) == (n, 1, pytest.approx(2 / n))
 
 
 @pytest.mark.parametrize(
@@ -346,10 +351,16 @@ def test_scores_are_replaced_and_repeated_pictures_told(tmp_path):
         ({}, "--config is missing"),
         ({"config": {}}, "--checkpoint is missing"),
         ({"config": {}, "checkpoint": "demo", "protocol": "strict"}, "--protocol does not go with --config"),
+        ({"config": {}, "endpoint": "http://here/v1"}, "--model is missing"),
+        (
+            {"config": {}, "endpoint": "http://here/v1", "model": "m", "checkpoint": "demo"},
+            "--checkpoint does not go with --endpoint",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_named(monkeypatch, given_flags, words):
-    names = dict.fromkeys(("config", "checkpoint", "predictions", "benchmark", "protocol", "shard", "merge"))
+    names = dict.fromkeys(("config", "checkpoint", "endpoint", "model", "shard", "merge"))
+    names |= dict.fromkeys(("predictions", "benchmark", "protocol"))
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**names | given_flags))
     with pytest.raises(UserError, match=words):
         evaluate.main([])

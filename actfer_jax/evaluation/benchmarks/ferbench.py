@@ -29,6 +29,7 @@ from actfer_jax.evaluation.predictions import Prediction
 from actfer_jax.evaluation.tables import align
 
 FIGURES = ("confusion",)
+COUNTS_FAILED = True
 
 _SHOWN = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
@@ -46,7 +47,12 @@ class Config(BenchmarkConfig):
 
 def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
     items = [
-        Item(next((name for name in one.strata if name in SUBSETS), ""), one.emotion, one.predicted or UNKNOWN)
+        Item(
+            next((name for name in one.strata if name in SUBSETS), ""),
+            one.emotion,
+            one.predicted or UNKNOWN,
+            one.failed,
+        )
         for one in outcomes
         if one.emotion is not None
     ]
