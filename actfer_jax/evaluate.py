@@ -6,6 +6,7 @@ Prints a table and writes to the output directory `results.json` (every figure, 
 `confusion.png`, `aus.png`, `zoom.png`, and the records of all episodes (`episodes/`, `images/`). What an earlier call
 wrote there is replaced when all is done, and nothing else (docs/files.md).
 
+With `--endpoint=http://HOST/v1 --model=NAME` in place of `--checkpoint`, the model is on a server (docs/endpoint.md).
 With --shard=1/4 to --shard=4/4 it plays one of four parts, on any machine, and goes on where it was killed. Then
 --merge makes the results of all parts (docs/benchmarks.md).
 
@@ -20,7 +21,7 @@ from ml_collections import config_flags
 from actfer_jax import cli
 from actfer_jax.errors import UserError
 
-# What only one of the two needs is imported where it is used: without a model, the command starts in half the time.
+# What only one way needs is imported where it is used: without a model, the command starts in half the time.
 
 
 def config_class() -> type:
@@ -32,11 +33,12 @@ def config_class() -> type:
 def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
-    scores, plays, parts = ("predictions", "benchmark", "protocol"), ("config", "checkpoint"), ("shard", "merge")
-    wanted, others = (scores, (*plays, *parts)) if given.predictions else (plays, scores)
-    if missing := [name for name in wanted if getattr(given, name) is None]:
+    scores, parts = ("predictions", "benchmark", "protocol"), ("shard", "merge")
+    plays, asks = ("config", "checkpoint", *parts), ("endpoint", "model", "config")
+    wanted = scores if given.predictions else asks if given.endpoint else plays
+    if missing := [name for name in wanted if name not in parts and getattr(given, name) is None]:
         raise UserError(f"--{missing[0]} is missing; give it a value (--help lists the flags)")
-    if extra := [name for name in others if getattr(given, name) not in (None, False)]:
+    if extra := [name for name in (*scores, *asks, *plays) if name not in wanted and getattr(given, name)]:
         raise UserError(f"--{extra[0]} does not go with --{wanted[0]}; leave it out")
     if given.predictions:
         from actfer_jax.evaluation.predictions import score_predictions
@@ -47,17 +49,15 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate(given: flags.FlagValues) -> str:
-    from actfer_jax.config import ConfigError, read_config
-    from actfer_jax.evaluation import run, shards
+    from actfer_jax.evaluation import run, served, shards
 
-    if "algorithm" in given.config:
-        raise ConfigError(
-            "this is a config for `python -m actfer_jax.train`; evaluate takes one such as configs/eval/synth_faces.py"
-        )
+    config = run.read_evaluate_config(given.config)
     if given.shard and given.merge:
         raise UserError("--merge does not go with --shard; give it when all shards are done")
-    config = read_config(given.config, run.EvaluateConfig, "config")
-    arguments = config, given.checkpoint, given.out, str(given.landmarks or "")
+    written = given.out, str(given.landmarks or "")
+    if given.endpoint:
+        return run.in_words(served.evaluate_endpoint(config, given.endpoint, given.model, *written))
+    arguments = config, given.checkpoint, *written
     if given.shard:
         return shards.evaluate_shard(*arguments, shards.Shard.read(given.shard))
     return run.in_words(shards.merge(*arguments) if given.merge else run.evaluate(*arguments))
@@ -66,6 +66,8 @@ def _evaluate(given: flags.FlagValues) -> str:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "What to evaluate on.")
     flags.DEFINE_string("checkpoint", None, "Hugging Face directory, a name on the hub, gs://..., or demo.")
+    flags.DEFINE_string("endpoint", None, "The base of a chat-completions server, such as http://localhost:8000/v1.")
+    flags.DEFINE_string("model", None, "With --endpoint: the model's name there.")
     flags.DEFINE(cli.PathFlag(), "out", "evaluation", "Directory to write; it may exist.")
     flags.DEFINE(cli.PathFlag(), "landmarks", None, "A landmark model for dlib, instead of the one that is installed.")
     flags.DEFINE_string("shard", None, "I/N: play the I-th of N parts, from 1, and keep it below --out.")

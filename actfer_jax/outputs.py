@@ -28,7 +28,9 @@ from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
 MARKER = ".actfer_output.json"
 RUN_DIRECTORIES = ("checkpoints", "compilation_cache", "episodes", "images", "profile", "superseded")
 """Directories in the workdir of a training run that do not hold results."""
-_PARTIAL, _PROBE = ".actfer_partial", ".actfer_writable"
+PARTIAL = ".actfer_partial"
+"""The directory, in that of the results, in which they are made (`staged`)."""
+_PROBE = ".actfer_writable"
 # The names above, with their temporary names, and files that systems create in directories.
 _NOT_COUNTED = re.compile(r"\.{1,2}actfer_.*|\.DS_Store|Thumbs\.db|desktop\.ini|lost\+found")
 _BEGINNINGS = {"JSON": (b"{", b"["), "PNG": (b"\x89PNG",)}
@@ -183,8 +185,12 @@ def write_file(path: epath.PathLike, data: bytes | str) -> None:
 
 
 @contextmanager
-def staged(directory: epath.PathLike, output: Output) -> Iterator[Path]:
+def staged(directory: epath.PathLike, output: Output, *, keep: bool = False, resume: bool = False) -> Iterator[Path]:
     """A local directory for new results. Fill it and call `publish`; it is removed at the end.
+
+    Args:
+      keep: leave it there where the block fails, unless the results go to an object store.
+      resume: begin with what an earlier call kept.
 
     Raises:
       OutputError: as `check_directory`.
@@ -196,16 +202,20 @@ def staged(directory: epath.PathLike, output: Output) -> Iterator[Path]:
         return
     claim(directory, output)
     # On the directory's own file system, so that files only need to be renamed.
-    partial = Path(directory) / _PARTIAL
-    # Removes the remains of a killed call.
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = Path(directory) / PARTIAL
+    if not resume:
+        # Removes the remains of a killed call.
+        shutil.rmtree(partial, ignore_errors=True)
     for left in Path(directory).glob("..actfer_*.tmp"):
         left.unlink(missing_ok=True)
-    partial.mkdir()
+    partial.mkdir(exist_ok=True)
     try:
         yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException:
+        if not keep:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def publish(staging: Path, directory: epath.PathLike, output: Output, *, stay: bool = False) -> None:

@@ -170,8 +170,9 @@ def test_settings_of_jax_that_would_fail_later_are_refused_by_name(setting, valu
 def test_a_config_of_another_command_is_sent_there(monkeypatch):
     with pytest.raises(ConfigError, match=r"config for `python -m actfer_jax\.evaluate`"):
         read_train_config(synth_faces.get_config())
-    given = {"config": ucgrpo.get_config("demo"), "checkpoint": "demo", "predictions": None}
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given, benchmark=None, protocol=None))
+    given = {"config": ucgrpo.get_config("demo"), "checkpoint": "demo"}
+    others = dict.fromkeys(("endpoint", "model", "predictions", "benchmark", "protocol"))
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given, **others))
     with pytest.raises(ConfigError, match=r"config for `python -m actfer_jax\.train`"):
         evaluate.main([])
 

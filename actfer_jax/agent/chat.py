@@ -7,7 +7,7 @@ that it sampled, so the ids of an episode are prompt, turn, reply, turn, ... put
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -19,6 +19,29 @@ TURN_END = "<|im_end|>"
 _NEEDED = ("<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", IMAGE_PAD)
 _SENTINEL = "@@text@@"
 _TURN_HEADER = "<|im_start|>assistant\n"
+
+
+class Encoding(Protocol):
+    """What the rules of an episode ask of a chat. `Chat` has the meanings."""
+
+    turn_start: str
+    turn_end_id: int
+
+    def prompt_ids(self, prompt: Prompt, image_tokens: Sequence[int]) -> list[int]: ...
+
+    def reply_ids(self, text: str, image_tokens: int | None) -> list[int]: ...
+
+
+class Uncounted:
+    """The encoding of a model whose tokenizer is not known: nothing has a length, so that no limit in tokens binds."""
+
+    turn_start, turn_end_id = "", -1
+
+    def prompt_ids(self, prompt: Prompt, image_tokens: Sequence[int]) -> list[int]:
+        return []
+
+    def reply_ids(self, text: str, image_tokens: int | None) -> list[int]:
+        return []
 
 
 class ChatError(ValueError):
@@ -103,14 +126,9 @@ class Chat:
         return self._encode(self._render(self.opening(prompt), prompt.tools), image_tokens)
 
     def reply_ids(self, text: str, image_tokens: int | None) -> list[int]:
-        """Ids between the end token of an assistant turn and the start of the next turn's text: the tool reply.
-
-        Angle brackets become round ones, so that no word of the policy's that a tool repeats turns into a special
-        token.
-        """
+        """Ids between the end token of an assistant turn and the start of the next turn's text: the tool reply."""
         template = self._text_reply if image_tokens is None else self._image_reply
-        text = text.replace("<", "(").replace(">", ")")
-        return self._encode(template.replace(_SENTINEL, text), [image_tokens or 0])
+        return self._encode(template.replace(_SENTINEL, as_read(text)), [image_tokens or 0])
 
     def turn_text(self, ids: list[int]) -> str:
         """What the policy wrote, without the end-of-turn token."""
@@ -143,3 +161,11 @@ class Chat:
         counts = iter(image_tokens)
         text = re.sub(re.escape(IMAGE_PAD), lambda placeholder: placeholder.group() * next(counts), text)
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def as_read(reply: str) -> str:
+    """A reply as the policy reads it.
+
+    Angle brackets become round ones, so that no word of the policy's that a tool repeats turns into a special token.
+    """
+    return reply.replace("<", "(").replace(">", ")")

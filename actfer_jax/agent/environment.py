@@ -19,7 +19,7 @@ from typing import Annotated, NamedTuple
 
 from actfer_jax import plugins
 from actfer_jax.agent import prompts
-from actfer_jax.agent.chat import Chat
+from actfer_jax.agent.chat import Chat, Encoding, as_read
 from actfer_jax.agent.episode import Episode, Reply, Sample, Turn
 from actfer_jax.agent.formats import Format
 from actfer_jax.agent.tools import Toolbox
@@ -151,6 +151,8 @@ class Environment:
       treatment: what the tools do to the views that they return (`tools.TREATMENTS`).
 
     Attributes:
+      prompt: what opened the episode.
+      reply_text: the words of the last reply as the policy reads them, with the instruction.
       episode: turns and replies so far.
       views: the scene of each image, then the views that the tools returned.
       length: token ids so far.
@@ -162,7 +164,7 @@ class Environment:
     def __init__(
         self,
         config: EpisodeConfig,
-        chat: Chat,
+        chat: Encoding,
         toolbox: Toolbox,
         image_tokens: Callable[[View], int],
         *,
@@ -198,7 +200,7 @@ class Environment:
         )
         ids = self.chat.prompt_ids(prompt, [self.image_tokens(scene) for scene in scenes])
         check_room(f"the prompt of {sample.name}", len(ids), "prompt_tokens", self.config.prompt_tokens)
-        self.sample = sample
+        self.sample, self.prompt = sample, prompt
         self.episode = Episode(ask_aus=ask_aus or not labels)
         self.views, self.length = list(scenes), len(ids)
         self.arm, self.final, self.done = arm, answer_now, False
@@ -262,12 +264,12 @@ class Environment:
         # Both arms are instructed or neither is: else who is compared would depend on the arm.
         arms = ("zoom", "answer") if arm else ("",)
         fitting = {one: self._fitting(reply.text, _INSTRUCTIONS[one], image_tokens) for one in arms}
-        text, ids = fitting[arm]
+        (text, ids), instruction = fitting[arm], _INSTRUCTIONS[arm]
         room = config.max_length - self.length - max(len(ids) for _, ids in fitting.values())
         if len(self.episode.turns) + 1 >= config.max_turns or room < config.one_more_call:
             # Every rollout would be told so here: that is no arm.
-            arm, self.final = "", True
-            text, ids = self._fitting(reply.text, _INSTRUCTIONS["answer"], image_tokens)
+            arm, self.final, instruction = "", True, _INSTRUCTIONS["answer"]
+            text, ids = self._fitting(reply.text, instruction, image_tokens)
         if arm:
             self.episode.forced = arm
             self.final = arm == "answer"
@@ -277,6 +279,7 @@ class Environment:
         ids = [self.chat.turn_end_id] * turn.truncated + ids
         views = () if reply.view is None else (reply.view,)
         self.views.extend(views)
+        self.reply_text = as_read(text + instruction)
         return Observation(ids, views)
 
     def _fitting(self, text: str, instruction: str, image_tokens: int | None) -> tuple[str, list[int]]:

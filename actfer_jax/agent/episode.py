@@ -24,7 +24,7 @@ class Reference:
       fine_aus: those of `aus` that only a zoom resolves, as far as the data set knows.
       strata: names of the parts of the data set that the sample belongs to, such as "occluded" or "female". Metrics
         are shown for each. A name has letters, digits, "_", "-" and ".".
-      extra: what else the data set records; never shown to the policy.
+      extra: what else the data set records; never shown to the policy, but for its own "prompt", to a passive model.
 
     Raises:
       ValueError: a stratum has no such name.

@@ -6,7 +6,7 @@ Keys of a line:
   id, step, dataset, image: names of the episode and of its sample; the number in the shard's name.
   class: the true emotion, normalised; null if unknown. strata: of the sample.
   prediction: the answered emotion, or null.
-  outcome: "right", "wrong" or "no answer"; null where the emotion is not known.
+  outcome: "right", "wrong", "no answer" or "failed" (`failure` of the record); null where the emotion is not known.
   arm: "looked", "direct" or "undecided"; null in records of schema 1. looked: whether it zoomed into the
     face.
   regions: of the executed zooms, in order; "bbox" for a box.
@@ -37,7 +37,7 @@ def entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "class": true,
         "strata": reference.get("strata", []),
         "prediction": prediction["emotion"],
-        "outcome": _outcome(prediction, true),
+        "outcome": "failed" if record.get("failure") else _outcome(prediction, true),
         "arm": record.get("arm"),
         "looked": any(zoom["inspects"] for zoom in zooms),
         "regions": [zoom["region"] for zoom in zooms],

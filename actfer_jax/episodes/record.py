@@ -8,7 +8,13 @@ Keys of a record:
   turns: each has text, truncated, call (name, arguments) or null, error (why the call or the turn could not be read),
     reply (text, ok, tool, region, inspects, found_by) or null, view or null, and seconds in the tool.
   token_ids, loss_mask, logprobs, raw_logprobs: one entry a token. The last two are 0 for tokens that the policy did not
-    choose. `logprobs` are of the sampled distribution, `raw_logprobs` of temperature 1 with nothing banned.
+    choose. `logprobs` are of the sampled distribution, `raw_logprobs` of temperature 1 with nothing banned. All four
+    are null where a server played the policy: it gives neither ids nor log-probabilities of the whole row.
+  ask_aus: whether action units were asked for.
+  usage: where a server played the policy, its requests, prompt_tokens and completion_tokens as it reported them, and
+    the number of requests for which it did not (unreported); else null.
+  index: the sample's place in an evaluation, where a server played the policy.
+  failure: what failed on the host or at the server, so that the episode says nothing of the policy; "" if nothing did.
   images: file names of the views in the order of their placeholders, those of the sample's images first (added by the
     writer).
   prediction: aus, emotion; both null without an answer.
@@ -21,13 +27,13 @@ affine map to pixels of that image), picture (an index into `images`) and file (
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from actfer_jax import facs
-from actfer_jax.agent.episode import Episode, Reference, Turn
+from actfer_jax.agent.episode import Episode, Reference, Sample, Turn
 from actfer_jax.episodes.store import picture_name
 from actfer_jax.faces.views import View
 from actfer_jax.rollout.engine import Rollout
@@ -43,7 +49,7 @@ def to_record(
     advantage: float | None,
     trained_on: Collection[str],
 ) -> tuple[dict[str, Any], list[View]]:
-    """One episode as a record, and its views in the order of their placeholders.
+    """A rollout as a record, and its views in the order of their placeholders.
 
     Nothing of the result refers to the images of the sample or to the patches of the views.
 
@@ -54,8 +60,45 @@ def to_record(
       advantage: its advantage, or None.
       trained_on: names of the data sets that the policy had been trained on.
     """
-    query, episode = rollout.query, rollout.episode
-    scenes = rollout.views[: len(query.images)]
+    record, views = episode_record(
+        rollout.query,
+        rollout.episode,
+        rollout.views,
+        id=id,
+        reward=reward,
+        advantage=advantage,
+        trained_on=trained_on,
+        failure=rollout.failure,
+    )
+    tokens = {
+        "token_ids": np.array(rollout.sequence.tokens),
+        "loss_mask": np.array(rollout.sequence.loss_mask, int),
+        "logprobs": _numbers(rollout.log_probs),
+        "raw_logprobs": _numbers(rollout.raw_log_probs),
+    }
+    return record | tokens, views
+
+
+def episode_record(
+    sample: Sample,
+    episode: Episode,
+    views: Sequence[View],
+    *,
+    id: str,
+    reward: Mapping[str, float] | None,
+    advantage: float | None = None,
+    trained_on: Collection[str],
+    usage: Mapping[str, int] | None = None,
+    failure: str = "",
+) -> tuple[dict[str, Any], list[View]]:
+    """An episode of which no tokens are known as a record, and its views in the order of their placeholders.
+
+    Args:
+      views: the scene of each image, then the views that the tools returned.
+      id, reward, advantage, trained_on: as for `to_record`.
+      usage, failure: the keys of those names.
+    """
+    scenes = views[: len(sample.images)]
     turns, shown = [], len(scenes)
     for turn in episode.turns:
         view = None if turn.reply is None else turn.reply.view
@@ -63,25 +106,28 @@ def to_record(
         shown += view is not None
     record = {
         "id": id,
-        "dataset": query.dataset,
-        "image": _clean(query.name),
+        "dataset": sample.dataset,
+        "image": _clean(sample.name),
         "trained_on": list(trained_on),
         "scene": _view(scenes[0], 0),
         "scenes": [_view(scene, index) for index, scene in enumerate(scenes)],
         "turns": turns,
-        "token_ids": np.array(rollout.sequence.tokens),
-        "loss_mask": np.array(rollout.sequence.loss_mask, int),
-        "logprobs": _numbers(rollout.log_probs),
-        "raw_logprobs": _numbers(rollout.raw_log_probs),
+        "token_ids": None,
+        "loss_mask": None,
+        "logprobs": None,
+        "raw_logprobs": None,
+        "ask_aus": episode.ask_aus,
         "prediction": _prediction(episode),
-        "reference": _reference(query.reference),
+        "reference": _reference(sample.reference),
         "reward": None if reward is None else dict(reward),
         "advantage": advantage,
         "arm": "looked" if episode.inspected else "direct" if episode.decided else "undecided",
         "forced": episode.forced,
         "truncated": any(turn.truncated for turn in episode.turns),
+        "usage": None if usage is None else dict(usage),
+        "failure": failure,
     }
-    return record, list(rollout.views)
+    return record, list(views)
 
 
 def _turn(turn: Turn) -> dict[str, Any]:

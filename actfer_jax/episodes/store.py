@@ -31,7 +31,7 @@ KEYS = (
     "dataset",  # str
     "image",  # str: the sample's name
     "turns",  # a list of {text, call, reply: {text, ok, tool, region, inspects}, view: {name, size, ...}, seconds}
-    "token_ids",  # of the whole episode with prompt and replies, as the next three lists
+    "token_ids",  # of the whole episode with prompt and replies, as the next three lists; None of a server's model
     "loss_mask",  # 1 where the policy wrote
     "logprobs",  # of the distribution that was sampled
     "raw_logprobs",  # at temperature 1, nothing banned

@@ -45,6 +45,7 @@ class Outcome:
       subject: who is shown; "" where that is not known.
       choices: the labels as the sample offers them, in its order and spelling.
       response: the text of the last turn.
+      failed: whether it failed on the host or at a server, and so says nothing of the policy.
     """
 
     labels: tuple[str, ...]
@@ -62,6 +63,7 @@ class Outcome:
     subject: str = ""
     choices: tuple[str, ...] = ()
     response: str = ""
+    failed: bool = False
 
     @property
     def correct(self) -> bool:

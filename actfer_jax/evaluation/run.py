@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from actfer_jax import plugins
 from actfer_jax.agent.policy_card import PolicyCard
-from actfer_jax.config import Count, FloatType, Seed, check_fields, one_of
+from actfer_jax.config import ConfigError, Count, FloatType, Seed, check_fields, one_of, read_config
 from actfer_jax.data.sources import DataConfig, Source, emotion_labels, open_face_store, open_source
 from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.record import to_record
@@ -20,6 +21,7 @@ from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import Benchmark, BenchmarkConfig
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.evaluation.controls import CONTROLS, Outcomes, batch_count, play
+from actfer_jax.evaluation.endpoint import EndpointConfig, spent_in_words
 from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
@@ -45,6 +47,7 @@ class EvaluateConfig:
       dtype: of the model's weights and activations, "float32" or "bfloat16".
       benchmark: the choice of what is measured.
       faces: how faces are searched.
+      endpoint: how a model on a server is asked.
     """
 
     data: DataConfig
@@ -55,9 +58,22 @@ class EvaluateConfig:
     dtype: FloatType
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     faces: FaceConfig = field(default_factory=FaceConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def read_evaluate_config(raw: ConfigDict) -> EvaluateConfig:
+    """
+    Raises:
+      ConfigError: something in it is wrong, or it is one of training.
+    """
+    if "algorithm" in raw:
+        raise ConfigError(
+            "this is a config for `python -m actfer_jax.train`; evaluate takes one such as configs/eval/synth_faces.py"
+        )
+    return read_config(raw, EvaluateConfig, "config")
 
 
 def evaluate(config: EvaluateConfig, checkpoint: str, out: epath.Path, landmarks: str = "") -> dict[str, Any]:
@@ -145,6 +161,7 @@ def write_results(
     policy: str,
     samples: int,
     trained_on: Sequence[str],
+    **more: Any,
 ) -> dict[str, Any]:
     """Measures the outcomes, writes figures and plots beside the records in `staging`, and publishes all.
 
@@ -152,13 +169,17 @@ def write_results(
       policy: its name.
       samples: how many there are, with those that could not be read.
       trained_on: the data sets that the policy was trained on.
+      more: further keys of `results.json`.
 
     Returns:
       The content of `results.json`.
     """
     benchmark: Benchmark = plugins.load(config.benchmark.FOLDER, config.benchmark.name)
+    counts_failed = getattr(benchmark, "COUNTS_FAILED", False)
     summaries = {
-        control: benchmark.measure(played, config=config.benchmark, seed=config.seed)
+        control: benchmark.measure(
+            [one for one in played if counts_failed or not one.failed], config=config.benchmark, seed=config.seed
+        )
         for control, played in outcomes.by_control.items()
     }
     made = provenance(config.data.name, config.data.split, samples, policy)
@@ -168,6 +189,7 @@ def write_results(
         "trained_on": list(trained_on),
         "config": asdict(config),
         "unreadable": outcomes.unreadable,
+        **more,
         "results": summaries,
     }
     for name, figure in zip(benchmark.FIGURES, benchmark.figures(summaries), strict=True):
@@ -183,6 +205,8 @@ def in_words(results: Mapping[str, Any]) -> str:
     lines = [_title(results), benchmark.report(results["results"])]
     if results["unreadable"]:
         lines.append(f"\nThe first picture that cannot be read: {results['unreadable'][0]} (all are in {RESULTS})")
+    if "endpoint" in results:
+        lines.append(spent_in_words(results["endpoint"]))
     return "\n".join(lines)
 
 

@@ -26,4 +26,32 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"
     config.benchmark = ConfigDict()  # what is measured
     config.benchmark.name = "recognition"
+    use_endpoint(config)
     return config
+
+
+def use_endpoint(config: ConfigDict) -> None:
+    """How a model on a server is asked (docs/endpoint.md); only `--endpoint` uses it."""
+    config.endpoint = ConfigDict()
+    config.endpoint.api_key_variable = "ACTFER_API_KEY"  # the environment variable that has the API key
+    config.endpoint.parallel = 8  # requests at a time
+    config.endpoint.timeout = 300.0  # seconds
+    config.endpoint.attempts = 6  # of each request
+    config.endpoint.prompt_price = 0.0  # of a million tokens
+    config.endpoint.completion_price = 0.0
+    config.endpoint.passive = False  # no tools, one turn, and the data set's own prompt where it has one
+    config.endpoint.format = "actfer"
+    config.endpoint.prompt_style = "full"
+    config.endpoint.ask_aus = True
+    config.endpoint.max_turns = 4
+    config.endpoint.turn_tokens = 192
+    config.endpoint.tool_choice = "auto"  # or "none": the server leaves calls in the text
+    config.endpoint.images_in = "user"  # the role of the message with the view of a call; or "tool"
+    config.endpoint.request = "{}"  # further keys of a request, as JSON; null leaves out one of ours
+    config.endpoint.views = ConfigDict()  # in pixels; a token of Qwen3-VL is 32 x 32
+    config.endpoint.views.multiple = 32
+    config.endpoint.views.scene_min_pixels = 256 * 256
+    config.endpoint.views.scene_max_pixels = 512 * 32 * 32
+    config.endpoint.views.aligned_side = 256
+    config.endpoint.views.zoom_min_pixels = 256 * 256
+    config.endpoint.views.zoom_max_pixels = 256 * 32 * 32

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,6 +211,15 @@ def test_a_played_sample_of_no_subset_is_read_without_synonyms():
     assert found["subsets"] == {} and (found["overall"]["n"], found["overall"]["unknown"]) == (2, 1)
 
 
+def test_failed_episodes_are_counted_by_the_protocol():
+    reference = Reference(("fear", "anger"), emotion="fear", strata=("rafdb",))
+    played = [outcome(Episode.from_texts(f"<answer>{text}</answer>"), reference) for text in ("fear", "fear", "anger")]
+    played.append(replace(outcome(Episode(), reference), failed=True))
+    for protocol, n in (("reference", 3), ("strict", 4)):
+        found = benchmark.measure(played, config=benchmark.Config(protocol=protocol), seed=0)["overall"]
+        assert (found["n"], found["errors"], found["accuracy"]) == (n, 1, pytest.approx(2 / n))
+
+
 @pytest.mark.parametrize(
     ("path", "labels", "subset"),
     [
@@ -361,10 +371,16 @@ def test_scores_are_replaced_and_repeated_pictures_told(tmp_path):
         ({}, "--config is missing"),
         ({"config": {}}, "--checkpoint is missing"),
         ({"config": {}, "checkpoint": "demo", "protocol": "strict"}, "--protocol does not go with --config"),
+        ({"config": {}, "endpoint": "http://here/v1"}, "--model is missing"),
+        (
+            {"config": {}, "endpoint": "http://here/v1", "model": "m", "checkpoint": "demo"},
+            "--checkpoint does not go with --endpoint",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_named(monkeypatch, given_flags, words):
-    names = dict.fromkeys(("config", "checkpoint", "predictions", "benchmark", "protocol", "shard", "merge"))
+    names = dict.fromkeys(("config", "checkpoint", "endpoint", "model", "shard", "merge"))
+    names |= dict.fromkeys(("predictions", "benchmark", "protocol"))
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**names | given_flags))
     with pytest.raises(UserError, match=words):
         evaluate.main([])

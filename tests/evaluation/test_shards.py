@@ -165,7 +165,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """`python -m actfer_jax.evaluate ARGUMENTS` in this process."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values)
-    for name in ("checkpoint", "shard", "benchmark", "protocol"):
+    for name in ("checkpoint", "endpoint", "model", "shard", "benchmark", "protocol"):
         flags.DEFINE_string(name, None, "", flag_values=values)
     for name in ("out", "landmarks"):
         flags.DEFINE(cli.PathFlag(), name, None, "", flag_values=values)

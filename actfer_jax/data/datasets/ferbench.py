@@ -3,7 +3,7 @@
     QUESTIONS/rafdb_qa.json        [{"image_path", "true_label", "candidate_labels", ...}, ...]; and for each subset
     DIR/RAF-DB/aligned/...         the pictures, below DIR by the paths of the questions
 
-A question has its own labels to choose from. Its subset is its stratum.
+A question has its own labels to choose from. Its subset is its stratum, and its prompt, if the file has one, is kept.
 """
 
 import json
@@ -153,4 +153,6 @@ def _question(item: Any, subset: str) -> tuple[str, Reference]:
         raise ValueError(f"candidate_labels is {choices!r}; it must be a list of labels")
     if truth not in choices:
         raise ValueError(f"true_label is {truth!r}, which is none of candidate_labels ({', '.join(choices)})")
-    return image.lstrip("/"), Reference(tuple(choices), emotion=truth, strata=(subset,))
+    # The authors' own words, which a passive model is asked with.
+    extra = {"prompt": item["prompt"]} if isinstance(item.get("prompt"), str) else {}
+    return image.lstrip("/"), Reference(tuple(choices), emotion=truth, strata=(subset,), extra=extra)

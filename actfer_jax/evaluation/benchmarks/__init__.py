@@ -29,6 +29,8 @@ class BenchmarkConfig:
 class Benchmark(Protocol):
     """The interface of a benchmark's module.
 
+    Episodes that failed (`Outcome.failed`) are not measured, unless the module has `COUNTS_FAILED = True`.
+
     Attributes:
       Config: its constants, a dataclass that extends `BenchmarkConfig`.
       FIGURES: names of its plots; the files are NAME.png.

@@ -30,6 +30,7 @@ from actfer_jax.evaluation.predictions import Prediction
 from actfer_jax.evaluation.tables import align
 
 FIGURES = ("confusion",)
+COUNTS_FAILED = True
 
 _SHOWN = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
@@ -51,7 +52,7 @@ def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summar
         if one.emotion is not None:
             subset = next((name for name in one.strata if name in SUBSETS), "")
             answer = read_answer(one.response, one.choices, subset, config.protocol)
-            items.append(Item(subset, one.emotion, facs.normalise_emotion(answer)))
+            items.append(Item(subset, one.emotion, facs.normalise_emotion(answer), one.failed))
     return summarise(items, config.protocol, seed=seed)
 
 
