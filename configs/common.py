@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.split = "train"
     config.data.size = 16_000
     config.data.directory = ""  # of a data set with files of its own; rendered faces have none
+    config.data.exclude = ()  # data sets whose pictures are left out: ("raf_db:DIR,split=test",)
     config.data.cache_directory = "~/.cache/actfer_jax/data"  # of what is rendered, and of the faces found
 
     config.faces = ConfigDict()  # each step where those before it found nothing; "imported" is another
@@ -126,6 +127,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.data.split = "test"
     config.evaluation.data.size = 700
     config.evaluation.data.directory = ""
+    config.evaluation.data.exclude = ()
     config.evaluation.data.cache_directory = "~/.cache/actfer_jax/data"
     config.evaluation.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.evaluation.queries = 64

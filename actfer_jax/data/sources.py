@@ -84,6 +84,11 @@ class DataConfig:
             except ConfigError as error:
                 raise FieldError(f"exclude[{index}]", f"is {text!r}: {error}") from error
 
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """What a policy that learns from these samples is said to be trained on."""
+        return (self.name,)
+
 
 class NamedSet(NamedTuple):
     """A data set that is named in a text.

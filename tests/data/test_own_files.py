@@ -257,7 +257,11 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(tmp_path, caplog):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS, not the file"),
         (b"../../annotations/labels.csv", "the path of another file"),
         (b"PK\x03\x04rest", "a ZIP archive or an office document"),
-        (picture(1, "PNG"), "not a text in UTF-8"),
+        (b"PAR1\x15\0rest", "a Parquet file"),
+        ("image,emotion\n".encode("utf-16"), "a text in UTF-16; save it as UTF-8"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document, such as a server's"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old office document; export it as CSV"),
+        (picture(1, "PNG"), "a PNG picture, not a text"),
         ("image,emotion\n1.png,mépris\n".encode("latin-1"), "not a text in UTF-8|line 2: not UTF-8"),
         (b"", "an empty file"),
         (None, "data.file is the name of the table"),
@@ -313,7 +317,7 @@ def test_check_as_a_command_writes_what_it_found(tmp_path):
     done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written = json.loads(report.read_text())
-    assert set(written) == {"records", "splits", "classes", "unreadable", "official", "problems"}
+    assert set(written) == {"records", "splits", "classes", "unreadable", "official", "copies", "problems"}
     assert written["records"] == 6 and written["unreadable"] == 0 and written["problems"] == []
     assert "records     6 (test 2, train 4)" in done.stdout and "6/6 pictures" in done.stderr
 
