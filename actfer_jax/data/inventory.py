@@ -181,9 +181,13 @@ class Pictures:
     def strata(self, index: int) -> tuple[str, ...]:
         return self.records[index].reference.strata
 
+    def reference(self, index: int) -> Reference:
+        """The reference of a sample, without reading its picture."""
+        reference = self.records[index].reference
+        return replace(reference, labels=reference.labels or self.labels)
+
     def __getitem__(self, index: int) -> Sample:
-        record = self.records[index]
-        reference = replace(record.reference, labels=record.reference.labels or self.labels)
+        record, reference = self.records[index], self.reference(index)
         return Sample(self.name, record.name, (_load(record.picture),), reference)
 
 

@@ -38,7 +38,8 @@ class Samples(Protocol):
 class Source(Samples, Protocol):
     """A data set.
 
-    One that can leave pictures of others out (`DataConfig.exclude`) also has `excluded`: how many, by data set.
+    One that can leave pictures of others out (`DataConfig.exclude`) also has `excluded`: how many, by data set. One
+    that knows the `reference(index)` of a sample without reading its images can be mixed by class (`mixture`).
     """
 
     def strata(self, index: int) -> tuple[str, ...]:
@@ -269,3 +270,12 @@ def emotion_labels(config: DataConfig) -> tuple[str, ...]:
     """The emotion labels of the data set that a config names."""
     labels: tuple[str, ...] = plugins.load(config.FOLDER, config.name).labels(config)
     return labels
+
+
+def label_sets(config: DataConfig) -> tuple[tuple[str, ...], ...]:
+    """The labels that a sample of the data set may have: those of the data set, unless its samples differ in them."""
+    module = plugins.load(config.FOLDER, config.name)
+    if not hasattr(module, "label_sets"):
+        return (emotion_labels(config),)
+    sets: tuple[tuple[str, ...], ...] = module.label_sets(config)
+    return sets

@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 # Where things lie on the disks of a host, and how many threads it has: these keys may differ between hosts, too.
-HOST_KEYS = ("data.cache_directory", "evaluation.data.cache_directory", "rollout.tool_threads")
+HOST_KEYS = (
+    *("data.cache_directory", "data.parts.*.cache_directory", "evaluation.data.cache_directory"),
+    "rollout.tool_threads",
+)
 # A run may go on with other values of these keys. Except for rounding they do not change what a step computes. They
 # change the number of steps (and so the schedules), where and in which pieces steps are computed, and what is kept,
 # shown and evaluated.
