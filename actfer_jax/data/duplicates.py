@@ -73,7 +73,12 @@ def perceptual_hash(thumbnail: NDArray[np.uint8]) -> int:
 
 def is_same(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
     """Whether two thumbnails [32, 32] are of one picture, perhaps cropped."""
-    return _difference(_blurred(one), _blurred(other)) <= _SAME
+    whole, cropped = _blurred(one), _blurred(other)
+    difference = _difference(whole, cropped)
+    if _SAME < difference <= 2 * _SAME:
+        # It is a little larger where the crop is stretched, and which of them is the crop is not known.
+        difference = min(difference, _difference(cropped, whole))
+    return difference <= _SAME
 
 
 def _blurred(thumbnail: NDArray[np.uint8]) -> NDArray[np.float64]:
