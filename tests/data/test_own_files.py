@@ -6,7 +6,10 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_fixtures import (
     config_of,
@@ -248,6 +251,79 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(open_source(config_of("table", directory=str(tmp_path)))) == 1
     assert "has 8 problems, the first: labels.csv, line 3: image is empty" in caplog.text
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]], features: dict[str, Any]) -> None:
+    """As `datasets` writes it: pictures as bytes and path, classes as numbers, their names in the metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), path, row_group_size=2)
+
+
+def test_parquet_files_of_the_hub_are_a_table(tmp_path):
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": ["anger", "fear"], "_type": "ClassLabel"},
+        "aus": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"},
+    }
+    pictures = [picture(10 * index, "PNG") for index in range(6)]
+    put(tmp_path / "data/beside.png", pictures[3])
+    rows = [
+        {"image": {"bytes": pictures[0], "path": "0.png"}, "label": 1, "aus": ["AU1", "AU4L"]},
+        {"image": {"bytes": pictures[1], "path": None}, "label": 0, "aus": []},
+        {"image": {"bytes": pictures[2], "path": None}, "label": -1, "aus": ["AU12"]},
+        {"image": {"bytes": None, "path": "beside.png"}, "label": 0, "aus": None},
+        {"image": {"bytes": b"<html>", "path": None}, "label": 1, "aus": None},
+    ]
+    write_parquet(tmp_path / "data/train-00000-of-00001.parquet", rows, features)
+    write_parquet(
+        tmp_path / "data/test-00000-of-00001.parquet",
+        [{"image": {"bytes": pictures[5], "path": None}, "label": 1, "aus": None}],
+        features,
+    )
+    given = {"directory": str(tmp_path), "file": "data/*.parquet", "columns": {"emotion": "label"}}
+    train = "data/train-00000-of-00001.parquet"
+    assert problems_of("table", **given) == [
+        (train, 5, "a web page that was saved under this name; get the file itself")
+    ]
+    source = open_source(config_of("table", **given))
+    assert len(source) == 5 and emotion_labels(config_of("table", **given)) == ("anger", "fear")
+    samples = {}
+    for index in range(5):
+        try:
+            samples[source[index].name] = source[index]
+        except ImageError as error:
+            assert f"{train}, line 5: a web page" in str(error)
+    found = [samples[f"{train}/{line}"] for line in (1, 2, 3, 4)]
+    assert [one.reference.emotion for one in found] == ["fear", "anger", None, "anger"]
+    assert [one.reference.aus for one in found] == [{1, 4}, frozenset(), {12}, None]
+    assert [int(one.images[0][0, 0, 0]) for one in found] == [0, 10, 20, 30]
+    assert list(samples_of("table", split="test", **given)) == ["data/test-00000-of-00001.parquet/1"]
+
+
+def test_another_file_under_the_name_of_a_parquet_file_is_called_what_it_is(tmp_path):
+    write_parquet(
+        tmp_path / "whole.parquet", [{"picture": b"x", "label": 7}], {"label": {"names": ["a"], "_type": "ClassLabel"}}
+    )
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    for content, keys, what in (
+        (b"version https://git-lfs.github.com/spec/v1\n", {}, "a pointer of Git LFS"),
+        (b"<!-- 404 --><html>", {}, "a web page"),
+        (b"image,label\n", {}, "a text, not a Parquet file"),
+        (b"PK\x03\x04", {}, "a ZIP archive"),
+        (b"", {}, "an empty file"),
+        (whole[:-9], {}, "a Parquet file that is cut short"),
+        (whole[:40] + whole[-4:], {}, "cannot be read as Parquet"),
+        (whole, {}, "has no column 'image'; it has 'picture', 'label'"),
+        (
+            whole,
+            {"image": "picture", "emotion": "label"},
+            "row 1: label is 7, and the file has names for 0 to 0",
+        ),
+    ):
+        put(tmp_path / "labels.parquet", content)
+        with pytest.raises(DataError, match=f"labels.parquet.*{what}"):
+            open_source(config_of("table", directory=str(tmp_path), file="labels.parquet", split="all", columns=keys))
 
 
 @pytest.mark.parametrize(

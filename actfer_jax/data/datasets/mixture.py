@@ -70,6 +70,8 @@ class Config(DataConfig):
                 Reference((), strata=(name,))
             except ValueError as error:
                 raise FieldError("parts", f"has {name!r}: {error}") from error
+        # A config file has no order of its keys: the samples must not depend on one.
+        object.__setattr__(self, "parts", dict(sorted(self.parts.items())))
         for key, given in (("limits", self.limits), ("weights", self.weights)):
             for name in given.keys() - self.parts.keys():
                 near = nearest(name, self.parts)
@@ -90,7 +92,7 @@ class Config(DataConfig):
 
 
 def labels(config: Config) -> tuple[str, ...]:
-    """The emotions of all parts, in the order and the spelling in which they first occur."""
+    """The emotions of all parts, in the order and the spelling in which they first occur, by the parts' names."""
     return tuple(_words(config).values())
 
 
