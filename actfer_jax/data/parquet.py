@@ -33,6 +33,9 @@ class Embedded:
     group: int
     row: int
 
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.line}"
+
     def read_bytes(self) -> bytes:
         value = _pictures(self.file, self.group, self.column)[self.row].as_py()
         if isinstance(value, dict):

@@ -293,7 +293,7 @@ def test_parquet_files_of_the_hub_are_a_table(tmp_path):
         try:
             samples[source[index].name] = source[index]
         except ImageError as error:
-            assert f"{train}, line 5: a web page" in str(error)
+            assert f"{train}, row 5: a web page" in str(error)
     found = [samples[f"{train}/{line}"] for line in (1, 2, 3, 4)]
     assert [one.reference.emotion for one in found] == ["fear", "anger", None, "anger"]
     assert [one.reference.aus for one in found] == [{1, 4}, frozenset(), {12}, None]
