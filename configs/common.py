@@ -8,7 +8,7 @@ rendered faces.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-VARIANTS = ("demo", "disfa")
+VARIANTS = ("demo", "disfa", "ferbench")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.split = "train"
     config.data.size = 16_000
     config.data.directory = ""  # of a data set with files of its own; rendered faces have none
+    config.data.exclude = ()  # data sets whose pictures are left out: ("raf_db:DIR,split=test",)
     config.data.cache_directory = "~/.cache/actfer_jax/data"  # of what is rendered, and of the faces found
 
     config.faces = ConfigDict()  # each step where those before it found nothing; "imported" is another
@@ -126,6 +127,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.data.split = "test"
     config.evaluation.data.size = 700
     config.evaluation.data.directory = ""
+    config.evaluation.data.exclude = ()
     config.evaluation.data.cache_directory = "~/.cache/actfer_jax/data"
     config.evaluation.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.evaluation.queries = 64
@@ -134,6 +136,8 @@ def get_config(variant: str = "") -> ConfigDict:
         use_demo(config)
     elif variant == "disfa":
         use_disfa(config)
+    elif variant == "ferbench":
+        use_ferbench(config)
     return config
 
 
@@ -152,6 +156,40 @@ def use_disfa(config: ConfigDict) -> None:
         data.stride = stride
         data.frames = "frames"  # below the directory
     config.evaluation.controls = ("no_tools",)
+
+
+def use_ferbench(config: ConfigDict) -> None:
+    """The training parts of RAF-DB, FER+ and AffectNet, without the pictures of FERBench, on which it is evaluated."""
+    cache = config.data.cache_directory
+    config.data = ConfigDict()
+    config.data.name = "mixture"
+    config.data.split = "train"
+    config.data.size = placeholder(int)  # all
+    config.data.directory = ""
+    config.data.exclude = ("ferbench:",)  # a directory has to follow, and ",questions=DIR" if that is another
+    config.data.cache_directory = cache
+
+    config.data.parts = ConfigDict()
+    for name in ("raf_db", "fer_plus", "affectnet"):
+        config.data.parts[name] = ConfigDict()
+        config.data.parts[name].name = name
+        config.data.parts[name].split = "train"
+        config.data.parts[name].directory = ""
+        config.data.parts[name].cache_directory = cache
+    config.data.parts.raf_db.pictures = "aligned"  # as in FERBench
+    config.data.parts.fer_plus.labels = "most_votes"
+    config.data.parts.affectnet.release = "first"
+
+    # AffectNet has 23 times as many pictures as RAF-DB, and half of them are happy.
+    config.data.limits = ConfigDict({"raf_db": 40_000, "fer_plus": 40_000, "affectnet": 40_000})
+    config.data.class_limit = 5000  # of each part
+    config.data.weights = ConfigDict({"raf_db": 1.0, "fer_plus": 1.0, "affectnet": 1.0})
+    config.data.class_weights = ConfigDict({"disgust": 2.0, "fear": 2.0, "contempt": 2.0})
+    config.data.weight_seed = 0
+    config.data.labels = "own"  # a sample has the labels of its data set, as in FERBench
+
+    config.evaluation.data.name = "ferbench"
+    config.evaluation.data.directory = ""
 
 
 def use_demo(config: ConfigDict) -> None:

@@ -4,6 +4,11 @@ Qwen3-VL-4B on a pod:
 
     python -m actfer_jax.train --config=configs/sft.py --config.model.path=DIR --workdir=DIR
 
+On RAF-DB, FER+ and AffectNet, which need action units of an annotator or `--config.rollout.ask_aus=False`
+(docs/data.md has the whole command):
+
+    python -m actfer_jax.train --config=configs/sft.py:ferbench --config.data.parts.raf_db.directory=DIR ...
+
 The small model from nothing, over an hour on two CPU cores:
 
     python -m actfer_jax.train --config=configs/sft.py:demo --workdir=runs/sft

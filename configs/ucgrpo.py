@@ -4,6 +4,10 @@ Qwen3-VL-4B on a pod:
 
     python -m actfer_jax.train --config=configs/ucgrpo.py --config.model.path=DIR --workdir=DIR
 
+On RAF-DB, FER+ and AffectNet, without the pictures of FERBench (docs/data.md has the whole command):
+
+    python -m actfer_jax.train --config=configs/ucgrpo.py:ferbench --config.data.parts.raf_db.directory=DIR ...
+
 The small model of the package on two CPU cores, in minutes:
 
     python -m actfer_jax.train --config=configs/ucgrpo.py:demo --workdir=runs/ucgrpo

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,12 @@ def write_ferbench(directory: Path, each: int = 2) -> dict[str, Any]:
     return {"directory": str(directory / "images"), "questions": str(directory / "UniFER"), "split": "test"}
 
 
-WRITERS = {
+def write_mixture(directory: Path) -> dict[str, Any]:
+    raf, sfew = ({"name": name} | WRITERS[name](directory / name) for name in ("raf_db", "sfew"))
+    return {"parts": {"raf_db": raf, "sfew": sfew}, "labels": "shared"}
+
+
+WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "raf_db": write_raf_db,
     "folders": write_folders,
     "table": write_table,
@@ -267,6 +273,7 @@ WRITERS = {
     "affectnet": write_affectnet,
     "sfew": write_sfew,
     "ferbench": write_ferbench,
+    "mixture": write_mixture,
 }
 """By data set: writes the fixture and returns the keys of its config."""
 

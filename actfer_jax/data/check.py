@@ -1,39 +1,41 @@
 """Checks a data set's files before anything is trained or measured on them.
 
     python -m actfer_jax.data.check raf_db --data_dir=DIR [--set=pictures=original] [--json=report.json]
+        [--against=raf_au:DIR] [--sheet=faces.png]
 
 Opens every picture of every split. Prints how many records, classes and unreadable pictures there are, the official
 counts of a published data set that differ, and every problem with file and line: rows that cannot be used, pictures in
-two splits or under two labels, subjects in two splits, pictures without a row. Changes no file of the data set.
+two splits or under two labels, subjects in two splits, pictures without a row, pictures that are in another data set.
+Copies are found by their bytes, and where they were resized, recompressed or slightly cropped. Changes no file of the
+data set.
 """
 
-import dataclasses
-import hashlib
 import json
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
 from actfer_jax import cli, facs, plugins
-from actfer_jax.config import ConfigError, named_config, read_config
+from actfer_jax.config import ConfigError, read_config
+from actfer_jax.data.duplicates import Signature
 from actfer_jax.data.inventory import ALL, Inventory, Problem, Record, relative
-from actfer_jax.data.sources import DataConfig
-from actfer_jax.faces.images import ImageError, decode_image
-from actfer_jax.files import reason
+from actfer_jax.data.leaks import OtherSet, Progress, between_splits, read_signatures
+from actfer_jax.data.sheet import contact_sheet
+from actfer_jax.data.sources import DataConfig, read_named_set, read_settings
 from actfer_jax.outputs import check_file, write_file
 from actfer_jax.progress import ProgressLine
 
 _SHOWN = 20
-_AHEAD = 256
 
 
 def check(
-    inventory: Inventory, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
+    inventory: Inventory,
+    folder: Path,
+    progress: Progress = lambda done, total: None,
+    against: Sequence[OtherSet] = (),
 ) -> dict[str, Any]:
     """Opens every picture of a data set.
 
@@ -41,18 +43,21 @@ def check(
       inventory: the data set.
       folder: its directory; files are named from there.
       progress: called with (pictures opened, pictures).
+      against: other data sets that should have none of its pictures.
 
     Returns:
       As JSON: `records`; `splits` and `classes`, each with its count; `unreadable` pictures; `official`, by what is
-      counted the numbers `expected` and `found`; `problems`, a list of `file`, `line` (or None) and `what`.
+      counted the numbers `expected` and `found`; `copies`, how many pictures are the `same` as one elsewhere, byte by
+      byte, or `similar`, in "other splits" and in each other data set; `problems`, a list of `file`, `line` (or None)
+      and `what`.
     """
-    records, by_digest, unreadable = inventory.records, defaultdict[str, list[Record]](list), list[Problem]()
-    for done, (record, opened) in enumerate(_open_all(records), 1):
-        if opened.problem:
-            unreadable.append(record.problem(folder, opened.problem))
+    records, unreadable, pictures = inventory.records, list[Problem](), list[tuple[Record, Signature]]()
+    for record, looks in read_signatures(records, progress):
+        if isinstance(looks, str):
+            unreadable.append(record.problem(folder, looks))
         else:
-            by_digest[opened.digest].append(record)
-        progress(done, len(records))
+            pictures.append((record, looks))
+    copies, leaks = _copies(pictures, folder, against)
     splits = Counter(record.split or ALL for record in records)
     emotions = Counter(facs.normalise_emotion(record.reference.emotion or "") for record in records)
     parts = [(part, record) for record in records for part in (ALL, record.split, *record.reference.strata)]
@@ -60,7 +65,8 @@ def check(
     problems = [
         *inventory.problems,
         *unreadable,
-        *_repeated(by_digest.values(), folder),
+        *_repeated(pictures, folder),
+        *leaks,
         *_subjects(records),
         *_without_record(inventory, folder),
     ]
@@ -72,6 +78,7 @@ def check(
         "official": {
             what: {"expected": expected, "found": found[what]} for what, expected in inventory.official.items()
         },
+        "copies": copies,
         "problems": [problem._asdict() for problem in problems],
     }
 
@@ -88,6 +95,10 @@ def show(report: dict[str, Any]) -> str:
     if report["official"]:
         lines.append(f"official    {len(report['official']) - len(other)} of {len(report['official'])} counts agree")
     lines += [f"  {what}: {count['found']}, officially {count['expected']}" for what, count in other.items()]
+    copies = (
+        f"{sum(counts.values())} in {where} ({counts['same']} the same)" for where, counts in report["copies"].items()
+    )
+    lines.append(f"copies      {', '.join(copies)}")
     problems = [Problem(**problem) for problem in report["problems"]]
     lines.append(f"problems    {len(problems)}")
     lines += [f"  {problem}" for problem in problems[:_SHOWN]]
@@ -96,41 +107,45 @@ def show(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class _Opened(NamedTuple):
-    """The digest of a picture's bytes, or why the file is not a picture."""
-
-    digest: str = ""
-    problem: str = ""
-
-
-def _open(record: Record) -> _Opened:
-    try:
-        data = record.picture.read_bytes()
-        decode_image(data, "")
-    except OSError as error:
-        return _Opened(problem=f"cannot be read ({reason(error)})")
-    except ImageError as error:
-        return _Opened(problem=str(error).removeprefix(": "))
-    return _Opened(hashlib.sha256(data).hexdigest())
-
-
-def _open_all(records: list[Record]) -> Iterator[tuple[Record, _Opened]]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(records), _AHEAD):
-            part = records[start : start + _AHEAD]
-            yield from zip(part, pool.map(_open, part), strict=True)
-
-
-def _repeated(groups: Iterable[list[Record]], folder: Path) -> Iterator[Problem]:
+def _repeated(pictures: Iterable[tuple[Record, Signature]], folder: Path) -> Iterator[Problem]:
     """Pictures with the same bytes in two splits, or under two labels."""
-    for first, *others in groups:
+    by_digest = defaultdict[bytes, list[Record]](list)
+    for record, looks in pictures:
+        by_digest[looks.digest].append(record)
+    for first, *others in by_digest.values():
         for other in others:
             here, there = (other.split, other.reference.emotion), (first.split, first.reference.emotion)
             if here != there:
-                split, emotion = there
-                same = str(first.problem(folder, "")).removesuffix(": ")
-                what = f"the same picture as {same}, which is of the class {emotion}"
-                yield other.problem(folder, what + (f" and the split {split}" if split else ""))
+                yield other.problem(folder, f"the same picture as {_described(first, folder)}")
+
+
+def _copies(
+    pictures: Sequence[tuple[Record, Signature]], folder: Path, against: Sequence[OtherSet]
+) -> tuple[dict[str, dict[str, int]], list[Problem]]:
+    """How many copies there are in other splits and other data sets, and each that `_repeated` does not name."""
+    problems, counts = list[Problem](), defaultdict[str, Counter[str]](lambda: Counter(same=0, similar=0))
+    counts["other splits"].update(())
+    for record, first, kind in between_splits(pictures):
+        counts["other splits"][kind] += 1
+        if kind == "similar":
+            problems.append(record.problem(folder, f"nearly the same picture as {_described(first, folder)}"))
+    for other in against:
+        counts[other.text].update(())
+        if other.unreadable:
+            what = f"{len(other.unreadable)} pictures cannot be read, and were not compared; the first: "
+            problems.append(Problem(other.text, None, what + other.unreadable[0]))
+        for record, looks in pictures:
+            if (found := other.find(looks)) is not None:
+                counts[other.text][found[1]] += 1
+                same = "the same picture as" if found[1] == "same" else "nearly the same picture as"
+                problems.append(record.problem(folder, f"{same} {found[0].name} of {other.text}"))
+    return {where: dict(count) for where, count in counts.items()}, problems
+
+
+def _described(record: Record, folder: Path) -> str:
+    where = str(record.problem(folder, "")).removesuffix(": ")
+    split = f" and the split {record.split}" if record.split else ""
+    return f"{where}, which is of the class {record.reference.emotion}{split}"
 
 
 def _subjects(records: list[Record]) -> Iterator[Problem]:
@@ -154,18 +169,6 @@ def _without_record(inventory: Inventory, folder: Path) -> Iterator[Problem]:
                 yield Problem(relative(path, folder), None, "no row names it; not used")
 
 
-def _section(name: str, settings: list[str]) -> dict[str, Any]:
-    """Settings `KEY=VALUE` as keys of a data set's config."""
-    kinds = {field.name: field.type for field in dataclasses.fields(named_config(DataConfig, name, "NAME"))}
-    section = {}
-    for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise ConfigError(f"--set={setting} is not KEY=VALUE")
-        section[key] = cli.literal(value, kinds.get(key))
-    return section
-
-
 def main(argv: list[str]) -> None:
     given = flags.FLAGS
     if len(argv) != 2:
@@ -174,12 +177,21 @@ def main(argv: list[str]) -> None:
     module = plugins.load(DataConfig.FOLDER, name)
     if not hasattr(module, "inventory"):
         raise ConfigError(f"{name} has no `inventory(config)`, which is what is checked (docs/extending.md)")
-    section = {"name": name, "directory": str(given.data_dir)} | _section(name, given.set)
+    section = {"name": name, "directory": str(given.data_dir)} | read_settings(name, given.set)
     config = read_config(section, DataConfig, "data")
-    if given.json:
-        check_file(given.json, "JSON")
-    report = check(module.inventory(config), Path(given.data_dir), ProgressLine("pictures"))
+    try:
+        named = [read_named_set(text) for text in given.against]
+    except ConfigError as error:
+        raise ConfigError(f"--against: {error}") from error
+    for path, kind in ((given.json, "JSON"), (given.sheet, "PNG")):
+        if path:
+            check_file(path, kind)
+    inventory = module.inventory(config)
+    against = [OtherSet(other) for other in named]
+    report = check(inventory, Path(given.data_dir), ProgressLine("pictures"), against)
     print(cli.printable(show(report)))
+    if given.sheet:
+        write_file(given.sheet, contact_sheet(inventory))
     if given.json:
         write_file(given.json, json.dumps(report, indent=1) + "\n")
 
@@ -187,5 +199,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE(cli.PathFlag(), "data_dir", None, "The folder of the data set's files.", required=True)
     flags.DEFINE(cli.PathFlag(), "json", None, "A file for the whole report.")
+    flags.DEFINE_multi_string("against", [], "NAME:DIR: another data set that should have none of the pictures.")
+    flags.DEFINE(cli.PathFlag(), "sheet", None, "A PNG file for a sheet of some pictures of each class.")
     flags.DEFINE_multi_string("set", [], "KEY=VALUE: another key of the data set's config, as pictures=original.")
     cli.run(main, arguments=True)

@@ -16,15 +16,14 @@ from actfer_jax import facs
 from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.config import FieldError
 from actfer_jax.data.errors import DataError
-from actfer_jax.data.sources import DataConfig
+from actfer_jax.data.leaks import without
+from actfer_jax.data.sources import ALL as ALL
+from actfer_jax.data.sources import DataConfig, read_named_set
 from actfer_jax.faces import formats
 from actfer_jax.faces.images import decode_image, load_image
 from actfer_jax.files import as_path, is_remote, reason
 
 log = logging.getLogger(__name__)
-
-ALL = "all"
-"""As `data.split`: the records of every split, and those of none."""
 
 SPLITS = {
     "train": "train",
@@ -162,8 +161,18 @@ class Pictures:
             there = f"it has {', '.join(splits)}" if splits else "it has none: give data.split=all"
             why = there if inventory.records or not problems else f"it has no records ({problems[0]})"
             raise DataError(f"{config.directory} has no split {config.split!r}; {why}")
+        self.excluded: dict[str, dict[str, int]] = {}
+        if config.exclude:
+            named = [read_named_set(text) for text in config.exclude]
+            self.records, self.excluded = without(self.records, named, config.size)
+            for text, counts in self.excluded.items():
+                found = f"{counts['same']} the same and {counts['similar']} similar"
+                log.info("%s: left out of %s: %s pictures of %s", config.name, config.split, found, text)
+            if not self.records:
+                raise DataError(f"data.exclude leaves nothing of the split {config.split!r} of {config.directory}")
         if len(self.records) < (config.size or 1):
-            raise DataError(f"data.size is {config.size}, but {config.split} has {len(self.records)} records")
+            left = " that data.exclude leaves" if config.exclude else ""
+            raise DataError(f"data.size is {config.size}, but {config.split} has {len(self.records)} records{left}")
         self.records = self.records[: config.size]
 
     def __len__(self) -> int:
@@ -172,9 +181,13 @@ class Pictures:
     def strata(self, index: int) -> tuple[str, ...]:
         return self.records[index].reference.strata
 
+    def reference(self, index: int) -> Reference:
+        """The reference of a sample, without reading its picture."""
+        reference = self.records[index].reference
+        return replace(reference, labels=reference.labels or self.labels)
+
     def __getitem__(self, index: int) -> Sample:
-        record = self.records[index]
-        reference = replace(record.reference, labels=record.reference.labels or self.labels)
+        record, reference = self.records[index], self.reference(index)
         return Sample(self.name, record.name, (_load(record.picture),), reference)
 
 

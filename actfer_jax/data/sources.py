@@ -1,14 +1,15 @@
 """Data sets behind one interface: samples by index, in an order that is a pure function of (seed, step, row)."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import grain
 
-from actfer_jax import facs, plugins
+from actfer_jax import cli, facs, plugins
 from actfer_jax.agent.episode import Sample
-from actfer_jax.config import Count, FieldError, check_fields
+from actfer_jax.config import ConfigError, Count, FieldError, check_fields, named_config, read_config
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.errors import DataError
 from actfer_jax.faces.images import ImageError
@@ -16,6 +17,9 @@ from actfer_jax.faces.store import FaceStore
 from actfer_jax.files import as_path, is_remote
 
 Element = TypeVar("Element")
+
+ALL = "all"
+"""As `data.split`: the records of every split, and those of none."""
 
 
 class Samples(Protocol):
@@ -32,7 +36,11 @@ class Samples(Protocol):
 
 
 class Source(Samples, Protocol):
-    """A data set."""
+    """A data set.
+
+    One that can leave pictures of others out (`DataConfig.exclude`) also has `excluded`: how many, by data set. One
+    that knows the `reference(index)` of a sample without reading its images can be mixed by class (`mixture`).
+    """
 
     def strata(self, index: int) -> tuple[str, ...]:
         """The strata of a sample (`Reference.strata`), without reading its images."""
@@ -47,6 +55,7 @@ class DataConfig:
       split: one of the data set's splits.
       size: how many samples of the split, at least 1; None for all.
       directory: the directory of the data set's own files; "" if it has none.
+      exclude: data sets whose pictures are left out before `size` counts, each as `read_named_set` reads it.
       cache_directory: a separate directory that keeps rendered faces, and the faces found in images, between runs. It
         may be deleted at any time.
     """
@@ -57,6 +66,7 @@ class DataConfig:
     split: str = "train"
     size: Count | None = None
     directory: str = ""
+    exclude: tuple[str, ...] = ()
     cache_directory: str = "~/.cache/actfer_jax/data"
 
     def __post_init__(self) -> None:
@@ -69,6 +79,64 @@ class DataConfig:
             raise FieldError(
                 "cache_directory", f"is {self.cache_directory!r}; data is prepared on a disk of each host: give a path"
             )
+        for index, text in enumerate(self.exclude):
+            try:
+                read_named_set(text)
+            except ConfigError as error:
+                raise FieldError(f"exclude[{index}]", f"is {text!r}: {error}") from error
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """What a policy that learns from these samples is said to be trained on."""
+        return (self.name,)
+
+
+class NamedSet(NamedTuple):
+    """A data set that is named in a text.
+
+    Attributes:
+      text: as it was given.
+      config: its section.
+      split: the split that is meant; None for every one.
+    """
+
+    text: str
+    config: DataConfig
+    split: str | None
+
+
+def read_named_set(text: str) -> NamedSet:
+    """Reads "NAME:DIR", which is every split of a data set, or "NAME:DIR,KEY=VALUE,..." with more keys of its config,
+    such as "raf_db:DIR,split=test".
+
+    Raises:
+      ConfigError: it is no such text, or the data set has no files of pictures.
+    """
+    name, colon, rest = text.partition(":")
+    directory, *settings = re.split(r",(?=\w+=)", rest)
+    if not colon or not directory:
+        raise ConfigError("give NAME:DIR, or with more keys NAME:DIR,split=test")
+    keys = read_settings(name, settings)
+    if not hasattr(plugins.load(DataConfig.FOLDER, name), "inventory"):
+        raise ConfigError(f"{name} has no files of pictures (no `inventory`, docs/extending.md)")
+    config = read_config({"name": name, "directory": directory} | keys, DataConfig, "")
+    return NamedSet(text, config, keys.get("split"))
+
+
+def read_settings(name: str, settings: Sequence[str]) -> dict[str, Any]:
+    """Texts KEY=VALUE as keys of a data set's config.
+
+    Raises:
+      ConfigError: a text has no "=".
+    """
+    kinds = {field.name: field.type for field in fields(named_config(DataConfig, name, "NAME"))}
+    keys = {}
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"{setting} is not KEY=VALUE")
+        keys[key] = cli.literal(value, kinds.get(key))
+    return keys
 
 
 def open_face_store(config: DataConfig) -> FaceStore:
@@ -187,10 +255,27 @@ def batches(dataset: grain.MapDataset[Element], batch: int, start: int) -> Itera
 def open_source(config: DataConfig) -> Source:
     """The samples that a config names. Missing data is prepared now, with progress."""
     source: Source = plugins.load(config.FOLDER, config.name).open_source(config)
+    if config.exclude and excluded(source) is None:
+        raise DataError(f"data.exclude: {config.name} cannot leave pictures out, so that none may be named")
     return source
+
+
+def excluded(source: Source) -> Mapping[str, Mapping[str, int]] | None:
+    """How many pictures a source leaves out that are the "same" as one of a data set of `DataConfig.exclude`, or
+    "similar" to one, by data set; None where it cannot leave pictures out."""
+    return getattr(source, "excluded", None)
 
 
 def emotion_labels(config: DataConfig) -> tuple[str, ...]:
     """The emotion labels of the data set that a config names."""
     labels: tuple[str, ...] = plugins.load(config.FOLDER, config.name).labels(config)
     return labels
+
+
+def label_sets(config: DataConfig) -> tuple[tuple[str, ...], ...]:
+    """The labels that a sample of the data set may have: those of the data set, unless its samples differ in them."""
+    module = plugins.load(config.FOLDER, config.name)
+    if not hasattr(module, "label_sets"):
+        return (emotion_labels(config),)
+    sets: tuple[tuple[str, ...], ...] = module.label_sets(config)
+    return sets

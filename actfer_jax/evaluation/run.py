@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from actfer_jax import plugins
 from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.config import ConfigError, Count, FloatType, Seed, check_fields, one_of, read_config
-from actfer_jax.data.sources import DataConfig, Source, emotion_labels, open_face_store, open_source
+from actfer_jax.data.sources import DataConfig, Source, label_sets, open_face_store, open_source
 from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
@@ -113,7 +113,8 @@ def open_evaluation(config: EvaluateConfig, checkpoint: str, landmarks: str) -> 
       ConfigError, DataError, OSError: one of them cannot be used.
     """
     agent, card = load_policy(checkpoint, config.dtype, landmarks, config.faces, open_face_store(config.data))
-    agent.check_prompt(emotion_labels(config.data))
+    for labels in label_sets(config.data):
+        agent.check_prompt(labels)
     return agent, card, open_source(config.data)
 
 

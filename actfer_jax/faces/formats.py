@@ -9,6 +9,7 @@ program or fetch parts."""
 DEVELOP = "export it as JPEG or PNG with the program that develops your camera's pictures"
 
 _CONVERT = "save it as JPEG or PNG"
+_EXPORT = "export it as CSV, in UTF-8"
 _FRAME = "save single frames of it as JPEG or PNG"
 _FETCH = "get the file itself"
 _UNPACK = "unpack it"
@@ -24,8 +25,14 @@ _FOREIGN: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("a PostScript document", _CONVERT, (b"%!PS",)),
     ("a video", _FRAME, (b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"FLV\x01")),
     ("a NumPy array", "save it with PIL.Image.fromarray(array).save(NAME)", (b"\x93NUMPY",)),
-    ("a ZIP archive or an office document", _UNPACK, (b"PK\x03\x04",)),
-    ("an archive", _UNPACK, (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")),
+    ("a ZIP archive or an office document", _UNPACK, (b"PK\x03\x04", b"PK\x05\x06")),
+    ("an archive", _UNPACK, (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")),
+    ("a Parquet file", "give it to the data set `table`", (b"PAR1",)),
+    ("an old office document", _EXPORT, (b"\xd0\xcf\x11\xe0",)),
+    ("a file of MATLAB", _EXPORT, (b"MATLAB 5.0",)),
+    ("an HDF5 file", _EXPORT, (b"\x89HDF",)),
+    ("a database of SQLite", _EXPORT, (b"SQLite format 3",)),
+    ("a text in UTF-16", "save it as UTF-8", (b"\xff\xfe", b"\xfe\xff")),
     ("a pointer of Git LFS, not the file", "fetch the file with: git lfs pull", (b"version https://git-lfs",)),
     ("a pointer of git-annex, not the file", "fetch the file with: git annex get", (b"/annex/objects/",)),
 )
@@ -34,6 +41,7 @@ _BRANDS: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("a RAW picture", DEVELOP, (b"crx",)),
     ("a video", _FRAME, (b"",)),
 )
+_PAGES = ("<!doctype html", "<html", "<head", "<!--")
 _OWN: tuple[tuple[str, tuple[bytes, ...]], ...] = (
     ("JPEG", (b"\xff\xd8\xff",)),
     ("PNG", (b"\x89PNG",)),
@@ -53,6 +61,8 @@ def describe(data: bytes) -> str:
     for what, remedy, starts in _FOREIGN:
         if data.startswith(starts):
             return f"{what}; {remedy}"
+    if data.startswith(b"ustar", 257):
+        return f"an archive; {_UNPACK}"
     for name, brands in _OWN_BRANDS if data.startswith(b"ftyp", 4) else ():
         if data.startswith(brands, 8):
             return damaged(name)
@@ -72,8 +82,10 @@ def describe(data: bytes) -> str:
     text = _text(data[:1024]).lower()
     if "<svg" in text:
         return f"an SVG drawing; {_CONVERT}"
-    if text.startswith(("<!doctype html", "<html")):
+    if text.startswith(_PAGES):
         return f"a web page that was saved under this name; {_FETCH}"
+    if text.startswith("<?xml"):
+        return f"an XML document, such as a server's message; {_FETCH}"
     if text:
         return f"a text, not a picture; {_FETCH}"
     return f"not a picture; give one of {', '.join(READ)}"
@@ -82,13 +94,16 @@ def describe(data: bytes) -> str:
 def describe_text(data: bytes) -> str:
     """Says in a line what a file is that should be a text with labels, and what to do; "" if it may be one."""
     text = _text(data[:1024])
-    if text and not text.lower().startswith(("<!doctype html", "<html", "version https://git-lfs", "/annex/objects/")):
+    if text and not text.lower().startswith((*_PAGES, "<?xml", "version https://git-lfs", "/annex/objects/")):
         alone = len(data) < 1024 and "/" in text and len(text.split()) == 1 and "," not in text
         return f"the path of another file, as a link leaves it where links are not copied; {_FETCH}" if alone else ""
+    for name, starts in _OWN:
+        if data.startswith(starts):
+            return f"a {name} picture, not a text; {_FETCH}"
     described = describe(data)
-    if any(described.startswith(what) for what, _, _ in _FOREIGN) or text or not data.strip(b"\0"):
-        return described
-    return f"not a text in UTF-8; {_FETCH}, or save it as UTF-8"
+    # What is left is said of pictures, or is no picture either.
+    unknown = described.startswith(("looks like", "not a picture"))
+    return f"not a text in UTF-8; {_FETCH}, or save it as UTF-8" if unknown else described
 
 
 def damaged(name: str, why: object = "") -> str:

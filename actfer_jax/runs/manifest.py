@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 # Where things lie on the disks of a host, and how many threads it has: these keys may differ between hosts, too.
-HOST_KEYS = ("data.cache_directory", "evaluation.data.cache_directory", "rollout.tool_threads")
+HOST_KEYS = (
+    *("data.cache_directory", "data.parts.*.cache_directory", "evaluation.data.cache_directory"),
+    "rollout.tool_threads",
+)
 # A run may go on with other values of these keys. Except for rounding they do not change what a step computes. They
 # change the number of steps (and so the schedules), where and in which pieces steps are computed, and what is kept,
 # shown and evaluated.
@@ -37,7 +40,7 @@ GROWING_KEYS = (
     *("rollout.prompt_tokens", "rollout.reply_tokens", "rollout.max_length"),
 )
 # Keys that came later, with the values that runs of before had in effect.
-_LATER_KEYS = {"rollout.ask_aus": True, "rollout.images": 1, "estimator.std_ddof": 0}
+_LATER_KEYS = {"rollout.ask_aus": True, "rollout.images": 1, "estimator.std_ddof": 0, "data.exclude": []}
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "tensorflow-datasets"),
     *("dlib", "dlib-bin"),
@@ -51,6 +54,7 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
       The manifest. Three of its keys are kept over all starts of a run: `started`, the time of the first start in
       seconds since 1970; the smallest `checkpoint_every`, the steps between two checkpoints; and `changes`, the config
       keys that later starts changed, each with its `old` and its `new` value and the last `step` with the old one.
+      `add_to_manifest` adds `excluded`.
     """
     commit, modified = git_state()
     devices = jax.devices()
@@ -74,6 +78,12 @@ def write_manifest(workdir: epath.PathLike, config: Mapping[str, Any], prompts_h
     }
     write_atomically(path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
+
+
+def add_to_manifest(workdir: epath.PathLike, **keys: Any) -> None:
+    """Writes keys into the manifest that are known only after the start."""
+    path = epath.Path(workdir) / MANIFEST
+    write_atomically(path, json.dumps(json.loads(path.read_text()) | keys, indent=1, sort_keys=True) + "\n")
 
 
 def date_changes(workdir: epath.PathLike, step: int) -> None:

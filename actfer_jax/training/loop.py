@@ -23,7 +23,7 @@ from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.config import ConfigError
 from actfer_jax.data.cache import open_cache
-from actfer_jax.data.sources import emotion_labels, open_face_store, open_source
+from actfer_jax.data.sources import emotion_labels, excluded, label_sets, open_face_store, open_source
 from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.picture import episode_picture
 from actfer_jax.episodes.record import to_record
@@ -45,7 +45,7 @@ from actfer_jax.rollout.agent import Agent, load_agent
 from actfer_jax.runs.alarms import Alarms
 from actfer_jax.runs.checkpoints import Checkpoints
 from actfer_jax.runs.lease import Lease
-from actfer_jax.runs.manifest import MANIFEST, check_workdir, date_changes, write_manifest
+from actfer_jax.runs.manifest import MANIFEST, add_to_manifest, check_workdir, date_changes, write_manifest
 from actfer_jax.runs.metrics import (
     EVALUATION,
     Goodput,
@@ -118,6 +118,7 @@ def _train(
         agent = whitened(agent, source, config.traces, config.seed)
     kept = config.checkpoint
     lease.check()
+    hosts.from_first(partial(add_to_manifest, workdir, excluded=excluded(source) or {}))
     with (
         BackgroundWriter(EpisodeWriter(workdir, jax.process_index())) as records,
         Checkpoints(
@@ -204,9 +205,9 @@ def _load_agent(config: TrainConfig, meshes: Meshes) -> Agent:
     agent = load_agent(
         config.model, config.views, config.rollout, faces=config.faces, seed=config.seed, store=store, meshes=meshes
     )
-    agent.check_prompt(emotion_labels(config.data))
-    if config.evaluation is not None:
-        agent.check_prompt(emotion_labels(config.evaluation.data))
+    for data in (config.data, *(() if config.evaluation is None else (config.evaluation.data,))):
+        for labels in label_sets(data):
+            agent.check_prompt(labels)
     return agent
 
 

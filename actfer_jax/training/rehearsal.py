@@ -26,7 +26,15 @@ from actfer_jax.agent.environment import (
 from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import ConfigError, read_config
-from actfer_jax.data.sources import DataConfig, Unreadable, emotion_labels, open_face_store, open_source, read_sample
+from actfer_jax.data.sources import (
+    DataConfig,
+    Unreadable,
+    emotion_labels,
+    label_sets,
+    open_face_store,
+    open_source,
+    read_sample,
+)
 from actfer_jax.episodes.disk import EpisodeSize, episode_size, records_bytes
 from actfer_jax.evaluation.command import read_card
 from actfer_jax.evaluation.run import EvaluateConfig
@@ -278,7 +286,11 @@ def summarise(played: Sequence[Played], stage: Stage, unreadable: Sequence[str])
     asked = [stage.data]
     if stage.training is not None and stage.training.evaluation is not None:
         asked.append(stage.training.evaluation.data)
-    largest = [largest_prompt(limits, stage.chat, emotion_labels(data), views.scene_max_tokens) for data in asked]
+    largest = [
+        largest_prompt(limits, stage.chat, labels, views.scene_max_tokens)
+        for data in asked
+        for labels in label_sets(data)
+    ]
     needed["prompt_tokens"] = max(needed["prompt_tokens"], *largest)
     # Other pictures may have larger views than these.
     needed["reply_tokens"] = max(needed["reply_tokens"], largest_reply(limits, stage.chat, views.view_max_tokens))

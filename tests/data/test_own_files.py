@@ -6,7 +6,10 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_fixtures import (
     config_of,
@@ -250,6 +253,79 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(tmp_path, caplog):
     assert "has 8 problems, the first: labels.csv, line 3: image is empty" in caplog.text
 
 
+def write_parquet(path: Path, rows: list[dict[str, Any]], features: dict[str, Any]) -> None:
+    """As `datasets` writes it: pictures as bytes and path, classes as numbers, their names in the metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), path, row_group_size=2)
+
+
+def test_parquet_files_of_the_hub_are_a_table(tmp_path):
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": ["anger", "fear"], "_type": "ClassLabel"},
+        "aus": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"},
+    }
+    pictures = [picture(10 * index, "PNG") for index in range(6)]
+    put(tmp_path / "data/beside.png", pictures[3])
+    rows = [
+        {"image": {"bytes": pictures[0], "path": "0.png"}, "label": 1, "aus": ["AU1", "AU4L"]},
+        {"image": {"bytes": pictures[1], "path": None}, "label": 0, "aus": []},
+        {"image": {"bytes": pictures[2], "path": None}, "label": -1, "aus": ["AU12"]},
+        {"image": {"bytes": None, "path": "beside.png"}, "label": 0, "aus": None},
+        {"image": {"bytes": b"<html>", "path": None}, "label": 1, "aus": None},
+    ]
+    write_parquet(tmp_path / "data/train-00000-of-00001.parquet", rows, features)
+    write_parquet(
+        tmp_path / "data/test-00000-of-00001.parquet",
+        [{"image": {"bytes": pictures[5], "path": None}, "label": 1, "aus": None}],
+        features,
+    )
+    given = {"directory": str(tmp_path), "file": "data/*.parquet", "columns": {"emotion": "label"}}
+    train = "data/train-00000-of-00001.parquet"
+    assert problems_of("table", **given) == [
+        (train, 5, "a web page that was saved under this name; get the file itself")
+    ]
+    source = open_source(config_of("table", **given))
+    assert len(source) == 5 and emotion_labels(config_of("table", **given)) == ("anger", "fear")
+    samples = {}
+    for index in range(5):
+        try:
+            samples[source[index].name] = source[index]
+        except ImageError as error:
+            assert f"{train}, row 5: a web page" in str(error)
+    found = [samples[f"{train}/{line}"] for line in (1, 2, 3, 4)]
+    assert [one.reference.emotion for one in found] == ["fear", "anger", None, "anger"]
+    assert [one.reference.aus for one in found] == [{1, 4}, frozenset(), {12}, None]
+    assert [int(one.images[0][0, 0, 0]) for one in found] == [0, 10, 20, 30]
+    assert list(samples_of("table", split="test", **given)) == ["data/test-00000-of-00001.parquet/1"]
+
+
+def test_another_file_under_the_name_of_a_parquet_file_is_called_what_it_is(tmp_path):
+    write_parquet(
+        tmp_path / "whole.parquet", [{"picture": b"x", "label": 7}], {"label": {"names": ["a"], "_type": "ClassLabel"}}
+    )
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    for content, keys, what in (
+        (b"version https://git-lfs.github.com/spec/v1\n", {}, "a pointer of Git LFS"),
+        (b"<!-- 404 --><html>", {}, "a web page"),
+        (b"image,label\n", {}, "a text, not a Parquet file"),
+        (b"PK\x03\x04", {}, "a ZIP archive"),
+        (b"", {}, "an empty file"),
+        (whole[:-9], {}, "a Parquet file that is cut short"),
+        (whole[:40] + whole[-4:], {}, "cannot be read as Parquet"),
+        (whole, {}, "has no column 'image'; it has 'picture', 'label'"),
+        (
+            whole,
+            {"image": "picture", "emotion": "label"},
+            "row 1: label is 7, and the file has names for 0 to 0",
+        ),
+    ):
+        put(tmp_path / "labels.parquet", content)
+        with pytest.raises(DataError, match=f"labels.parquet.*{what}"):
+            open_source(config_of("table", directory=str(tmp_path), file="labels.parquet", split="all", columns=keys))
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -257,7 +333,11 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(tmp_path, caplog):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS, not the file"),
         (b"../../annotations/labels.csv", "the path of another file"),
         (b"PK\x03\x04rest", "a ZIP archive or an office document"),
-        (picture(1, "PNG"), "not a text in UTF-8"),
+        (b"PAR1\x15\0rest", "a Parquet file"),
+        ("image,emotion\n".encode("utf-16"), "a text in UTF-16; save it as UTF-8"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document, such as a server's"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old office document; export it as CSV"),
+        (picture(1, "PNG"), "a PNG picture, not a text"),
         ("image,emotion\n1.png,mépris\n".encode("latin-1"), "not a text in UTF-8|line 2: not UTF-8"),
         (b"", "an empty file"),
         (None, "data.file is the name of the table"),
@@ -313,7 +393,7 @@ def test_check_as_a_command_writes_what_it_found(tmp_path):
     done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written = json.loads(report.read_text())
-    assert set(written) == {"records", "splits", "classes", "unreadable", "official", "problems"}
+    assert set(written) == {"records", "splits", "classes", "unreadable", "official", "copies", "problems"}
     assert written["records"] == 6 and written["unreadable"] == 0 and written["problems"] == []
     assert "records     6 (test 2, train 4)" in done.stdout and "6/6 pictures" in done.stderr
 

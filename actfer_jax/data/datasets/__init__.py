@@ -11,7 +11,8 @@ class DataSet(Protocol):
 
     A data set of files may also have `inventory(config) -> data.inventory.Inventory`: the records of all splits without
     their pictures, and what is wrong with the files. `data.check` reads it, and `data.inventory.Pictures` makes a
-    source of it.
+    source of it. One whose samples differ in their labels may have `label_sets(config)`, each choice that a sample may
+    have; `labels` are then all of them together.
 
     Attributes:
       Config: a dataclass that extends `data.sources.DataConfig`: the section `data` of a config with this data set.

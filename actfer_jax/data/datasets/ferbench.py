@@ -73,6 +73,11 @@ def labels(config: Config) -> tuple[str, ...]:
     return inventory(config).labels
 
 
+def label_sets(config: Config) -> tuple[tuple[str, ...], ...]:
+    """The labels of the questions of each subset."""
+    return tuple(dict.fromkeys(record.reference.labels for record in inventory(config).records))
+
+
 def open_source(config: Config) -> Pictures:
     return Pictures(config, inventory(config))
 

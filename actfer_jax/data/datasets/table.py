@@ -1,15 +1,19 @@
-"""One's own pictures with a table: one CSV, TSV or JSON lines file with a row for each picture.
+"""One's own pictures with a table: a CSV, TSV or JSON lines file, or Parquet files, with a row for each picture.
 
 Columns, all but the first optional: `image` (the picture's path below the data set's directory), `emotion`, `aus` and
 `known_aus` ("AU1 AU12L AU4C", "none"), `subject`, `split` (train, validation or test), `strata`. An empty cell is not
 known, which differs from "none". Other columns are ignored. Where a table has subjects and no splits, the subjects are
 divided by a seed; where it has neither, `split` must be "all".
+
+In Parquet files, such as a data set on the Hugging Face hub has, the column `image` may hold the pictures themselves,
+and the numbers of classes are read as their names. Without a column of splits, a file's name says its split.
 """
 
 import csv
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +33,10 @@ from actfer_jax.data.inventory import (
     Record,
     class_names,
     read_text,
+    relative,
     split_subjects,
 )
+from actfer_jax.data.parquet import Embedded, column_names, read_rows
 
 Row = dict[str, Any]
 
@@ -53,7 +59,8 @@ class Config(PictureConfig):
     """The choice of pictures.
 
     Attributes:
-      file: the table, below `directory`; it ends in .csv, .tsv or .jsonl.
+      file: the table, below `directory`; it ends in .csv, .tsv, .jsonl or .parquet. A pattern, such as
+        "data/*.parquet", stands for several Parquet files.
       columns: how the table calls its columns.
       validation_share, test_share: shares of the subjects where the table has no splits; the rest is "train".
       split_seed: of that division.
@@ -68,8 +75,8 @@ class Config(PictureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if Path(self.file).suffix.lower() not in (".csv", ".tsv", ".jsonl"):
-            raise FieldError("file", f"is {self.file!r}; it must end in .csv, .tsv or .jsonl")
+        if Path(self.file).suffix.lower() not in (".csv", ".tsv", ".jsonl", ".parquet"):
+            raise FieldError("file", f"is {self.file!r}; it must end in .csv, .tsv, .jsonl or .parquet")
         if self.validation_share + self.test_share > 1:
             raise FieldError("test_share", f"is {self.test_share}; with validation_share it must be at most 1")
 
@@ -85,13 +92,13 @@ def open_source(config: Config) -> Pictures:
 
 def inventory(config: Config) -> Inventory:
     records, problems, lines = list[Record](), list[Problem](), dict[str, int]()
-    for line, row in _rows(config, problems):
+    for file, line, row in _rows(config, problems):
         try:
             record = _record(row, config)
             if record.name in lines:
                 raise ValueError(f"the image {record.name!r} is in line {lines[record.name]} already")
         except ValueError as error:
-            problems.append(Problem(config.file, line, f"{error}; the row is left out"))
+            problems.append(Problem(file, line, f"{error}; the row is left out"))
             continue
         lines[record.name] = line
         records.append(record)
@@ -116,15 +123,41 @@ def inventory(config: Config) -> Inventory:
     return Inventory(tuple(sorted(set(names.values()))), records, problems)
 
 
-def _rows(config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
-    """The rows of the table by its own column names, with their lines from 1.
+def _rows(config: Config, problems: list[Problem]) -> Iterator[tuple[str, int, Row]]:
+    """The rows of the table by its own column names, with the file and the line, from 1.
 
     Raises:
       DataError: the file is no table, or has no column of pictures.
     """
     path = config.folder / config.file
-    if not path.is_file():
+    if path.is_file():
+        paths = [path]
+    elif path.suffix.lower() != ".parquet" or not (paths := sorted(config.folder.glob(config.file))):
         raise DataError(f"there is no {path}; data.file is the name of the table")
+    for path in paths:
+        rows = _parquet_rows if path.suffix.lower() == ".parquet" else _text_rows
+        for line, row in rows(path, config, problems):
+            yield relative(path, config.folder), line, row
+
+
+def _parquet_rows(path: Path, config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
+    there = column_names(path)
+    _check_header(path, there, config)
+    word = re.match("[a-z]*", path.stem.lower())
+    split = word[0] if word is not None and word[0] in SPLITS and config.columns.split not in there else None
+    for line, row in read_rows(path, vars(config.columns).values()):
+        yield line, row if split is None else row | {config.columns.split: split}
+
+
+def _check_header(path: Path, header: list[str], config: Config) -> None:
+    if config.columns.image not in header:
+        raise DataError(
+            f"{path} has no column {config.columns.image!r}; it has {', '.join(map(repr, header)) or 'none'}: say "
+            "with data.columns which of them is what"
+        )
+
+
+def _text_rows(path: Path, config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
     text = read_text(path)
     if path.suffix.lower() == ".jsonl":
         yield from _json_rows(text, config, problems)
@@ -132,11 +165,7 @@ def _rows(config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
     reader = csv.reader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
-        if config.columns.image not in header:
-            raise DataError(
-                f"{path} has no column {config.columns.image!r}; it has {', '.join(map(repr, header)) or 'none'}: say "
-                "with data.columns which of them is what"
-            )
+        _check_header(path, header, config)
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
@@ -172,8 +201,15 @@ def _record(row: Row, config: Config) -> Record:
       ValueError: a cell cannot be read, or the row says nothing about its picture.
     """
     columns = config.columns
-    image, subject, split = (_text(row, name) for name in (columns.image, columns.subject, columns.split))
-    if not image:
+    subject, split = (_text(row, name) for name in (columns.subject, columns.split))
+    embedded = row.get(columns.image)
+    picture: Path | Embedded
+    if isinstance(embedded, Embedded):
+        name, picture = f"{relative(embedded.file, config.folder)}/{embedded.line}", embedded
+    else:
+        name = _text(row, columns.image)
+        picture = config.folder / name
+    if not name:
         raise ValueError(f"{columns.image} is empty")
     if split and split.lower() not in SPLITS:
         raise ValueError(f"{columns.split} is {split!r}; it must be train, validation or test")
@@ -192,7 +228,7 @@ def _record(row: Row, config: Config) -> Record:
     )
     if reference.emotion is None and not reference.has_aus:
         raise ValueError("neither the emotion nor any action unit is known")
-    return Record(image, config.folder / image, reference, SPLITS[split.lower()] if split else "")
+    return Record(name, picture, reference, SPLITS[split.lower()] if split else "")
 
 
 def _text(row: Row, column: str) -> str:
