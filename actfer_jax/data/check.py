@@ -21,7 +21,8 @@ from absl import flags
 
 from actfer_jax import cli, facs, plugins
 from actfer_jax.config import ConfigError, named_config, read_config
-from actfer_jax.data.inventory import ALL, Inventory, Problem, Record, relative
+from actfer_jax.data.annotations import coverage
+from actfer_jax.data.inventory import ALL, Inventory, Problem, Record, annotated, relative
 from actfer_jax.data.sources import DataConfig
 from actfer_jax.faces.images import ImageError, decode_image
 from actfer_jax.files import reason
@@ -44,7 +45,8 @@ def check(
 
     Returns:
       As JSON: `records`; `splits` and `classes`, each with its count; `unreadable` pictures; `official`, by what is
-      counted the numbers `expected` and `found`; `problems`, a list of `file`, `line` (or None) and `what`.
+      counted the numbers `expected` and `found`; `problems`, a list of `file`, `line` (or None) and `what`. Where there
+      are action units, `aus`: `records` by who gave them, and `rates`, of each how often it is `known` and `present`.
     """
     records, by_digest, unreadable = inventory.records, defaultdict[str, list[Record]](list), list[Problem]()
     for done, (record, opened) in enumerate(_open_all(records), 1):
@@ -64,11 +66,13 @@ def check(
         *_subjects(records),
         *_without_record(inventory, folder),
     ]
+    aus = coverage(record.reference for record in records)
     return {
         "records": len(records),
         "splits": dict(sorted(splits.items())),
         "classes": {label: emotions[facs.normalise_emotion(label)] for label in inventory.labels},
         "unreadable": len(unreadable),
+        **({"aus": aus} if aus["records"] else {}),
         "official": {
             what: {"expected": expected, "found": found[what]} for what, expected in inventory.official.items()
         },
@@ -84,6 +88,10 @@ def show(report: dict[str, Any]) -> str:
         f"classes     {counts['classes'] or 'none'}",
         f"unreadable  {report['unreadable']}",
     ]
+    if aus := report.get("aus"):
+        given = ", ".join(f"{count} by {name}" for name, count in aus["records"].items())
+        rates = (f"{name} {one['present']}/{one['known']}" for name, one in aus["rates"].items() if one["present"])
+        lines.append(f"AUs         {given} ({', '.join(rates)})")
     other = {what: count for what, count in report["official"].items() if count["expected"] != count["found"]}
     if report["official"]:
         lines.append(f"official    {len(report['official']) - len(other)} of {len(report['official'])} counts agree")
@@ -178,7 +186,7 @@ def main(argv: list[str]) -> None:
     config = read_config(section, DataConfig, "data")
     if given.json:
         check_file(given.json, "JSON")
-    report = check(module.inventory(config), Path(given.data_dir), ProgressLine("pictures"))
+    report = check(annotated(module.inventory(config), config), Path(given.data_dir), ProgressLine("pictures"))
     print(cli.printable(show(report)))
     if given.json:
         write_file(given.json, json.dumps(report, indent=1) + "\n")

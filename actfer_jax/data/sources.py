@@ -70,6 +70,11 @@ class DataConfig:
                 "cache_directory", f"is {self.cache_directory!r}; data is prepared on a disk of each host: give a path"
             )
 
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """What a policy that learns from these samples is said to be trained on."""
+        return (self.name,)
+
 
 def open_face_store(config: DataConfig) -> FaceStore:
     """The store of the faces found in a data set's images.

@@ -19,7 +19,8 @@ from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import Benchmark, BenchmarkConfig
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.controls import CONTROLS, Outcomes, batch_count, play
+from actfer_jax.evaluation.controls import CONTROLS, NORMAL, Outcomes, batch_count, play
+from actfer_jax.evaluation.metrics import label_notes
 from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
@@ -161,7 +162,8 @@ def write_results(
         control: benchmark.measure(played, config=config.benchmark, seed=config.seed)
         for control, played in outcomes.by_control.items()
     }
-    made = provenance(config.data.name, config.data.split, samples, policy)
+    notes = label_notes(outcomes.by_control[NORMAL], trained_on)
+    made = provenance(config.data.name, config.data.split, samples, policy, notes)
     results = {
         "provenance": made,
         "checkpoint": policy,

@@ -225,7 +225,7 @@ class TrainConfig:
     @property
     def trained_on(self) -> tuple[str, ...]:
         """Data sets behind the policy: those of the weights that it began with, and the run's own."""
-        return tuple(dict.fromkeys((*self.model.trained_on, self.data.name)))
+        return tuple(dict.fromkeys((*self.model.trained_on, *self.data.lineage)))
 
     def check_meshes(self, meshes: Meshes) -> None:
         """Raises ConfigError, naming what would do, if a mesh cannot divide a batch evenly or the two do not fit."""

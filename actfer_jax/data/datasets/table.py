@@ -190,7 +190,7 @@ def _record(row: Row, config: Config) -> Record:
         strata=tuple(_words(row, columns.strata)),
         extra=_details(coded or []) | ({"subject": subject} if subject else {}),
     )
-    if reference.emotion is None and not reference.has_aus:
+    if reference.emotion is None and not reference.has_aus and config.annotations is None:
         raise ValueError("neither the emotion nor any action unit is known")
     return Record(image, config.folder / image, reference, SPLITS[split.lower()] if split else "")
 
