@@ -1,14 +1,14 @@
 """Traces in a file: replayed to the token, refused by name where they do not fit, and sampled from a policy."""
 
+import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -21,16 +21,13 @@ from actfer_jax.agent.chat import IMAGE_PAD
 from actfer_jax.agent.episode import Episode, Reference, Reply, Sample
 from actfer_jax.config import read_config
 from actfer_jax.data.sources import DataError, open_source
-from actfer_jax.parallel.hosts import Termination
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.engine import Query, RolloutResult
 from actfer_jax.training import rejection
 from actfer_jax.training.config import TrainConfig, read_train_config
-from actfer_jax.training.optimizer import make_optimizer
 from actfer_jax.training.recorded import Trace, TracedSample, TracedSamples, read_traces, to_line
 from actfer_jax.training.rejection import SamplingConfig, is_kept
-from actfer_jax.training.sft_steps import sft_steps
-from actfer_jax.training.state import initial_state
+from actfer_jax.training.sft_steps import _trace_rows
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 from configs import sft
 
@@ -99,7 +96,7 @@ def test_zooms_may_go_where_an_action_unit_is(maker, queries):
     def looked_at(aus: set[int]) -> set[frozenset[str]]:
         sample = replace(queries[2], reference=Reference(("fear",), "fear", frozenset(aus)))
         found = set()
-        for seed in range(40):
+        for seed in range(16):
             views = here.episode(sample, np.random.default_rng(seed)).tokens
             text = maker.chat.tokenizer.decode(views)
             found.add(frozenset(region for region in facs.REGIONS if f'"region": "{region}"' in text))
@@ -204,7 +201,7 @@ def test_what_is_spoilt_is_not_kept():
         assert is_kept(wrong, HAPPY, sampling) == right
 
 
-def sampled(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def sampled(*arguments: str) -> None:
     """`python -m actfer_jax.traces ARGUMENTS`, in this process."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values)
@@ -214,11 +211,13 @@ def sampled(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         flags.DEFINE_integer(name, default, "", flag_values=values)
     flags.DEFINE_float("au_f1", 0.5, "", flag_values=values)
     flags.DEFINE(cli.PathFlag(), "out", None, "", flag_values=values)
-    monkeypatch.setattr(flags, "FLAGS", values)
     argv = ["traces", *arguments]
-    monkeypatch.setattr(sys, "argv", argv)
-    cli._parse_flags(argv, config=TrainConfig)
-    door.main(argv)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "FLAGS", values)
+        patch.setattr(sys, "argv", argv)
+        patch.chdir(ROOT)
+        cli._parse_flags(argv, config=TrainConfig)
+        door.main(argv)
 
 
 class Parrot:
@@ -252,9 +251,8 @@ class Parrot:
 def test_what_was_done_when_it_was_stopped_is_not_done_again(agent, tmp_path, monkeypatch, capsys):
     parrot, out = Parrot(agent), tmp_path / "out"
     monkeypatch.setattr(rejection, "load_agent", lambda *given, **options: parrot)
-    monkeypatch.chdir(ROOT)
     given = [
-        *("--config=configs/sft.py:demo", "--config.data.size=7", "--config.batch.queries=2"),
+        *("--config=configs/sft.py:demo", "--config.data.size=5", "--config.batch.queries=2"),
         *("--config.batch.microbatches=1", f"--config.data.cache_directory={tmp_path / 'cache'}"),
     ]
     arguments = ("--from=demo", *given, "--tries=3", f"--out={out}")
@@ -266,42 +264,39 @@ def test_what_was_done_when_it_was_stopped_is_not_done_again(agent, tmp_path, mo
     with monkeypatch.context() as stopped:
         stopped.setattr(rejection, "ProgressLine", lambda unit: stop)
         with pytest.raises(KeyboardInterrupt):
-            sampled(monkeypatch, *arguments)
+            sampled(*arguments)
     assert parrot.played == [0, 1, 2, 3] and not (out / "traces.jsonl").exists()
-    sampled(monkeypatch, *arguments)
-    assert parrot.played == list(range(7)) and not (out / "parts").exists()
+    sampled(*arguments)
+    assert parrot.played == list(range(5)) and not (out / "parts").exists()
     traces = read_traces(str(out / "traces.jsonl"))
-    assert [(trace.index, len(trace.turns)) for trace in traces] == [(0, 1), *((index, 3) for index in range(1, 7))]
+    assert [(trace.index, len(trace.turns)) for trace in traces] == [(0, 1), *((index, 3) for index in range(1, 5))]
     assert traces[0].trained_on == ("synth_faces",)
     report = json.loads((out / "report.json").read_text())
-    assert (report["traces"], report["samples"], report["zooms"]) == (7, 7, {"0": 1, "1": 6})
+    assert (report["traces"], report["samples"], report["zooms"]) == (5, 5, {"0": 1, "1": 4})
     assert report["classes"] == dict.fromkeys(sorted(report["classes"]), 1)
-    assert "7 traces of 7 of 7 samples are in" in capsys.readouterr().out
+    assert "5 traces of 5 of 5 samples are in" in capsys.readouterr().out
     # Another setting begins anew; two different traces of the neutral face are right.
-    sampled(monkeypatch, *arguments, "--most=2")
-    assert parrot.played == [*range(7), *range(7)] and len(read_text(out).splitlines()) == 8
-
-
-def read_text(out: Path) -> str:
-    return (out / "traces.jsonl").read_text()
+    sampled(*arguments, "--most=2")
+    assert parrot.played == [*range(5), *range(5)]
+    assert len((out / "traces.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.slow
-def test_what_a_policy_got_right_is_learnt_from(agent, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_what_a_policy_got_right_is_learnt_from(agent, tmp_path):
     given = [
         *("--config=configs/sft.py:demo", "--config.data.size=4", "--config.batch.queries=4"),
         f"--config.data.cache_directory={tmp_path / 'cache'}",
     ]
-    sampled(monkeypatch, "--from=demo", *given, "--tries=2", "--au_f1=0", f"--out={tmp_path / 'out'}")
+    sampled("--from=demo", *given, "--tries=2", "--au_f1=0", f"--out={tmp_path / 'out'}")
     config = sft.get_config("demo")
-    config.data.size, config.data.cache_directory = 4, str(tmp_path / "cache")
-    config.batch.queries, config.steps, config.traces.readings_steps = 2, 1, 0
-    config.traces.file = str(tmp_path / "out/traces.jsonl")
-    training = read_train_config(config)
-    agent = replace(agent, rollout=training.rollout)
-    optimizer = make_optimizer(training.optimizer, 1)
-    state = initial_state(jax.tree.map(jnp.copy, agent.params), optimizer, training, None)
-    step = sft_steps(training, agent, open_source(training.data), optimizer, 0, Termination())
-    # The policy's own words are likely to it.
-    assert 0 < step(state, 1).metrics["sft/loss"] < 1
+    config.data.size, config.data.cache_directory, config.batch.queries = 4, str(tmp_path / "cache"), 2
+    config.traces.readings_steps, config.traces.file = 0, str(tmp_path / "out/traces.jsonl")
+    training, traces = read_train_config(config), read_traces(str(tmp_path / "out/traces.jsonl"))
+    maker = TraceMaker(training.traces, agent.chat, agent.encoder, agent.toolbox, training.rollout)
+    rows = _trace_rows(training, maker, TracedSamples(open_source(training.data), traces), 0, [True, True])
+    learnt = [
+        agent.chat.tokenizer.decode([id for id, policy in zip(row.tokens, row.loss_mask, strict=True) if policy])
+        for row in itertools.chain.from_iterable(itertools.islice(rows, len(traces)))
+    ]
+    written = ["".join(f"{turn}<|im_end|>" for turn in trace.turns) for trace in traces]
+    assert len(written) > 1 and Counter(learnt) == Counter(written * 2)
