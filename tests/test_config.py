@@ -164,7 +164,10 @@ def test_values_come_through_unchanged(learning_rate, betas):
     assert math.copysign(1, read.learning_rate) == math.copysign(1, learning_rate)
 
 
-FREE_TEXTS = ("name", "format", "path", "landmarks", "directory", "cache_directory", "best_metric", "readings_stratum")
+FREE_TEXTS = (
+    *("name", "format", "path", "landmarks", "directory", "cache_directory", "best_metric"),
+    *("readings_stratum", "file"),
+)
 
 
 def leaves(hint: Any, key: str) -> Iterator[tuple[str, type, bool]]:

@@ -50,7 +50,7 @@ def read_traces(file: str) -> tuple[Trace, ...]:
     """
     try:
         text = epath.Path(as_path(file)).read_text()
-    except (*FILE_ERRORS, UnicodeDecodeError) as error:
+    except (*FILE_ERRORS, ValueError) as error:
         raise DataError(f"traces.file: {file} cannot be read ({reason(error)})") from error
     traces = parse_traces(text, f"traces.file: {file}")
     if not traces:
