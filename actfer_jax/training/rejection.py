@@ -17,8 +17,7 @@ from etils import epath
 from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.config import Count, Share, check_fields, one_of
-from actfer_jax.data.sources import Source, check_reference, emotion_labels, open_face_store, open_source
-from actfer_jax.faces.images import ImageError
+from actfer_jax.data.sources import Source, Unreadable, emotion_labels, open_face_store, open_source, read_sample
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, claim, publish, staged
 from actfer_jax.parallel import hosts
@@ -134,12 +133,11 @@ def _open_parts(parts: epath.Path, config: TrainConfig, sampling: SamplingConfig
 
 def _queries(source: Source, indices: Iterable[int]) -> Iterator[Query]:
     for index in indices:
-        try:
-            sample = check_reference(source[index])
-        except (ImageError, OSError) as error:
-            log.warning("sample %d is left out: %s", index, error)
-            continue
-        yield Query(**vars(sample), index=index)
+        sample = read_sample(source, index)
+        if isinstance(sample, Unreadable):
+            log.warning("sample %d is left out: %s", index, sample.problem)
+        else:
+            yield Query(**vars(sample), index=index)
 
 
 def _kept(group: list[Rollout], sampling: SamplingConfig) -> list[Rollout]:
