@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from actfer_jax.data.annotators import AnnotationsConfig, Annotator, Face
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.files import Problem, read_text, relative, table_rows
 
-_AU_COLUMN = re.compile(r"AU_?0*(\d+)(|_r|_c|_intensity)", re.IGNORECASE | re.ASCII)
+_AU_COLUMN = re.compile(r"AU_?0*(\d{1,3})(|_r|_c|_intensity)", re.IGNORECASE | re.ASCII)
 PSEUDO = "AU labels by "
 """How the mark begins that a policy carries which learnt from an annotator."""
 
@@ -23,7 +24,7 @@ class Annotations(NamedTuple):
 
     Attributes:
       title: the annotator's.
-      labels: by `picture_key`: of each action unit that is known, whether it is present.
+      labels: by `picture_key`, where any are known: of each such action unit, whether it is present.
       problems: rows that cannot be read.
     """
 
@@ -66,16 +67,15 @@ def read_annotations(config: AnnotationsConfig, folder: Path) -> Annotations:
             )
         for line, cells in rows:
             row = dict(zip(header, map(str.strip, cells), strict=True))
+            found = faces[_first(row, pictures) or name][_first(row, annotator.FRAME_COLUMNS)]
             try:
                 face = annotator.read(row, config)
             except ValueError as error:
                 problems.append(Problem(name, line, f"{error}; the row is left out"))
                 continue
-            if face is not None:
-                picture = _first(row, pictures) or name
-                faces[picture][_first(row, annotator.FRAME_COLUMNS)].append(face)
+            found += [] if face is None else [face]
     labels = _by_picture(faces, config.path_parts)
-    if not any(labels.values()):
+    if not labels:
         raise DataError(
             f"{path} has no action units as {annotator.TITLE} writes them"
             + (f" ({problems[0]})" if problems else f"; it has the columns {', '.join(map(repr, header[:8]))} ...")
@@ -95,9 +95,9 @@ def _by_picture(faces: Mapping[str, Mapping[str, list[Face]]], path_parts: int) 
             pooled[picture_key(picture, path_parts, frame if len(frames) > 1 else "")] += found
     labels = {}
     for key, found in pooled.items():
-        best = max(face.confidence for face in found)
+        best = max((face.confidence for face in found), default=0.0)
         labels[key] = agreed(one for face in found if face.confidence == best for one in face.labels)
-    return labels
+    return {key: known for key, known in labels.items() if known}
 
 
 def picture_key(path: str, parts: int, frame: str = "") -> str:
@@ -133,12 +133,17 @@ def au_values(row: Mapping[str, str], kind: str = "") -> dict[int, float]:
     """
     values = {}
     for column in row:
-        match = _AU_COLUMN.fullmatch(column)
-        if match and match[2].lower() == kind and int(match[1]) in facs.AU_NAMES:
-            value = number(row, column)
-            if value is not None:
-                values[int(match[1])] = value
+        au, end = _au_column(column)
+        if au in facs.AU_NAMES and end == kind and (value := number(row, column)) is not None:
+            values[au] = value
     return values
+
+
+@cache
+def _au_column(column: str) -> tuple[int, str]:
+    """The action unit of a column, and what its name ends in; (0, "") of another column."""
+    match = _AU_COLUMN.fullmatch(column)
+    return (int(match[1]), match[2].lower()) if match else (0, "")
 
 
 def number(row: Mapping[str, str], column: str) -> float | None:

@@ -246,7 +246,7 @@ def _with_annotations(inventory: Inventory, config: AnnotationsConfig, folder: P
                     f"data.annotations.path_parts (now {config.path_parts}), or leave one of them out"
                 )
             found[key] = record.name
-            if labels[key] and not reference.has_aus:
+            if not reference.has_aus:
                 aus = frozenset(au for au, present in labels[key].items() if present)
                 reference = replace(reference, aus=aus, known_aus=frozenset(labels[key]), aus_from=title)
         if reference.emotion is None and not reference.has_aus:

@@ -6,9 +6,7 @@ known, which differs from "none". Other columns are ignored. Where a table has s
 divided by a seed; where it has neither, `split` must be "all".
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from actfer_jax import facs
 from actfer_jax.agent.episode import Reference
 from actfer_jax.config import FieldError, Seed, Share, one_of
 from actfer_jax.data.errors import DataError
+from actfer_jax.data.files import table_rows
 from actfer_jax.data.inventory import (
     ALL,
     SPLITS,
@@ -129,26 +128,15 @@ def _rows(config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
     if path.suffix.lower() == ".jsonl":
         yield from _json_rows(text, config, problems)
         return
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        if config.columns.image not in header:
-            raise DataError(
-                f"{path} has no column {config.columns.image!r}; it has {', '.join(map(repr, header)) or 'none'}: say "
-                "with data.columns which of them is what"
-            )
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) == len(header):
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-                continue
-            what = f"has {len(cells)} cells, and the header {len(header)}; the row is left out"
-            if len(cells) < len(header) and reader.line_num == text.count("\n") + (not text.endswith("\n")):
-                what += ": the file is cut short here"
-            problems.append(Problem(config.file, reader.line_num, what))
-    except csv.Error as error:
-        problems.append(Problem(config.file, reader.line_num, f"{error}; what follows is left out"))
+    rows = table_rows(text, config.file, "\t" if path.suffix.lower() == ".tsv" else ",", problems)
+    header = [cell.strip() for cell in next(rows, (0, []))[1]]
+    if config.columns.image not in header:
+        raise DataError(
+            f"{path} has no column {config.columns.image!r}; it has {', '.join(map(repr, header)) or 'none'}: say with "
+            "data.columns which of them is what"
+        )
+    for line, cells in rows:
+        yield line, dict(zip(header, cells, strict=True))
 
 
 def _json_rows(text: str, config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
