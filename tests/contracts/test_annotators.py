@@ -24,9 +24,9 @@ def read(folder: Path, name: str, **keys: Any) -> None:
 @pytest.mark.parametrize("name", plugins.names("data.annotators"))
 def test_an_annotator_keeps_its_protocol(name):
     module, config = plugins.load("data.annotators", name), config_of(name)
-    assert (
-        isinstance(config, module.Config) and module.read({}, config) is None or not any(module.read({}, config).labels)
-    )
+    assert isinstance(config, module.Config)
+    nothing = module.read({}, config)
+    assert nothing is None or not any(nothing.labels)
     assert module.TITLE in pseudo_mark(config) and all(data in pseudo_mark(config) for data in module.TRAINED_ON)
 
 
