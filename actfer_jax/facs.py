@@ -125,6 +125,23 @@ def normalise_emotion(label: str) -> str:
     return EMOTION_ALIASES.get(word, word)
 
 
+def fit(emotion: str, aus: frozenset[int], known_aus: frozenset[int] | None = None) -> float:
+    """How well action units fit an emotion, from 0 to 1: F1 of those that are present against the core of its
+    prototype. Optional ones count neither way, nor do unknown ones; 0 where none of the core is known.
+
+    Args:
+      emotion: one with a prototype.
+      aus: the action units that are present.
+      known_aus: those that are known; None for every one.
+    """
+    core, optional = PROTOTYPES[normalise_emotion(emotion)]
+    expected = core if known_aus is None else core & known_aus
+    if core and not expected:
+        return 0.0
+    counted = aus - optional
+    return 2 * len(counted & expected) / (len(counted) + len(expected)) if counted or expected else 1.0
+
+
 def parse_aus(text: str) -> frozenset[int]:
     """Reads ``"AU1 AU2, AU26"`` as `parse_coded_aus` does, without sides and intensities."""
     return frozenset(coded.au for coded in parse_coded_aus(text))

@@ -34,6 +34,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.traces.instructed_answer = 0.05
     config.traces.two_zooms = 0.3
     config.traces.instructed_zoom = 0.1
+    config.traces.zoom_regions = "any"
+    config.traces.file = ""  # of `python -m actfer_jax.traces`, or of your own (docs/cold_start.md)
+    config.traces.loss_on_prompt = False
 
     config.batch.queries = 64
     config.batch.rollouts = 1

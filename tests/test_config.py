@@ -166,7 +166,7 @@ def test_values_come_through_unchanged(learning_rate, betas):
 
 FREE_TEXTS = (
     *("name", "format", "path", "landmarks", "directory", "cache_directory", "exclude[0]"),
-    *("best_metric", "readings_stratum"),
+    *("best_metric", "readings_stratum", "file"),
     *("api_key_variable", "request"),
 )
 

@@ -21,6 +21,7 @@ class Reference:
       emotion: the true label (any spelling that `facs.normalise_emotion` knows), or None if unlabelled.
       aus: the action units that are present, or None if AUs are not annotated.
       known_aus: the action units that were annotated at all, or None for every AU.
+      aus_from: the annotator that found `aus`, such as "LibreFace"; "" where people coded them.
       fine_aus: those of `aus` that only a zoom resolves, as far as the data set knows.
       strata: names of the parts of the data set that the sample belongs to, such as "occluded" or "female". Metrics
         are shown for each. A name has letters, digits, "_", "-" and ".".
@@ -37,6 +38,7 @@ class Reference:
     fine_aus: frozenset[int] = frozenset()
     strata: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    aus_from: str = ""
 
     def __post_init__(self) -> None:
         for stratum in self.strata:

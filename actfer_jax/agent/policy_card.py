@@ -19,7 +19,7 @@ class PolicyCard:
 
     Attributes:
       labels: the emotion labels it answers with; none where it names action units only.
-      trained_on: names of the data sets.
+      trained_on: names of the data sets, and of the annotators of pseudo-labels.
       views, rollout: the fields of `ViewConfig` and `RolloutConfig` as they were in training.
     """
 

@@ -20,8 +20,9 @@ from absl import flags
 
 from actfer_jax import cli, facs, plugins
 from actfer_jax.config import ConfigError, read_config
+from actfer_jax.data.annotations import coverage
 from actfer_jax.data.duplicates import Signature
-from actfer_jax.data.inventory import ALL, Inventory, Problem, Record, relative
+from actfer_jax.data.inventory import ALL, Inventory, Problem, Record, annotated, relative
 from actfer_jax.data.leaks import OtherSet, Progress, between_splits, read_signatures
 from actfer_jax.data.sheet import contact_sheet
 from actfer_jax.data.sources import DataConfig, read_named_set, read_settings
@@ -49,7 +50,8 @@ def check(
       As JSON: `records`; `splits` and `classes`, each with its count; `unreadable` pictures; `official`, by what is
       counted the numbers `expected` and `found`; `copies`, how many pictures are the `same` as one elsewhere, byte by
       byte, or `similar`, in "other splits" and in each other data set; `problems`, a list of `file`, `line` (or None)
-      and `what`.
+      and `what`. Where there are action units, `aus`: `records` by who gave them, and `rates`, of each how often it is
+      `known` and `present`.
     """
     records, unreadable, pictures = inventory.records, list[Problem](), list[tuple[Record, Signature]]()
     for record, looks in read_signatures(records, progress):
@@ -70,11 +72,13 @@ def check(
         *_subjects(records),
         *_without_record(inventory, folder),
     ]
+    aus = coverage(record.reference for record in records)
     return {
         "records": len(records),
         "splits": dict(sorted(splits.items())),
         "classes": {label: emotions[facs.normalise_emotion(label)] for label in inventory.labels},
         "unreadable": len(unreadable),
+        **({"aus": aus} if aus["records"] else {}),
         "official": {
             what: {"expected": expected, "found": found[what]} for what, expected in inventory.official.items()
         },
@@ -91,6 +95,10 @@ def show(report: dict[str, Any]) -> str:
         f"classes     {counts['classes'] or 'none'}",
         f"unreadable  {report['unreadable']}",
     ]
+    if aus := report.get("aus"):
+        given = ", ".join(f"{count} by {name}" for name, count in aus["records"].items())
+        rates = (f"{name} {one['present']}/{one['known']}" for name, one in aus["rates"].items() if one["present"])
+        lines.append(f"AUs         {given} ({', '.join(rates)})")
     other = {what: count for what, count in report["official"].items() if count["expected"] != count["found"]}
     if report["official"]:
         lines.append(f"official    {len(report['official']) - len(other)} of {len(report['official'])} counts agree")
@@ -186,7 +194,7 @@ def main(argv: list[str]) -> None:
     for path, kind in ((given.json, "JSON"), (given.sheet, "PNG")):
         if path:
             check_file(path, kind)
-    inventory = module.inventory(config)
+    inventory = annotated(module.inventory(config), config)
     against = [OtherSet(other) for other in named]
     report = check(inventory, Path(given.data_dir), ProgressLine("pictures"), against)
     print(cli.printable(show(report)))

@@ -2,26 +2,29 @@
 
 import hashlib
 import logging
-import os
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Reference, Sample
-from actfer_jax.config import FieldError
+from actfer_jax.config import FieldError, Share
+from actfer_jax.data.annotations import picture_key, pseudo_mark, read_annotations
+from actfer_jax.data.annotators import AnnotationsConfig
 from actfer_jax.data.errors import DataError
+from actfer_jax.data.files import Problem as Problem
+from actfer_jax.data.files import read_text as read_text
+from actfer_jax.data.files import relative as relative
 from actfer_jax.data.leaks import without
 from actfer_jax.data.sources import ALL as ALL
 from actfer_jax.data.sources import DataConfig, read_named_set
-from actfer_jax.faces import formats
 from actfer_jax.faces.images import decode_image, load_image
-from actfer_jax.files import as_path, is_remote, reason
+from actfer_jax.files import as_path, is_remote
 
 log = logging.getLogger(__name__)
 
@@ -36,23 +39,6 @@ SPLITS = {
     "testing": "test",
 }
 """The words that people's folders and files use for a split, in lower case."""
-
-
-class Problem(NamedTuple):
-    """Something odd in a data set, and what was done about it.
-
-    Attributes:
-      file: where it is.
-      line: from 1, or None for the whole file.
-      what: in words.
-    """
-
-    file: str
-    line: int | None
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file}{'' if self.line is None else f', line {self.line}'}: {self.what}"
 
 
 class Part(Protocol):
@@ -119,7 +105,16 @@ class Inventory:
 
 @dataclass(frozen=True)
 class PictureConfig(DataConfig):
-    """The choice of samples from a data set of picture files; `directory` is the folder of these."""
+    """The choice of samples from a data set of picture files; `directory` is the folder of these.
+
+    Attributes:
+      annotations: where action units come from that the data set does not have; None for nowhere.
+      min_fit: how well the action units of a sample must fit its emotion (`facs.fit`), from 0 to 1; others are left
+        out. With 0 it is enough that some are known; None keeps every sample.
+    """
+
+    annotations: AnnotationsConfig | None = None
+    min_fit: Share | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,6 +131,10 @@ class PictureConfig(DataConfig):
     def folder(self) -> Path:
         return Path(as_path(self.directory))
 
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        return super().lineage + (() if self.annotations is None else (pseudo_mark(self.annotations),))
+
 
 class Pictures:
     """The records of a split as samples (`data.sources.Source`). Pictures are read when a sample is asked for.
@@ -147,6 +146,7 @@ class Pictures:
     """
 
     def __init__(self, config: DataConfig, inventory: Inventory):
+        inventory = annotated(inventory, config)
         self.name, self.labels = config.name, inventory.labels
         self.records = [record for record in inventory.records if config.split in (ALL, record.split)]
         random.Random(0).shuffle(self.records)
@@ -197,25 +197,6 @@ def _load(picture: Path | Part) -> NDArray[np.uint8]:
     return decode_image(picture.read_bytes(), str(picture))
 
 
-def read_text(path: Path) -> str:
-    """The content of a file of labels.
-
-    Raises:
-      DataError: it does not exist or is not a text; the message says what it is instead.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({reason(error)})") from error
-    if what := formats.describe_text(data):
-        raise DataError(f"{path}: {what}")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
-
-
 def counted(file: str, lines: Mapping[str, Sequence[int | None]], of: str = "rows from here on") -> list[Problem]:
     """One problem for each rule that concerns many rows of a file, from what it says and the lines of the rows."""
     return [Problem(file, there[0], f"{len(there)} {of} {what}") for what, there in lines.items()]
@@ -247,6 +228,58 @@ def split_subjects(subjects: Collection[str], validation: float, test: float, se
     }
 
 
-def relative(path: Path, folder: Path) -> str:
-    """A file's name in a report: below the data set's folder, with "/"."""
-    return Path(os.path.relpath(path, folder)).as_posix()
+def annotated(inventory: Inventory, config: DataConfig) -> Inventory:
+    """The inventory with the action units of `config.annotations` where a record has none, and without the records that
+    `config.min_fit` leaves out.
+
+    Raises:
+      DataError: the annotator's files cannot be used, or an emotion has no prototype to fit.
+    """
+    if not isinstance(config, PictureConfig):
+        return inventory
+    if config.annotations is not None:
+        inventory = _with_annotations(inventory, config.annotations, config.folder)
+    if config.min_fit is not None:
+        kept = [record for record in inventory.records if _fits(record, config.min_fit)]
+        log.info("data.min_fit keeps %d of %d records", len(kept), len(inventory.records))
+        inventory = replace(inventory, records=kept)
+    return inventory
+
+
+def _with_annotations(inventory: Inventory, config: AnnotationsConfig, folder: Path) -> Inventory:
+    title, labels, problems = read_annotations(config, folder)
+    found, records = dict[str, str](), list[Record]()
+    for record in inventory.records:
+        reference = record.reference
+        names = dict.fromkeys(picture_key(path, config.path_parts) for path in (record.name, str(record.picture)))
+        for key in filter(labels.__contains__, names):
+            if key in found:
+                raise DataError(
+                    f"{folder / config.file}: {key!r} is {found[key]} and {record.name}; raise "
+                    f"data.annotations.path_parts (now {config.path_parts}), or leave one of them out"
+                )
+            found[key] = record.name
+            if not reference.has_aus:
+                aus = frozenset(au for au, present in labels[key].items() if present)
+                reference = replace(reference, aus=aus, known_aus=frozenset(labels[key]), aus_from=title)
+        if reference.emotion is None and not reference.has_aus:
+            problems.append(Problem(record.name, None, f"has no emotion and no action units by {title}; left out"))
+        else:
+            records.append(replace(record, reference=reference))
+    if others := sorted(labels.keys() - found.keys()):
+        what = f"{len(others)} of {len(labels)} pictures are none of the data set, the first {others[0]!r}"
+        problems.append(Problem(relative(folder / config.file, folder), None, f"{what}; not used"))
+    count = sum(record.reference.aus_from == title for record in records)
+    log.info("%d of %d records have their action units from %s", count, len(records), title)
+    return replace(inventory, records=records, problems=[*inventory.problems, *problems])
+
+
+def _fits(record: Record, least: float) -> bool:
+    reference = record.reference
+    if reference.aus is None or not reference.has_aus or reference.emotion is None:
+        return False
+    if not least:
+        return True
+    if facs.normalise_emotion(reference.emotion) not in facs.PROTOTYPES:
+        raise DataError(f"{record.name} is {reference.emotion!r}, of which no prototype is known: give data.min_fit 0")
+    return facs.fit(reference.emotion, reference.aus, reference.known_aus) >= least

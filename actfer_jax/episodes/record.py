@@ -18,7 +18,7 @@ Keys of a record:
   images: file names of the views in the order of their placeholders, those of the sample's images first (added by the
     writer).
   prediction: aus, emotion; both null without an answer.
-  reference: aus, known_aus, emotion, labels, strata, extra.
+  reference: aus, known_aus, aus_from (the annotator; "" for people), emotion, labels, strata, extra.
   reward: its parts, or null. advantage: a number, or null.
   arm: what the policy did, "looked", "direct" or "undecided". forced: the instructed arm ("", "zoom" or "answer").
   truncated: whether a turn reached its length limit.
@@ -166,6 +166,7 @@ def _reference(reference: Reference) -> dict[str, Any]:
     return {
         "aus": _sorted(reference.aus),
         "known_aus": _sorted(reference.known_aus),
+        "aus_from": reference.aus_from,
         "emotion": reference.emotion,
         "labels": list(reference.labels),
         "strata": list(reference.strata),

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Episode, Reference
+from actfer_jax.data.annotations import PSEUDO
 from actfer_jax.evaluation.bootstrap import RESAMPLES, Bootstrap, Floats, bootstrap, interval, nanmean, ratio, value
 from actfer_jax.rl.levels import f1
 
@@ -46,6 +47,7 @@ class Outcome:
       choices: the labels as the sample offers them, in its order and spelling.
       response: the text of the last turn.
       failed: whether it failed on the host or at a server, and so says nothing of the policy.
+      aus_from: the annotator that found `aus`; "" where people coded them.
     """
 
     labels: tuple[str, ...]
@@ -64,6 +66,7 @@ class Outcome:
     choices: tuple[str, ...] = ()
     response: str = ""
     failed: bool = False
+    aus_from: str = ""
 
     @property
     def correct(self) -> bool:
@@ -100,7 +103,24 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         subject=str(reference.extra.get("subject", "")),
         choices=reference.labels,
         response=episode.turns[-1].text if episode.turns else "",
+        aus_from=reference.aus_from,
     )
+
+
+def label_notes(outcomes: Sequence[Outcome], trained_on: Iterable[str]) -> list[str]:
+    """What has to be said of figures on action units that no person coded, or of a policy that learnt from such.
+
+    Args:
+      trained_on: the data sets behind the policy.
+    """
+    sources = Counter(one.aus_from for one in outcomes if one.aus is not None)
+    total = sources.total()
+    measured = [
+        f"AU labels: {f'{count} of {total} ' if count < total else ''}by {name}, not people"
+        for name, count in sorted(sources.items())
+        if name
+    ]
+    return measured + [f"policy trained on {name}" for name in trained_on if name.startswith(PSEUDO)]
 
 
 def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RESAMPLES) -> Summary:

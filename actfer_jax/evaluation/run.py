@@ -20,8 +20,9 @@ from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import Benchmark, BenchmarkConfig
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.controls import CONTROLS, Outcomes, batch_count, play
+from actfer_jax.evaluation.controls import CONTROLS, NORMAL, Outcomes, batch_count, play
 from actfer_jax.evaluation.endpoint import EndpointConfig, spent_in_words
+from actfer_jax.evaluation.metrics import label_notes
 from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
@@ -183,7 +184,8 @@ def write_results(
         )
         for control, played in outcomes.by_control.items()
     }
-    made = provenance(config.data.name, config.data.split, samples, policy)
+    notes = label_notes(outcomes.by_control[NORMAL], trained_on)
+    made = provenance(config.data.name, config.data.split, samples, policy, notes)
     results = {
         "provenance": made,
         "checkpoint": policy,

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import actfer_jax
 
 
-def provenance(dataset: str, split: str, size: int, policy: str) -> dict[str, Any]:
+def provenance(dataset: str, split: str, size: int, policy: str, notes: Sequence[str] = ()) -> dict[str, Any]:
     """The provenance of a result that this code measures now.
 
     Args:
       dataset, split, size: the samples.
       policy: a checkpoint, or a workdir and a step.
+      notes: what has to be said wherever the result is shown.
 
     Returns:
       The arguments, `version`, `git_commit` and `git_modified` (None outside a checkout), `date` (UTC, ISO 8601).
@@ -26,6 +27,7 @@ def provenance(dataset: str, split: str, size: int, policy: str) -> dict[str, An
         "split": split,
         "size": size,
         "policy": policy,
+        "notes": list(notes),
         "version": actfer_jax.__version__,
         "git_commit": commit,
         "git_modified": modified,
@@ -40,7 +42,8 @@ def heading(found: Mapping[str, Any] | None) -> str:
     commit = f"commit {found['git_commit'][:10]}" if found["git_commit"] else "no commit"
     changed = ", changed" if found["git_modified"] else ""
     samples = f"{found['dataset']} {found['split']}, {found['size']} samples"
-    return f"{samples} | {found['policy']} | actfer_jax {found['version']}, {commit}{changed} | {found['date']}"
+    made = (samples, found["policy"], f"actfer_jax {found['version']}, {commit}{changed}", found["date"])
+    return " | ".join([*made, *found.get("notes", ())])
 
 
 def git_state() -> tuple[str | None, bool | None]:

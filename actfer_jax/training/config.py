@@ -32,6 +32,7 @@ from actfer_jax.rollout.agent import ModelConfig
 from actfer_jax.rollout.engine import RolloutConfig
 from actfer_jax.runs.alarms import AlarmConfig
 from actfer_jax.training.optimizer import OptimizerConfig
+from actfer_jax.training.recorded import read_traces
 from actfer_jax.training.traces import TraceConfig
 
 
@@ -224,8 +225,11 @@ class TrainConfig:
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """Data sets behind the policy: those of the weights that it began with, and the run's own."""
-        return tuple(dict.fromkeys((*self.model.trained_on, *self.data.lineage)))
+        """Data sets behind the policy: those of the weights that it began with, those behind the traces that
+        it learns from, and the run's own."""
+        told = read_traces(self.traces.file) if self.algorithm == "sft" and self.traces.file else ()
+        tellers = [name for trace in told for name in trace.trained_on]
+        return tuple(dict.fromkeys((*self.model.trained_on, *tellers, *self.data.lineage)))
 
     def check_meshes(self, meshes: Meshes) -> None:
         """Raises ConfigError, naming what would do, if a mesh cannot divide a batch evenly or the two do not fit."""

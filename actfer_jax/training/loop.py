@@ -28,8 +28,8 @@ from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.picture import episode_picture
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter
-from actfer_jax.evaluation.controls import evaluate_policy
-from actfer_jax.evaluation.metrics import summarise
+from actfer_jax.evaluation.controls import NORMAL, evaluate_policy
+from actfer_jax.evaluation.metrics import label_notes, summarise
 from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VL
@@ -395,7 +395,10 @@ def _evaluate(
             raise
         summaries = {control: summarise(results) for control, results in outcomes.by_control.items()}
         data = evaluation.data
-        made = provenance(data.name, data.split, len(samples), f"{workdir}, step {step}")
+        # Before training, the policy is that of the model alone.
+        trained_on = config.model.trained_on if when == "before" else config.trained_on
+        notes = label_notes(outcomes.by_control[NORMAL], trained_on)
+        made = provenance(data.name, data.split, len(samples), f"{workdir}, step {step}", notes)
         runs[when] = {"provenance": made, "step": step, "unreadable": outcomes.unreadable, "results": summaries}
         if outcomes.unreadable:
             log.warning(

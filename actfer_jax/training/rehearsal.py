@@ -186,7 +186,7 @@ def rehearse(
             else "there is nothing to play; give --samples above 0, or --images"
         )
     rehearsal, progress = Rehearsal(stage.rollout, stage.chat, stage.encoder, stage.toolbox), ProgressLine("episodes")
-    if stage.training is not None and stage.training.algorithm == "sft":
+    if stage.training is not None and stage.training.algorithm == "sft" and not stage.training.traces.file:
         for sample in pictures[:labelled]:
             rehearsal.maker.check(sample)
     played = []

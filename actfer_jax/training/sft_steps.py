@@ -19,6 +19,7 @@ from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import EpisodeBatch, Sequence, make_batch
 from actfer_jax.rollout.engine import view_slots
 from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.recorded import TracedSamples, read_traces
 from actfer_jax.training.state import RunState, StepFunction, StepOutput
 from actfer_jax.training.traces import TraceConfig, TraceMaker
 from actfer_jax.training.update import make_sft_update, split_batch
@@ -51,6 +52,8 @@ def sft_steps(
 ) -> StepFunction:
     """Supervised steps: traces are written, and the next batch is packed, while the devices work."""
     maker, readings_steps = trace_maker(config.traces, agent), config.traces.readings_steps
+    if config.traces.file:
+        source = TracedSamples(source, read_traces(config.traces.file))
     size, mesh = config.batch, agent.meshes.update
     held = [jax.process_index() in processes for processes in holders(mesh, size.queries, size.microbatches)]
     rows = _trace_rows(config, maker, source, start, held)

@@ -3,9 +3,10 @@
 A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions
 drawn uniformly, whatever the image shows, names after each view the action units seen in it, and answers. What only a
 zoom can resolve is never named before its region was zoomed into; the answer is always the truth, so without the right
-zoom it is a guess.
+zoom it is a guess. Or the turns come from a file (`training.recorded`), and only the replies and views are made here.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,8 +20,10 @@ from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import Count, FieldError, Share, at_least, check_fields, one_of
 from actfer_jax.data.errors import DataError
+from actfer_jax.rl.levels import score_levels
 from actfer_jax.rollout.batch import Patches, Sequence
 from actfer_jax.rollout.encoder import ViewEncoder
+from actfer_jax.training.recorded import TracedSample
 
 ALIGNED = "aligned"
 """The name of the aligned view among the views of a face; the others are called by their region."""
@@ -43,6 +46,11 @@ class TraceConfig:
       instructed_answer: share of traces that are told after the alignment to answer.
       two_zooms: share of the traces with a zoom that take two.
       instructed_zoom: share of the traces with a zoom that were told to zoom.
+      zoom_regions: "any" draws the regions among all; "aus" among those in which an action unit is present, and among
+        all where there is none. A trace takes one zoom where only one region is left.
+      file: learn from the traces in this file, instead of writing them; "" for none.
+      loss_on_prompt: train on all words of an episode, as the code of UniFER and of Facial-R1 does, instead of on what
+        the policy writes alone; never on images.
     """
 
     readings_steps: Annotated[int, at_least(0)] = 0
@@ -54,6 +62,9 @@ class TraceConfig:
     instructed_answer: Share = 0.05
     two_zooms: Share = 0.3
     instructed_zoom: Share = 0.1
+    zoom_regions: Annotated[str, one_of("any", "aus")] = "any"
+    file: str = ""
+    loss_on_prompt: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -68,7 +79,9 @@ class TraceConfig:
 
     @property
     def turns(self) -> int:
-        """The most turns of a trace: the alignment, the zooms, the answer."""
+        """The most turns of a trace that is written here: the alignment, the zooms, the answer."""
+        if self.file:
+            return 0
         zooms = 0 if self.no_zoom == 1 else 2 if self.two_zooms else 1
         return 2 + zooms
 
@@ -88,8 +101,12 @@ class Plan:
     forced: str = ""
 
 
-def draw_plan(rng: np.random.Generator, config: TraceConfig) -> Plan:
-    """Draws a plan without looking at the sample."""
+def draw_plan(rng: np.random.Generator, config: TraceConfig, regions: tuple[str, ...] = facs.REGIONS) -> Plan:
+    """Draws a plan.
+
+    Args:
+      regions: those that may be zoomed into.
+    """
     u = rng.random()
     if u < config.no_zoom:
         if u < config.answer_now:
@@ -97,9 +114,9 @@ def draw_plan(rng: np.random.Generator, config: TraceConfig) -> Plan:
         told = u < config.answer_now + config.instructed_answer
         return Plan(align=True, regions=(), forced="answer" if told else "")
     count = 2 if rng.random() < config.two_zooms else 1
-    regions = tuple(str(region) for region in rng.choice(facs.REGIONS, count, replace=False))
+    drawn = tuple(str(region) for region in rng.choice(regions, min(count, len(regions)), replace=False))
     told = rng.random() < config.instructed_zoom
-    return Plan(align=True, regions=regions, forced="zoom" if told else "")
+    return Plan(align=True, regions=drawn, forced="zoom" if told else "")
 
 
 class TraceMaker:
@@ -184,29 +201,97 @@ class TraceMaker:
         return sequences
 
     def episode(self, sample: Sample, rng: np.random.Generator) -> Sequence:
-        """One trace of an episode, with a plan that is drawn."""
-        return self.planned(sample, draw_plan(rng, self.config))
+        """One trace of an episode, with the turns that the sample has, or else with a plan that is drawn."""
+        if isinstance(sample, TracedSample):
+            return self.recorded(sample)
+        regions: tuple[str, ...] = ()
+        if self.config.zoom_regions == "aus":
+            aus = sample.reference.aus or frozenset()
+            regions = tuple(region for region in facs.REGIONS if aus & facs.REGION_AUS[region])
+        return self.planned(sample, draw_plan(rng, self.config, regions or facs.REGIONS))
+
+    def recorded(self, sample: TracedSample) -> Sequence:
+        """The episode of turns that were written before: replies and views are made anew.
+
+        Raises:
+          DataError: the turns are no whole episode under these rules and tools.
+        """
+        environment = self._environment()
+        problem = self._unspeakable(sample.turns)
+        if not problem:
+            sequence = self._play(environment, environment.reset(sample), iter(sample.turns))
+            problem = _unfinished(environment, sample)
+        if problem:
+            raise DataError(
+                f"a trace of {sample.dataset}/{sample.name} in traces.file does not fit: {problem}; make the traces "
+                "with this config"
+            )
+        return sequence
+
+    def _unspeakable(self, turns: tuple[str, ...]) -> str:
+        """What is wrong with the first turn that no policy could have written; "" where nothing is."""
+        tokenizer = self.chat.tokenizer
+        special = {id: token for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        for number, text in enumerate(turns, start=1):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            if forged := next((special[id] for id in ids if id in special), None):
+                return f"turn {number} has the token {forged}"
+            if len(ids) >= self.rules.turn_tokens:
+                return (
+                    f"turn {number} has {len(ids)} tokens and an end (rollout.turn_tokens is {self.rules.turn_tokens})"
+                )
+        return ""
 
     def planned(self, sample: Sample, plan: Plan) -> Sequence:
         """The episode of a plan. Where no face is found, or no room is left for a call, the answer comes next."""
-        environment = Environment(self.rules, self.chat, self.toolbox, self.encoder.tokens)
-        observation: Observation | None = environment.reset(sample, arm=plan.forced, answer_now=not plan.align)
-        turns = self.turns(sample, plan)
+        environment = self._environment()
+        observation = environment.reset(sample, arm=plan.forced, answer_now=not plan.align)
+        return self._play(environment, observation, _script(environment, self.turns(sample, plan)))
+
+    def _environment(self) -> Environment:
+        return Environment(self.rules, self.chat, self.toolbox, self.encoder.tokens)
+
+    def _play(self, environment: Environment, observation: Observation | None, turns: Iterator[str]) -> Sequence:
+        """Plays turns, asked for one at a time, until the episode is over or there are no more."""
         tokens: list[int] = []
         loss_mask: list[bool] = []
         views: list[Patches] = []
-        index = 0
         while observation is not None:
             tokens += observation.token_ids
-            loss_mask += [False] * len(observation.token_ids)
+            loss_mask += [self.config.loss_on_prompt and id != self.chat.image_pad_id for id in observation.token_ids]
             views += [self.encoder(view.pixels) for view in observation.views]
-            turn = self.chat.tokenizer.encode(turns[index], add_special_tokens=False) + [self.chat.turn_end_id]
+            text = next(turns, None)
+            if text is None:
+                break
+            turn = self.chat.tokenizer.encode(text, add_special_tokens=False) + [self.chat.turn_end_id]
             tokens += turn
             loss_mask += [True] * len(turn)
-            observation = environment.step(turns[index], len(turn))
-            refused = not all(reply.ok for reply in environment.episode.replies)
-            index = len(turns) - 1 if environment.final or refused else index + 1
-        return Sequence(tokens, loss_mask, views, len(sample.images))
+            observation = environment.step(text, len(turn))
+        loss_mask[0] = False  # Nothing comes before the first token.
+        return Sequence(tokens, loss_mask, views, len(environment.sample.images))
+
+
+def _unfinished(environment: Environment, sample: TracedSample) -> str:
+    """Why the turns that were played are not the whole of a good episode; "" where they are."""
+    episode, given = environment.episode, len(sample.turns)
+    if failed := next((reply for reply in episode.replies if not reply.ok), None):
+        return f"a call fails ({failed.text})"
+    if not environment.done:
+        return f"its {given} turns do not end in an answer"
+    if len(episode.turns) < given:
+        return f"it has {given} turns, of which {len(episode.turns)} are played"
+    if not score_levels(episode, sample.reference)["format"]:
+        return f"it does not end as was asked for, but with {sample.turns[-1][-80:]!r}"
+    return ""
+
+
+def _script(environment: Environment, turns: list[str]) -> Iterator[str]:
+    """The turns in order; the last one, which answers, at once where no call is left or one was refused."""
+    index = 0
+    while True:
+        yield turns[index]
+        refused = not all(reply.ok for reply in environment.episode.replies)
+        index = len(turns) - 1 if environment.final or refused else index + 1
 
 
 def _look(sample: Sample, region: str = "") -> ToolCall:

@@ -9,9 +9,7 @@ In Parquet files, such as a data set on the Hugging Face hub has, the column `im
 and the numbers of classes are read as their names. Without a column of splits, a file's name says its split.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from actfer_jax import facs
 from actfer_jax.agent.episode import Reference
 from actfer_jax.config import FieldError, Seed, Share, one_of
 from actfer_jax.data.errors import DataError
+from actfer_jax.data.files import table_rows
 from actfer_jax.data.inventory import (
     ALL,
     SPLITS,
@@ -162,22 +161,11 @@ def _text_rows(path: Path, config: Config, problems: list[Problem]) -> Iterator[
     if path.suffix.lower() == ".jsonl":
         yield from _json_rows(text, config, problems)
         return
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        _check_header(path, header, config)
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) == len(header):
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-                continue
-            what = f"has {len(cells)} cells, and the header {len(header)}; the row is left out"
-            if len(cells) < len(header) and reader.line_num == text.count("\n") + (not text.endswith("\n")):
-                what += ": the file is cut short here"
-            problems.append(Problem(config.file, reader.line_num, what))
-    except csv.Error as error:
-        problems.append(Problem(config.file, reader.line_num, f"{error}; what follows is left out"))
+    rows = table_rows(text, config.file, "\t" if path.suffix.lower() == ".tsv" else ",", problems)
+    header = [cell.strip() for cell in next(rows, (0, []))[1]]
+    _check_header(path, header, config)
+    for line, cells in rows:
+        yield line, dict(zip(header, cells, strict=True))
 
 
 def _json_rows(text: str, config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
@@ -226,7 +214,7 @@ def _record(row: Row, config: Config) -> Record:
         strata=tuple(_words(row, columns.strata)),
         extra=_details(coded or []) | ({"subject": subject} if subject else {}),
     )
-    if reference.emotion is None and not reference.has_aus:
+    if reference.emotion is None and not reference.has_aus and config.annotations is None:
         raise ValueError("neither the emotion nor any action unit is known")
     return Record(name, picture, reference, SPLITS[split.lower()] if split else "")
 
