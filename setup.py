@@ -55,6 +55,7 @@ setup(
         "pillow>=11.3",
         "pillow-heif>=1",
         "psutil>=6",
+        "pyyaml>=6",
         "safetensors>=0.5",
         "scikit-image>=0.25",
         "scipy>=1.14",

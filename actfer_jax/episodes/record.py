@@ -16,6 +16,7 @@ Keys of a record:
   reward: its parts, or null. advantage: a number, or null.
   arm: what the policy did, "looked", "direct" or "undecided". forced: the instructed arm ("", "zoom" or "answer").
   truncated: whether a turn reached its length limit.
+  confidence: in evaluations, the probability of the answered label; else, and without a label, null.
 A view has name, of (the index of the image that it was cut from), size (width, height), to_original (the rows of its
 affine map to pixels of that image), picture (an index into `images`) and file (the entry there).
 """
@@ -42,6 +43,7 @@ def to_record(
     reward: Mapping[str, float] | None,
     advantage: float | None,
     trained_on: Collection[str],
+    confidence: float | None = None,
 ) -> tuple[dict[str, Any], list[View]]:
     """One episode as a record, and its views in the order of their placeholders.
 
@@ -53,6 +55,7 @@ def to_record(
       reward: parts of its reward, or None.
       advantage: its advantage, or None.
       trained_on: names of the data sets that the policy had been trained on.
+      confidence: the probability of its label, if it was asked for.
     """
     query, episode = rollout.query, rollout.episode
     scenes = rollout.views[: len(query.images)]
@@ -80,6 +83,7 @@ def to_record(
         "arm": "looked" if episode.inspected else "direct" if episode.decided else "undecided",
         "forced": episode.forced,
         "truncated": any(turn.truncated for turn in episode.turns),
+        "confidence": confidence,
     }
     return record, list(rollout.views)
 
