@@ -56,6 +56,7 @@ setup(
         "pillow-heif>=1",
         "psutil>=6",
         "pyarrow>=17",  # comes with tensorflow-datasets
+        "pyyaml>=6",
         "safetensors>=0.5",
         "scikit-image>=0.25",
         "scipy>=1.14",

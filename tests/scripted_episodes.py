@@ -73,6 +73,13 @@ class ScriptedEngine:
         )
 
 
+class ScriptedChat:
+    """What evaluation uses of a `Chat`, for turns of a single token."""
+
+    def token_at(self, ids: list[int], place: int) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class ScriptedAgent:
     """What evaluation and analysis use of an `Agent`."""
@@ -81,6 +88,7 @@ class ScriptedAgent:
     script: Script
     rollout: RolloutConfig = RolloutConfig()
     params: None = None
+    chat: ScriptedChat = ScriptedChat()
 
     def check_prompt(self, labels: tuple[str, ...]) -> None: ...
 

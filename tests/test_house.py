@@ -29,7 +29,7 @@ ROOMS = {
     "doors": ["training", "compile_check"],
 }
 LEAVES = ("__init__", "cli", "config", "errors", "facs", "files", "outputs", "plugins", "progress")
-DOORS = ("train", "evaluate", "analyze", "export", "rehearse", "traces", "make_demo")
+DOORS = ("train", "evaluate", "table", "analyze", "export", "rehearse", "traces", "make_demo")
 LONGEST_DOOR, LONGEST_FILE, LONGEST_FUNCTION = 80, 500, 100
 
 

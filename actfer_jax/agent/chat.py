@@ -5,6 +5,7 @@ that it sampled, so the ids of an episode are prompt, turn, reply, turn, ... put
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,6 +134,11 @@ class Chat:
     def turn_text(self, ids: list[int]) -> str:
         """What the policy wrote, without the end-of-turn token."""
         return str(self.tokenizer.decode([id for id in ids if id != self.turn_end_id], skip_special_tokens=False))
+
+    def token_at(self, ids: list[int], place: int) -> int:
+        """Index of the token that has a place of a turn's text: the first with which the text is longer than that."""
+        counts = range(1, len(ids) + 1)
+        return bisect_left(counts, True, key=lambda count: len(self.turn_text(ids[:count])) > place)
 
     @staticmethod
     def opening(prompt: Prompt) -> list[dict[str, Any]]:

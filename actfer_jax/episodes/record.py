@@ -22,6 +22,7 @@ Keys of a record:
   reward: its parts, or null. advantage: a number, or null.
   arm: what the policy did, "looked", "direct" or "undecided". forced: the instructed arm ("", "zoom" or "answer").
   truncated: whether a turn reached its length limit.
+  confidence: in evaluations, the probability of the answered label; else, and without a label, null.
 A view has name, of (the index of the image that it was cut from), size (width, height), to_original (the rows of its
 affine map to pixels of that image), picture (an index into `images`) and file (the entry there).
 """
@@ -48,6 +49,7 @@ def to_record(
     reward: Mapping[str, float] | None,
     advantage: float | None,
     trained_on: Collection[str],
+    confidence: float | None = None,
 ) -> tuple[dict[str, Any], list[View]]:
     """A rollout as a record, and its views in the order of their placeholders.
 
@@ -59,6 +61,7 @@ def to_record(
       reward: parts of its reward, or None.
       advantage: its advantage, or None.
       trained_on: names of the data sets that the policy had been trained on.
+      confidence: the probability of its label, if it was asked for.
     """
     record, views = episode_record(
         rollout.query,
@@ -75,6 +78,7 @@ def to_record(
         "loss_mask": np.array(rollout.sequence.loss_mask, int),
         "logprobs": _numbers(rollout.log_probs),
         "raw_logprobs": _numbers(rollout.raw_log_probs),
+        "confidence": confidence,
     }
     return record | tokens, views
 
@@ -126,6 +130,7 @@ def episode_record(
         "truncated": any(turn.truncated for turn in episode.turns),
         "usage": None if usage is None else dict(usage),
         "failure": failure,
+        "confidence": None,
     }
     return record, list(views)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from actfer_jax.agent.episode import Sample
 from actfer_jax.data.sources import Source, Unreadable, read_sample
+from actfer_jax.evaluation.items import NORMAL
 from actfer_jax.evaluation.metrics import Outcome, outcome
 from actfer_jax.faces.images import ImageError
 from actfer_jax.models.layers import Params
@@ -26,9 +27,6 @@ class Control:
     answer_now: bool = False
     treatment: str = ""
 
-
-NORMAL = "normal"
-"""The name of the unchanged episodes."""
 
 CONTROLS: dict[str, Control] = {
     "no_tools": Control(answer_now=True),

@@ -20,9 +20,12 @@ from actfer_jax.episodes.store import RECORD_FILES, EpisodeWriter
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import Benchmark, BenchmarkConfig
 from actfer_jax.evaluation.command import load_policy
-from actfer_jax.evaluation.controls import CONTROLS, NORMAL, Outcomes, batch_count, play
+from actfer_jax.evaluation.confidence import confidence
+from actfer_jax.evaluation.controls import CONTROLS, Outcomes, batch_count, play
 from actfer_jax.evaluation.endpoint import EndpointConfig, spent_in_words
+from actfer_jax.evaluation.items import NORMAL
 from actfer_jax.evaluation.metrics import label_notes
+from actfer_jax.evaluation.results import RESULTS
 from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.files import write_atomically
 from actfer_jax.outputs import Output, check_directory, publish, staged
@@ -31,8 +34,6 @@ from actfer_jax.rl.rewards import RewardConfig, score
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.engine import Rollout
 from actfer_jax.runs.provenance import heading, provenance
-
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def play_batches(
                 reward=score(rollout.episode, rollout.query.reference, RewardConfig()),
                 advantage=None,
                 trained_on=trained_on,
+                confidence=confidence(agent.chat, rollout),
             )
             for rollout in rollouts
         )

@@ -22,8 +22,9 @@ from actfer_jax.episodes.store import EpisodeWriter, Made, read_episodes, read_i
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation.benchmarks import Benchmark
 from actfer_jax.evaluation.chat_client import ChatClient, Usage, key_from, total
-from actfer_jax.evaluation.controls import CONTROLS, NORMAL, Control, Outcomes
+from actfer_jax.evaluation.controls import CONTROLS, Control, Outcomes
 from actfer_jax.evaluation.endpoint import EndpointPlayer, Played, in_threads
+from actfer_jax.evaluation.items import NORMAL
 from actfer_jax.evaluation.metrics import Outcome, outcome
 from actfer_jax.evaluation.run import EvaluateConfig, evaluation_output, write_results
 from actfer_jax.files import is_remote, write_atomically

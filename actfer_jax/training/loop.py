@@ -28,7 +28,8 @@ from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.picture import episode_picture
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter
-from actfer_jax.evaluation.controls import NORMAL, evaluate_policy
+from actfer_jax.evaluation.controls import evaluate_policy
+from actfer_jax.evaluation.items import NORMAL
 from actfer_jax.evaluation.metrics import label_notes, summarise
 from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically

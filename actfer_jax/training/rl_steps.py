@@ -2,7 +2,6 @@
 
 import logging
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -339,14 +338,8 @@ def _decision_end(chat: Chat, rollout: Rollout) -> int | None:
         if turn.reply is not None and turn.reply.inspects and turn.reply.ok:
             return int(end)
         if turn.answer_start >= 0:
-            return int(start) + _token_at(chat, rollout.sequence.tokens[start : end + 1], turn.answer_start)
+            return int(start) + chat.token_at(rollout.sequence.tokens[start : end + 1], turn.answer_start)
     return None
-
-
-def _token_at(chat: Chat, tokens: list[int], place: int) -> int:
-    """Index of the token that has a place of the turn's text: the first with which the text is longer than that."""
-    counts = range(1, len(tokens) + 1)
-    return bisect_left(counts, True, key=lambda count: len(chat.turn_text(tokens[:count])) > place)
 
 
 def _pad(rows: list[np.ndarray], length: int) -> np.ndarray:

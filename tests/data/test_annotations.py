@@ -257,9 +257,10 @@ def test_fit_is_the_f1_against_the_prototype(emotion, aus, known, fit):
 
 def test_check_tells_how_much_is_covered(table, tmp_path, monkeypatch, capsys):
     values = flags.FlagValues()
-    for name in ("data_dir", "json"):
+    for name in ("data_dir", "json", "sheet"):
         flags.DEFINE(cli.PathFlag(), name, None, "", flag_values=values)
-    flags.DEFINE_multi_string("set", [], "", flag_values=values)
+    for name in ("set", "against"):
+        flags.DEFINE_multi_string(name, [], "", flag_values=values)
     argv = ["check", "table", f"--data_dir={tmp_path}", f"--json={tmp_path / 'report.json'}"]
     argv.append(f"--set=annotations={table['annotations']}")
     monkeypatch.setattr(flags, "FLAGS", values)

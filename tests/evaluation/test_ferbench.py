@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from absl import flags
 from etils import epath
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from actfer_jax import evaluate
@@ -163,6 +163,67 @@ def test_figures_equal_counting(protocol, seed):
             for row in rows
             for column in columns
         }
+
+
+def by_counting(items: list[dict], protocol: str) -> dict[str, float]:
+    """Accuracy and macro-F1 of each subset and overall, with every rule written anew."""
+    read = []
+    for item in items:
+        if item.get("error") and protocol != "strict":
+            continue
+        words, labels, subset = item.get("response", ""), item["candidate_labels"], item["subset"]
+        if protocol == "strict":
+            answers = re.findall("<answer>(.*?)</answer>", words, re.DOTALL | re.IGNORECASE)
+            one = answers[0].strip().lower() if len(answers) == 1 and not item.get("error") else ""
+            answer = one if one in labels else "unknown"
+        else:
+            answer = by_the_rules(words, labels, subset, sfew_own=protocol == "reference_sfew_own")
+        read.append((subset, item["true_label"], answer))
+    without, figures = "unknown" if protocol == "strict" else None, {}
+    for name in (*LABELS, "overall"):
+        truths, answers = zip(*(pair for subset, *pair in read if name in ("overall", subset)), strict=True)
+        if name == "overall":
+            truths, answers = merged(truths), merged(answers)
+        right = sum(truth == answer for truth, answer in zip(truths, answers, strict=True))
+        figures[f"{name} accuracy"] = right / len(truths)
+        figures[f"{name} macro-F1"] = macro_f1(list(truths), list(answers), without=without)
+    return figures
+
+
+@settings(max_examples=4, deadline=None, phases=(Phase.generate,))
+@given(seed=st.integers(0, 2**32))
+def test_scores_equal_a_second_writing_of_the_rules(seed):
+    """On 10,000 generated responses in all: synonyms, "unhappy", two labels, cut tags, errors, labels by subset."""
+    draw, items = random.Random(seed), []
+    for number in range(2500):
+        subset = list(LABELS)[number % 4]
+        truth = draw.choice(LABELS[subset])
+        inside = draw.choice([truth, truth.upper(), f" {truth}\n", "".join(draw.choices(PIECES, k=3)), "unhappy", ""])
+        words = "".join(draw.choices(PIECES, k=4)) + f"<answer>{inside}</answer>" * draw.choice([0, 1, 1, 1, 2])
+        item = {"image_path": f"{number}.jpg", "true_label": truth, "candidate_labels": LABELS[subset]}
+        failed = {"error": True} if number % 13 == 7 else {}
+        items.append({**item, "subset": subset, "response": words, **failed})
+    predictions = [
+        Prediction(
+            place="",
+            image_path=item["image_path"],
+            true_label=item["true_label"],
+            candidate_labels=tuple(item["candidate_labels"]),
+            response=item["response"],
+            failed=item.get("error", False),
+            subset=item["subset"],
+        )
+        for item in items
+    ]
+    for protocol in ("reference", "reference_sfew_own", "strict"):
+        config = benchmark.Config(protocol=protocol)
+        found = benchmark.measure_predictions(predictions, config=config, seed=0)
+        figures = {
+            f"{name} {shown}": part[key]
+            for name, part in {**found["subsets"], "overall": found["overall"]}.items()
+            for key, shown in (("accuracy", "accuracy"), ("macro_f1", "macro-F1"))
+        }
+        assert figures == pytest.approx(by_counting(items, protocol))
 
 
 def test_an_interval_has_the_width_that_theory_gives():

@@ -6,7 +6,6 @@ occurs. Intervals resample subjects.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,33 +14,27 @@ from actfer_jax import facs
 from actfer_jax.data.datasets.disfa import EVALUATED, FOLDS, fold_of
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import BenchmarkConfig as Config
+from actfer_jax.evaluation.benchmarks import Published
 from actfer_jax.evaluation.bootstrap import Floats, bootstrap, interval, value
 from actfer_jax.evaluation.metrics import Outcome, Summary, au_counts
 from actfer_jax.evaluation.tables import align
 
-__all__ = ["FIGURES", "PUBLISHED", "Config", "figures", "measure", "report"]
+__all__ = ["AUS", "FIGURES", "PUBLISHED", "Config", "figures", "measure", "report"]
 
 FIGURES = ("aus",)
 
 
-class Published(NamedTuple):
-    """A mean F1 that others have measured, in percent."""
-
-    model: str
-    mean_f1: float
-    convention: str
-    source: str
-
-
 _ALL, _FOLDS = "all frames", "mean of folds"
+_ACTFER, _UNTRAINED = "arXiv 2604.08990", "not trained on DISFA"
 PUBLISHED = (
-    Published("ActFER", 58.2, _ALL, "arXiv 2604.08990, not trained on DISFA; its tools: InsightFace, here: dlib"),
-    Published("FEALLM", 42.6, _ALL, "arXiv 2604.08990, not trained on DISFA"),
-    Published("Qwen3-VL-4B", 38.1, _ALL, "arXiv 2604.08990, not trained on DISFA: what ActFER begins with"),
-    Published("EmoLA", 65.1, _FOLDS, "arXiv 2511.10254"),
-    Published("ME-GraphAU, ResNet-50", 63.1, _FOLDS, "its public code"),
-    Published("JAA-Net", 56.0, _FOLDS, "arXiv 2511.10254"),
+    Published("ActFER", {"f1": 0.582}, _ALL, f"{_ACTFER}, {_UNTRAINED}", tools="InsightFace"),
+    Published("FEALLM", {"f1": 0.426}, _ALL, f"{_ACTFER}, {_UNTRAINED}", tools="none"),
+    Published("Qwen3-VL-4B", {"f1": 0.381}, _ALL, f"{_ACTFER}, {_UNTRAINED}: what ActFER begins with", tools="none"),
+    Published("EmoLA", {"f1_folds": 0.651}, _FOLDS, "arXiv 2511.10254", tools="none"),
+    Published("ME-GraphAU, ResNet-50", {"f1_folds": 0.631}, _FOLDS, "its public code", tools="none"),
+    Published("JAA-Net", {"f1_folds": 0.56}, _FOLDS, "arXiv 2511.10254", tools="none"),
 )
+AUS = EVALUATED
 
 
 def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
@@ -106,11 +99,13 @@ def report(summaries: Mapping[str, Summary]) -> str:
         if len(folds) == len(FOLDS):
             f1s = [float(np.mean([part["aus"][f"AU{au}"] for part in folds.values()])) for au in EVALUATED]
             rows.append(["", _FOLDS, "", *map(_percent, f1s), _with_interval(summary["f1_folds"])])
-    published = [["published, not measured here", "on", "mean", "source"]]
-    published += [[one.model, one.convention, f"{one.mean_f1:.1f}", one.source] for one in PUBLISHED]
+    published = [["published, not measured here", "on", "mean", "tools (here: dlib)", "source"]]
+    for one in PUBLISHED:
+        (mean,) = one.figures.values()
+        published.append([one.model, one.data, _percent(mean), one.tools, one.source])
     drawn = " or ".join(sorted({summary["resampled"] for summary in summaries.values()}))
     note = f"F1 in percent; ± is half of the 95% interval over resampled {drawn}."
-    return f"{align(rows, left=2)}\n\n{note}\n\n{align(published, left=4)}"
+    return f"{align(rows, left=2)}\n\n{note}\n\n{align(published, left=5)}"
 
 
 def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:

@@ -4,8 +4,9 @@ Responses are read by the rules of the protocol: those of any model from a file,
 The subset of a played sample is its stratum of that name.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from actfer_jax import facs
 from actfer_jax.config import one_of
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation import plots
-from actfer_jax.evaluation.benchmarks import BenchmarkConfig
+from actfer_jax.evaluation.benchmarks import BenchmarkConfig, Published
 from actfer_jax.evaluation.ferbench import (
     PROTOCOLS,
     SUBSETS,
@@ -25,12 +26,18 @@ from actfer_jax.evaluation.ferbench import (
     subset_of,
     summarise,
 )
+from actfer_jax.evaluation.items import Answer, Interval, Prediction
 from actfer_jax.evaluation.metrics import Outcome, Summary
-from actfer_jax.evaluation.predictions import Prediction
 from actfer_jax.evaluation.tables import align
 
 FIGURES = ("confusion",)
 COUNTS_FAILED = True
+HUB_DATASET = "Karl28/UniFER"
+_DATA = "ferbench reference"
+PUBLISHED = (
+    Published("ActFER (4B)", {"accuracy": 0.7389, "macro_f1": 0.6745}, _DATA, "arXiv 2604.08990", tools="InsightFace"),
+    Published("UniFER-7B", {"accuracy": 0.6884}, _DATA, "arXiv 2511.00389", tools="none"),
+)
 
 _SHOWN = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
@@ -85,6 +92,35 @@ def measure_predictions(predictions: Sequence[Prediction], *, config: Config, se
     }
 
 
+def read_answers(predictions: Sequence[Prediction], *, config: Config) -> list[Answer]:
+    """The predictions that count, in their order, named as the data set names its samples."""
+    answers, times = [], Counter[str]()
+    for one in predictions:
+        subset, name = _subset(one), one.image_path.lstrip("/")
+        times[name] += 1
+        name += f"#{times[name]}" if times[name] > 1 else ""
+        labels, truth, text = _labels(one, subset), one.true_label, one.response
+        answers.append(Answer("ferbench", name, labels, truth, None, text, strata=(subset,), failed=one.failed))
+    return [read for answer in answers if (read := reread(answer, config)) is not None]
+
+
+def reread(answer: Answer, config: Config) -> Answer | None:
+    if answer.failed:
+        return replace(answer, predicted=None) if config.protocol == "strict" else None
+    subset = next((name for name in answer.strata if name in SUBSETS), "")
+    read = read_answer(answer.response, answer.labels, subset, config.protocol)
+    return replace(answer, predicted=read if read in answer.labels else None)
+
+
+def row(summary: Summary) -> dict[str, Interval]:
+    parts = {"": summary["overall"]} | {f"{name}_": part for name, part in summary["subsets"].items()}
+    return {
+        f"{prefix}{key}": dict(zip(("value", "low", "high"), (part[key], *part[f"{key}_interval"]), strict=True))
+        for prefix, part in parts.items()
+        for key in _SHOWN
+    }
+
+
 def report(summaries: Mapping[str, Summary]) -> str:
     rows = [["", "subset", "n", "official", "errors", "unknown", "accuracy", "macro-F1"]]
     notes = []
@@ -118,10 +154,22 @@ def _subset(prediction: Prediction) -> str:
     return found
 
 
+def _labels(prediction: Prediction, subset: str) -> tuple[str, ...]:
+    """The labels that the prompt offered: those of the file, or else the subset's."""
+    if prediction.candidate_labels:
+        return prediction.candidate_labels
+    labels = SUBSETS[subset].labels
+    if prediction.true_label not in labels:
+        raise UserError(
+            f"{prediction.place}: the true label is {prediction.true_label!r}, none of {subset}'s ({', '.join(labels)})"
+        )
+    return labels
+
+
 def _read(prediction: Prediction, subset: str, protocol: str) -> str:
     if prediction.failed:
         return UNKNOWN
-    return read_answer(prediction.response, prediction.candidate_labels, subset, protocol)
+    return read_answer(prediction.response, _labels(prediction, subset), subset, protocol)
 
 
 def _cell(part: Summary, key: str) -> str:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import BenchmarkConfig as Config
-from actfer_jax.evaluation.controls import NORMAL
+from actfer_jax.evaluation.items import NORMAL
 from actfer_jax.evaluation.metrics import Outcome, Summary, summarise
 from actfer_jax.evaluation.tables import classes_table, controls_table
 

@@ -1,0 +1,33 @@
+"""Prints the figures of finished evaluations as a table, and tests between them (docs/benchmarks.md).
+
+    python -m actfer_jax.table RUN [RUN ...] --format=latex
+    python -m actfer_jax.table RUN OTHER --compare
+
+A RUN is a directory that `evaluate` wrote, of episodes or of scored predictions; all are of one benchmark. `--strata`
+shows the figures of each stratum. `--compare` tests the first run against each other one, and a single run against its
+controls.
+"""
+
+from absl import flags
+
+from actfer_jax import cli
+from actfer_jax.errors import UserError
+from actfer_jax.evaluation.paper import FORMATS, comparison_table, main_table, render, strata_table
+from actfer_jax.evaluation.results import read_results
+from actfer_jax.files import as_path
+
+
+def main(argv: list[str]) -> None:
+    given = flags.FLAGS
+    if len(argv) < 2:
+        raise UserError("give at least one directory that `evaluate` wrote: python -m actfer_jax.table RUN [RUN ...]")
+    runs = [read_results(as_path(path)) for path in argv[1:]]
+    table = comparison_table if given.compare else strata_table if given.strata else main_table
+    print(render(table(runs), given.format), end="")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("format", "md", FORMATS, "Markdown, LaTeX or CSV.")
+    flags.DEFINE_bool("strata", False, "Show the figures of each stratum.")
+    flags.DEFINE_bool("compare", False, "Test the runs against each other.")
+    cli.run(main, arguments=True)
