@@ -337,7 +337,7 @@ def test_a_seed_gives_one_run(undisturbed, again):
     *_, before, after, _ = printed[: printed.index("---")].splitlines()
     given = os.path.relpath(expected, ROOT)
     for name, line, step in (("before", before, 0), ("after", after, STEPS)):
-        assert list(evaluations[name]) == ["provenance", "step", "results"]
+        assert list(evaluations[name]) == ["provenance", "step", "unreadable", "results"]
         assert line.startswith(f"{name}: synth_faces test, 7 samples | {given}, step {step} | actfer_jax ")
     assert "accuracy" in printed
 
