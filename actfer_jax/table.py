@@ -2,10 +2,11 @@
 
     python -m actfer_jax.table RUN [RUN ...] --format=latex
     python -m actfer_jax.table RUN OTHER --compare
+    python -m actfer_jax.table RUN RUN ... --pool
 
 A RUN is a directory that `evaluate` wrote, of episodes or of scored predictions; all are of one benchmark. `--strata`
 shows the figures of each stratum. `--compare` tests the first run against each other one, and a single run against its
-controls.
+controls. `--pool` counts runs as one whose policies were each tested on another subject.
 """
 
 from absl import flags
@@ -13,6 +14,7 @@ from absl import flags
 from actfer_jax import cli
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation.paper import FORMATS, comparison_table, main_table, render, strata_table
+from actfer_jax.evaluation.pool import pool
 from actfer_jax.evaluation.results import read_results
 from actfer_jax.files import as_path
 
@@ -22,6 +24,8 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise UserError("give at least one directory that `evaluate` wrote: python -m actfer_jax.table RUN [RUN ...]")
     runs = [read_results(as_path(path)) for path in argv[1:]]
+    if given.pool:
+        runs = [pool(runs)]
     table = comparison_table if given.compare else strata_table if given.strata else main_table
     print(render(table(runs), given.format), end="")
 
@@ -29,5 +33,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_enum("format", "md", FORMATS, "Markdown, LaTeX or CSV.")
     flags.DEFINE_bool("strata", False, "Show the figures of each stratum.")
+    flags.DEFINE_bool("pool", False, "Count the runs as one: each was tested on other samples.")
     flags.DEFINE_bool("compare", False, "Test the runs against each other.")
     cli.run(main, arguments=True)

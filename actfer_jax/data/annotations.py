@@ -181,6 +181,18 @@ def coverage(references: Iterable[Reference]) -> dict[str, Any]:
     }
 
 
+def coded_details(coded: Iterable[facs.CodedAU]) -> dict[str, dict[str, str]]:
+    """Sides and intensities as `Reference.extra` keeps them; of two intensities of a unit, the larger."""
+    sides, intensities = dict[str, str](), dict[str, str]()
+    for au, side, intensity in sorted(coded):
+        name = f"AU{au}"
+        if side and side not in sides.get(name, ""):
+            sides[name] = sides.get(name, "") + side
+        if intensity:
+            intensities[name] = max(intensities.get(name, ""), intensity)
+    return {key: value for key, value in (("sides", sides), ("intensities", intensities)) if value}
+
+
 def pseudo_mark(config: AnnotationsConfig) -> str:
     """What a policy that learnt from an annotator's labels carries among the data sets behind it."""
     annotator = load_annotator(config)

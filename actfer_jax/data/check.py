@@ -170,7 +170,7 @@ def _subjects(records: list[Record]) -> Iterator[Problem]:
 
 def _without_record(inventory: Inventory, folder: Path) -> Iterator[Problem]:
     """Files in the data set's own folders that no record names."""
-    known = {record.picture for record in inventory.records}
+    known = {picture for record in inventory.records for picture in record.pictures}
     for directory in inventory.folders:
         for path in sorted(directory.iterdir()) if directory.is_dir() else ():
             if path not in known and not path.name.startswith("."):

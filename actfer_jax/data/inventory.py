@@ -61,20 +61,28 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """A sample without its picture.
+    """A sample without its pictures.
 
     Attributes:
       name: unique in the data set.
-      picture: its file, or the part of a file that it is.
+      picture: its file, or the part of a file that it is. Of several pictures the last, which the reference is about;
+        the picture by which copies are found.
       reference: its labels are empty where they are those of the data set. `extra["subject"]` is who is shown, where
         that is known.
       split: "" where the data set has no splits.
+      before: the pictures that are shown before the last, such as the onset of an expression before its apex.
     """
 
     name: str
     picture: Path | Part
     reference: Reference
     split: str = ""
+    before: tuple[Path | Part, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Path | Part, ...]:
+        """All pictures, in the order in which they are shown."""
+        return (*self.before, self.picture)
 
     def problem(self, folder: Path, what: str) -> Problem:
         """What is odd about the picture; files are named from `folder`."""
@@ -188,7 +196,7 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Sample:
         record, reference = self.records[index], self.reference(index)
-        return Sample(self.name, record.name, (_load(record.picture),), reference)
+        return Sample(self.name, record.name, tuple(map(_load, record.pictures)), reference)
 
 
 def _load(picture: Path | Part) -> NDArray[np.uint8]:

@@ -27,24 +27,24 @@ class Picture(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
-class HasPicture(Protocol):
+class HasPictures(Protocol):
     """`data.inventory.Record`, as far as it counts here."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def picture(self) -> Picture: ...
+    def pictures(self) -> Sequence[Picture]: ...
 
     @property
     def split(self) -> str: ...
 
 
-Item = TypeVar("Item", bound=HasPicture)
+Item = TypeVar("Item", bound=HasPictures)
 
 
 def read_signatures(records: Sequence[Item], progress: Progress) -> Iterator[tuple[Item, Signature | str]]:
-    """Opens the pictures of records, in their order: the signature of each, or why it cannot be read."""
+    """Opens the pictures of records, in their order: the signature of each one's last, or why one cannot be read."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(records), _AHEAD):
             part = records[start : start + _AHEAD]
@@ -53,9 +53,17 @@ def read_signatures(records: Sequence[Item], progress: Progress) -> Iterator[tup
                 yield opened
 
 
-def _open(record: HasPicture) -> Signature | str:
+def _open(record: HasPictures) -> Signature | str:
+    *before, last = record.pictures
+    for picture in before:
+        if isinstance(looks := _signature(picture), str):
+            return f"{picture}, which is shown with it: {looks}"
+    return _signature(last)
+
+
+def _signature(picture: Picture) -> Signature | str:
     try:
-        data = record.picture.read_bytes()
+        data = picture.read_bytes()
         return signature(data, decode_image(data, ""))
     except OSError as error:
         return f"cannot be read ({reason(error)})"

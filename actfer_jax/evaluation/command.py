@@ -1,6 +1,7 @@
 """Loads a policy for the commands that run a checkpoint."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from actfer_jax import facs
@@ -16,6 +17,7 @@ from actfer_jax.rollout.engine import RolloutConfig
 log = logging.getLogger(__name__)
 
 _LIMITS = ("prompt_tokens", "turn_tokens", "reply_tokens", "max_length")
+_WORDS = 96  # Most tokens that a prompt and its tools say more where there are several images.
 
 
 def load_policy(
@@ -24,6 +26,7 @@ def load_policy(
     landmarks: str = "",
     faces: FaceConfig = DEFAULT_FACES,
     store: FaceStore | None = None,
+    images: int = 1,
 ) -> tuple[Agent, PolicyCard]:
     """Loads a checkpoint for acting only, with the views and capacities of its training.
 
@@ -35,6 +38,7 @@ def load_policy(
       dtype: of weights and activations: "float32" or "bfloat16".
       landmarks: a file with a landmark model, instead of the installed one.
       faces, store: as for `load_agent`.
+      images: as for `read_card`.
 
     Raises:
       ConfigError: something is missing or does not fit, or jax finds no device; the message says what.
@@ -42,14 +46,17 @@ def load_policy(
     hosts.start_devices()
     try:
         model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none", landmarks=landmarks)
-        card, views, rollout = read_card(model.directory)
+        card, views, rollout = read_card(model.directory, images)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"checkpoint {checkpoint!r} cannot be used: {error}") from error
     return load_agent(model, views, rollout, faces=faces, store=store), card
 
 
-def read_card(directory: Path) -> tuple[PolicyCard, ViewConfig, RolloutConfig]:
+def read_card(directory: Path, images: int = 1) -> tuple[PolicyCard, ViewConfig, RolloutConfig]:
     """The card of a model directory with its views and capacities, or the defaults where there is none.
+
+    Args:
+      images: images of a sample that there must be room for, where the policy's training had less.
 
     Raises:
       ValueError: the card cannot be read.
@@ -65,4 +72,16 @@ def read_card(directory: Path) -> tuple[PolicyCard, ViewConfig, RolloutConfig]:
         # Before a cut turn's end token was reckoned with, the tightest rows were one token shorter.
         prompt, turn, reply, length = (limits[name] for name in _LIMITS)
         limits["max_length"] = length + (length == prompt + 2 * turn + reply)
-    return card, views, read_config(limits, RolloutConfig, f"{FILE_NAME}: rollout")
+    return card, views, _with_room(read_config(limits, RolloutConfig, f"{FILE_NAME}: rollout"), images, views)
+
+
+def _with_room(rollout: RolloutConfig, images: int, views: ViewConfig) -> RolloutConfig:
+    if images <= rollout.images:
+        return rollout
+    room = (images - rollout.images) * (views.scene_max_tokens + _WORDS)
+    return replace(
+        rollout,
+        images=images,
+        prompt_tokens=rollout.prompt_tokens + room,
+        max_length=rollout.max_length + room,
+    )

@@ -50,6 +50,7 @@ class EvaluateConfig:
       benchmark: the choice of what is measured.
       faces: how faces are searched.
       endpoint: how a model on a server is asked.
+      images: most images of a sample. A policy that was trained on fewer gets the room for them.
     """
 
     data: DataConfig
@@ -61,6 +62,7 @@ class EvaluateConfig:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     faces: FaceConfig = field(default_factory=FaceConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    images: Count = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -114,7 +116,8 @@ def open_evaluation(config: EvaluateConfig, checkpoint: str, landmarks: str) -> 
     Raises:
       ConfigError, DataError, OSError: one of them cannot be used.
     """
-    agent, card = load_policy(checkpoint, config.dtype, landmarks, config.faces, open_face_store(config.data))
+    store = open_face_store(config.data)
+    agent, card = load_policy(checkpoint, config.dtype, landmarks, config.faces, store, config.images)
     for labels in label_sets(config.data):
         agent.check_prompt(labels)
     return agent, card, open_source(config.data)

@@ -230,7 +230,7 @@ class Stage:
 
 
 def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
-    training, episodes = None, 0
+    training, episodes, images = None, 0, 1
     if "algorithm" in raw_config:
         if checkpoint:
             raise ConfigError("--checkpoint goes with a config of evaluation; give --config.model.path")
@@ -240,14 +240,14 @@ def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
     else:
         evaluation = read_config(raw_config, EvaluateConfig, "config")
         data, episodes = evaluation.data, (evaluation.data.size or 0) * (1 + len(evaluation.controls))
-        faces = evaluation.faces
+        faces, images = evaluation.faces, evaluation.images
         if not checkpoint:
             raise ConfigError("give --checkpoint, the model directory that is evaluated")
         path, landmarks = checkpoint, ""
     try:
         directory = words_directory(demo_checkpoint() if path == "demo" else path)
         if training is None:
-            _, views, rollout = read_card(directory)
+            _, views, rollout = read_card(directory, images)
         chat, encoder = Chat.from_pretrained(directory), ViewEncoder(directory, views)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {path!r} cannot be used: {error}") from error

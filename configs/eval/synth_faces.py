@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     config.faces.cnn_pixels = 2**18
     # Beside the policy as it is: told to answer at once; zoomed views greyed; zoomed views without their finer pixels.
     config.controls = ("no_tools", "blank_crop", "low_res_crop")
-    config.queries = 64  # pictures at a time
+    config.queries = 64  # samples at a time
+    config.images = 1  # most pictures of a sample
     config.seed = 0  # of the bootstrap intervals, and of the sampling
     config.greedy = True  # or sample, as in training
     config.dtype = "float32"

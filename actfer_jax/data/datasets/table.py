@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from actfer_jax import facs
 from actfer_jax.agent.episode import Reference
 from actfer_jax.config import FieldError, Seed, Share, one_of
+from actfer_jax.data.annotations import coded_details
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.files import table_rows
 from actfer_jax.data.inventory import (
@@ -212,7 +213,7 @@ def _record(row: Row, config: Config) -> Record:
         aus=aus,
         known_aus=known_aus,
         strata=tuple(_words(row, columns.strata)),
-        extra=_details(coded or []) | ({"subject": subject} if subject else {}),
+        extra=coded_details(coded or []) | ({"subject": subject} if subject else {}),
     )
     if reference.emotion is None and not reference.has_aus and config.annotations is None:
         raise ValueError("neither the emotion nor any action unit is known")
@@ -243,15 +244,3 @@ def _aus(row: Row, column: str) -> list[facs.CodedAU] | None:
         return facs.parse_coded_aus(" ".join(f"AU{word}" if word.isdecimal() else word for word in words))
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from error
-
-
-def _details(coded: list[facs.CodedAU]) -> dict[str, dict[str, str]]:
-    """Sides and intensities as `Reference.extra` keeps them; of two intensities of a unit, the larger."""
-    sides, intensities = dict[str, str](), dict[str, str]()
-    for au, side, intensity in sorted(coded):
-        name = f"AU{au}"
-        if side and side not in sides.get(name, ""):
-            sides[name] = sides.get(name, "") + side
-        if intensity:
-            intensities[name] = max(intensities.get(name, ""), intensity)
-    return {key: value for key, value in (("sides", sides), ("intensities", intensities)) if value}

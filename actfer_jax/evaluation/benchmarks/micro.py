@@ -1,0 +1,124 @@
+"""Micro-expressions: UF1 and UAR, pooled over all subjects, and for each data set of a composite (MEGC 2019).
+
+UF1 is the mean of the classes' F1, UAR the mean of their recalls, both from the counts of all clips together, also where
+every subject was answered by a policy of its own (leaving one subject out). The reference code leaves a class out that
+neither occurs nor is answered, without a word; `Config.absent_class` says what is done here. Intervals resample
+subjects.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from actfer_jax.config import one_of
+from actfer_jax.evaluation import plots
+from actfer_jax.evaluation.benchmarks import BenchmarkConfig
+from actfer_jax.evaluation.bootstrap import Bootstrap, Floats, bootstrap, interval, nanmean, value
+from actfer_jax.evaluation.items import Interval
+from actfer_jax.evaluation.metrics import INVALID, Outcome, Summary, class_scores, confusion_counts
+from actfer_jax.evaluation.tables import align
+
+FIGURES = ("confusion",)
+POOLS_RUNS = True
+
+
+@dataclass(frozen=True)
+class Config(BenchmarkConfig):
+    """Its constants.
+
+    Attributes:
+      absent_class: a class that no clip is of has no recall, and without an answer either no F1: it is "left_out" of the
+        means, and the report names it; or it counts as "zero".
+    """
+
+    absent_class: Annotated[str, one_of("left_out", "zero")] = "left_out"
+
+
+def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
+    """
+    Returns:
+      As `_figures` for all clips, and as `sets` for those of each stratum; accuracy; resampled ("subjects" or
+      "samples"); confusion, as in `metrics.summarise`.
+    """
+    known = [one for one in outcomes if one.emotion is not None]
+    labels = list(dict.fromkeys(label for one in known for label in one.labels))
+    drawn = bootstrap([one.subject for one in known], seed=seed)
+    everything, counts_SxCxK = np.ones(len(known), bool), confusion_counts(drawn, known, labels)
+    strata = {
+        name: np.array([name in one.strata for one in known], bool)
+        for name in sorted(set().union(*(one.strata for one in known)))
+    }
+    return {
+        **_figures(known, everything, labels, config, drawn),
+        "sets": {name: _figures(known, inside, labels, config, drawn) for name, inside in strata.items()},
+        "accuracy": interval(drawn.mean([one.correct for one in known], everything)),
+        "resampled": drawn.resampled,
+        "confusion": {
+            "labels": labels,
+            "columns": [*labels, INVALID],
+            "counts": counts_SxCxK[0].astype(int).tolist(),
+        },
+    }
+
+
+def _figures(
+    outcomes: Sequence[Outcome], inside_N: NDArray[np.bool_], labels: Sequence[str], config: Config, drawn: Bootstrap
+) -> Summary:
+    """Of a part of the clips: clips, subjects; uf1 and uar, with intervals; classes, for each clips, f1 and recall; and
+    absent, the classes that no clip is of."""
+    part = [one if inside else replace(one, emotion=None) for one, inside in zip(outcomes, inside_N, strict=True)]
+    counts_SxCxK = confusion_counts(drawn, part, labels)
+    _, recall_SxC, f1_SxC = class_scores(counts_SxCxK)
+    clips_C = counts_SxCxK[0].sum(-1).astype(int)
+    return {
+        "clips": int(inside_N.sum()),
+        "subjects": len({one.subject for one in part if one.emotion is not None and one.subject}),
+        "uf1": interval(_mean(f1_SxC, config)),
+        "uar": interval(_mean(recall_SxC, config)),
+        "classes": {
+            label: {"clips": int(clips_C[c]), "f1": value(f1_SxC[:, c]), "recall": value(recall_SxC[:, c])}
+            for c, label in enumerate(labels)
+        },
+        "absent": [label for label, clips in zip(labels, clips_C, strict=True) if not clips],
+    }
+
+
+def _mean(values_SxC: Floats, config: Config) -> Floats:
+    if config.absent_class == "zero" and values_SxC.shape[1]:
+        return np.nan_to_num(values_SxC).mean(1)
+    return nanmean(values_SxC)
+
+
+def row(summary: Summary) -> dict[str, Interval]:
+    parts = {"": summary} | {f"{name}_": part for name, part in summary["sets"].items()}
+    return {f"{prefix}{key}": part[key] for prefix, part in parts.items() for key in ("uf1", "uar")}
+
+
+def report(summaries: Mapping[str, Summary]) -> str:
+    rows, absent = [["control", "clips of", "clips", "subjects", "UF1", "UAR"]], dict[str, list[str]]()
+    for control, summary in summaries.items():
+        for name, part in {"all": summary, **summary["sets"]}.items():
+            cells = [name, str(part["clips"]), str(part["subjects"]), _percent(part["uf1"]), _percent(part["uar"])]
+            rows.append([control if name == "all" else "", *cells])
+            if part["absent"]:
+                absent[name] = part["absent"]
+    drawn = " or ".join(sorted({summary["resampled"] for summary in summaries.values()}))
+    notes = [f"In percent; ± is half of the 95% interval over resampled {drawn}."]
+    notes += [f"No clip of {name} is {' or '.join(labels)}." for name, labels in absent.items()]
+    return "\n".join([align(rows, left=2), "", *notes])
+
+
+def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
+    first = next(iter(summaries.values()))
+    return [plots.confusion_figure(first)]
+
+
+def _percent(figure: Interval) -> str:
+    found, low, high = figure["value"], figure["low"], figure["high"]
+    if found is None:
+        return "-"
+    return f"{100 * found:.1f}" + ("" if low is None or high is None else f" ±{50 * (high - low):.1f}")
