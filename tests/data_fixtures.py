@@ -2,11 +2,13 @@
 
 import io
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openpyxl
 from PIL import Image
 
 from actfer_jax import plugins
@@ -259,6 +261,139 @@ def write_ferbench(directory: Path, each: int = 2) -> dict[str, Any]:
     return {"directory": str(directory / "images"), "questions": str(directory / "UniFER"), "split": "test"}
 
 
+def write_workbook(path: Path, rows: Sequence[Sequence[Any]], sheet: str = "Sheet1") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    book = openpyxl.Workbook()
+    book.active.title = sheet
+    for row in rows:
+        book.active.append(row)
+    book.save(path)
+
+
+def frame(clip: str, number: int) -> np.ndarray:
+    """The frame of a clip in the sets of micro-expressions, which is like no other."""
+    return noise(zlib.crc32(f"{clip} {number}".encode()), 24, 20)
+
+
+def put_frames(folder: Path, name: str, numbers: Iterable[int], clip: str = "") -> None:
+    """Frames of a clip; `name` has a place for the number."""
+    kind = "BMP" if name.endswith("bmp") else "PNG"  # A PNG also where it is named .jpg: JPEG would change the pixels.
+    for number in numbers:
+        put(folder / name.format(number), encoded(frame(clip or folder.name, number), kind))
+
+
+CASME2_ROWS = (
+    # Subject, Filename, onset, apex, offset, action units, emotion.
+    ("01", "EP02_01f", 46, 59, 86, "4+L12", "happiness"),
+    ("01", "EP03_02", 131, "/", 162, 4, "others"),
+    ("02", "EP01_11f", 46, 91, 100, "?", "repression"),
+    ("02", "EP09_10", 51, 76, 91, "R1+2", "surprise"),
+    ("04", "EP12_01f", 31, 41, 61, "4+9", "disgust"),
+    ("05", "EP02_07", 10, 20, 30, "14", "disgust"),
+    ("05", "EP13_04f", 10, 9, 30, "15", "sadness"),
+)
+
+
+def write_casme2(directory: Path) -> dict[str, Any]:
+    """Two columns without a heading; subjects as texts, action units as texts or a number, an apex "/" or before the
+    onset."""
+    header = ("Subject", "Filename", None, "OnsetFrame", "ApexFrame", "OffsetFrame", None, "Action Units")
+    rows: list[tuple[Any, ...]] = [(*header, "Estimated Emotion")]
+    for subject, clip, onset, apex, offset, aus, emotion in CASME2_ROWS:
+        rows.append((subject, clip, None, onset, apex, offset, None, aus, emotion))
+        numbers = (onset, apex if isinstance(apex, int) else (onset + offset) // 2, offset)
+        put_frames(directory / f"Cropped/sub{subject}/{clip}", "reg_img{}.jpg", numbers)
+        put_frames(directory / f"CASME2_RAW_selected/sub{subject}/{clip}", "img{}.jpg", numbers, f"raw {clip}")
+    write_workbook(directory / "CASME2-coding-20140508.xlsx", rows)
+    return {"directory": str(directory)}
+
+
+SAMM_ROWS = (
+    ("006", "006_1_2", 562, 565, 570, "R12 + R15", "Happiness"),
+    ("006", "006_1_3", 10050, 10059, 10080, "(R6 or R12)+R15", "Contempt"),
+    ("007", "007_3_1", 16, 20, 19, "ref(7B)+43C", "Anger"),
+    ("007", "007_6_5", 40, "/", 51, "A/L12", "Other"),
+    ("011", "011_1_1", 100, 110, 120, "R14A", "Others"),
+    ("011", "011_2_1", 100, 110, 120, "9+M58", "Sadness"),
+)
+
+
+def write_samm(directory: Path) -> dict[str, Any]:
+    """The header on row 14; numbers of frames with 5 digits, and 4 in one clip."""
+    rows: list[tuple[Any, ...]] = [("SAMM micro-expression dataset",), (), ("Please cite:", "Davison et al.")]
+    rows += [()] * (13 - len(rows))
+    header = ("Subject", "Filename", "Inducement Code", "Onset Frame", "Apex Frame", "Offset Frame", "Duration")
+    rows.append((*header, "Micro", "Action Units", "Estimated Emotion", "Objective Classes", "Notes"))
+    for subject, clip, onset, apex, offset, aus, emotion in SAMM_ROWS:
+        rows.append((subject, clip, 1, onset, apex, offset, offset - onset, "1/2", aus, emotion, 2, None))
+        numbers = {onset, apex if isinstance(apex, int) else (onset + offset) // 2}
+        name = subject + ("_{:04d}.jpg" if clip == "006_1_2" else "_{:05d}.jpg")
+        put_frames(directory / subject / clip, name, numbers)
+    write_workbook(directory / "SAMM_Micro_FACS_Codes_v2.xlsx", rows, "MICRO ONLY")
+    return {"directory": str(directory)}
+
+
+def write_smic(directory: Path) -> dict[str, Any]:
+    for subject, emotion, clip, numbers in (
+        ("s1", "negative", "s1_ne_01", range(100, 107)),
+        ("s1", "surprise", "s1_sur_02", range(1, 5)),
+        ("s20", "positive", "s20_po_01", range(7, 8)),
+    ):
+        put_frames(directory / f"HS/{subject}/micro/{emotion}/{clip}", "image{:06d}.bmp", numbers)
+    return {"directory": str(directory)}
+
+
+CASME3_ROWS = (
+    ("spNO.1", "a", "355", "365", "372", "4+7", "II", "disgust"),
+    ("spNO.1", "a", "700", "705", "710", "1+2", "III", "surprise"),
+    ("spNO.2", "b", "1", "1", "8", "12", "I", "happy"),
+    ("spNO.2", "c", "21", "25", "30", "", "VII", "Others"),
+)
+
+
+def write_casme3(directory: Path, folders: bool = False) -> dict[str, Any]:
+    """All cells are texts, rows are blank, and two clips of a person have one letter. The other copies have a folder
+    for each clip, in another case."""
+    rows: list[tuple[Any, ...]] = [
+        ("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Objective class", "emotion")
+    ]
+    for subject, letter, onset, apex, *rest in CASME3_ROWS:
+        rows += [(subject, letter, onset, apex, *rest), ()]
+        folder = f"{subject.replace('NO', 'No')}_{letter}_{onset}" if folders else f"{subject}/{letter}/color"
+        put_frames(directory / folder, "{}.jpg", (int(onset), int(apex)), f"{subject} {letter}")
+    write_workbook(directory / "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx", rows, "label")
+    return {"directory": str(directory)}
+
+
+def write_dfme(directory: Path) -> dict[str, Any]:
+    """A coding sheet as in its challenge, with action units such as AD38 and M58."""
+    rows: list[tuple[Any, ...]] = [("Subject", "Filename", "OnsetFrame", "ApexFrame", "AU", "Emotion")]
+    for subject, clip, onset, apex, aus, emotion in (
+        ("sub0001", "sub0001_01_200", 1, 9, "AD38+4", "disgust"),
+        ("sub0001", "sub0001_02_500", 3, 30, "M58+12", "happiness"),
+        ("sub0671", "sub0671_01_200", 1, 5, "1+2", "surprise"),
+        ("sub0671", "sub0671_02_200", 1, 5, "17", "others"),
+    ):
+        rows.append((subject, clip, onset, apex, aus, emotion))
+        put_frames(directory / clip, "{:05d}.png", (onset, apex))
+    write_workbook(directory / "coding.xlsx", rows)
+    return {"directory": str(directory)}
+
+
+def write_mmew(directory: Path) -> dict[str, Any]:
+    header = ("Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion")
+    rows: list[tuple[Any, ...]] = [(*header, "remarks")]
+    for subject, clip, onset, apex, offset, aus, emotion in (
+        (13, "S13-07-001", 1, 12, 30, "4+7", "anger"),
+        (13, "S13-02-002", 5, 15, 40, "6+12", "happiness"),
+        (2, "S02-06-001", 1, 8, 20, "14", "others"),
+    ):
+        rows.append((subject, clip, onset, apex, offset, aus, emotion, None))
+        put_frames(directory / f"Micro_Expression/{emotion}/{clip}", "{}.jpg", (onset, apex))
+    write_workbook(directory / "MMEW_Micro_Exp.xlsx", rows)
+    return {"directory": str(directory)}
+
+
 def write_mixture(directory: Path) -> dict[str, Any]:
     raf, sfew = ({"name": name} | WRITERS[name](directory / name) for name in ("raf_db", "sfew"))
     return {"parts": {"raf_db": raf, "sfew": sfew}, "labels": "shared"}
@@ -273,6 +408,12 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "affectnet": write_affectnet,
     "sfew": write_sfew,
     "ferbench": write_ferbench,
+    "casme2": write_casme2,
+    "samm": write_samm,
+    "smic": write_smic,
+    "casme3": write_casme3,
+    "dfme": write_dfme,
+    "mmew": write_mmew,
     "mixture": write_mixture,
 }
 """By data set: writes the fixture and returns the keys of its config."""

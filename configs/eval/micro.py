@@ -1,10 +1,10 @@
-"""Evaluation on micro-expressions, onset and apex as two pictures: the composite of CASME II, SAMM and SMIC (MEGC 2019).
+"""Evaluation on micro-expressions, onset and apex as two pictures: CASME II, SAMM and SMIC pooled, as in MEGC 2019.
 
 python -m actfer_jax.evaluate --config=configs/eval/micro.py --config.data.parts.casme2.directory=CASME2 \
     --config.data.parts.samm.directory=SAMM --config.data.parts.smic.directory=SMIC --checkpoint=POLICY --out=micro
 
-This is for a policy that has learnt from none of them. Leaving one subject out, there is a policy for each person, which
-learnt from all others. It is evaluated on this person alone, and then all people are counted as one:
+This is for a policy that has learnt from none of them. Leaving one subject out, there is a policy for each person,
+which learnt from all others. Each is evaluated on its person alone, and then all runs are counted as one:
 
 python -m actfer_jax.evaluate --config=configs/eval/micro.py:casme2 --config.data.directory=CASME2 \
     --config.data.subject=sub01 --config.data.split=test --checkpoint=POLICY --out=folds/sub01
@@ -34,7 +34,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.size = None
         config.data.directory = ""
         config.data.cache_directory = cache
-        config.data.labels = "shared"
         config.data.parts = ConfigDict({name: clips(name, cache) for name in COMPOSITE})
     config.images = 2  # the onset and the apex
     config.controls = ("no_tools",)

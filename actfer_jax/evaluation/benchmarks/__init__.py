@@ -55,10 +55,11 @@ class Benchmark(Protocol):
 
     It may also have `PUBLISHED`, the rows of papers (`Published`); `row(summary)`, the figures that a table shows, by
     name; `AUS`, the action units that count in comparisons of runs; `HUB_DATASET`, its data set on the Hugging Face
-    Hub; `POOLS_RUNS = True`, if its figures need no more of an outcome than an `Answer` has, so that several runs can be
-    counted as one (`evaluation.pool`); and `reread(answer, config)`, an answer as it reads it, or None if it does not count, where that is not as the
-    grammar does. One that scores the predictions of other models has `measure_predictions(predictions, config, seed)`
-    and `read_answers(predictions, config)`, and a `protocol` in its `Config`.
+    Hub; `POOLS_RUNS = True`, if its figures need no more of an outcome than an `Answer` has, so that several runs can
+    be counted as one (`evaluation.pool`); and `reread(answer, config)`, an answer as it reads it, or None if it does
+    not count, where that is not as the grammar does. One that scores the predictions of other models has
+    `measure_predictions(predictions, config, seed)` and `read_answers(predictions, config)`, and a `protocol` in its
+    `Config`.
 
     Attributes:
       Config: its constants, a dataclass that extends `BenchmarkConfig`.

@@ -1,26 +1,28 @@
 """Micro-expressions: UF1 and UAR, pooled over all subjects, and for each data set of a composite (MEGC 2019).
 
-UF1 is the mean of the classes' F1, UAR the mean of their recalls, both from the counts of all clips together, also where
-every subject was answered by a policy of its own (leaving one subject out). The reference code leaves a class out that
-neither occurs nor is answered, without a word; `Config.absent_class` says what is done here. Intervals resample
+UF1 is the mean of the classes' F1, UAR the mean of their recalls. Both come from the counts of all clips together, also
+where each subject was tested on a policy of its own (leaving one subject out). The reference code leaves a class out
+that neither occurs nor is answered, without a word; `Config.absent_class` says what is done here. Intervals resample
 subjects.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from actfer_jax.config import one_of
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import BenchmarkConfig
-from actfer_jax.evaluation.bootstrap import Bootstrap, Floats, bootstrap, interval, nanmean, value
+from actfer_jax.evaluation.bootstrap import Floats, bootstrap, interval, nanmean, value
 from actfer_jax.evaluation.items import Interval
 from actfer_jax.evaluation.metrics import INVALID, Outcome, Summary, class_scores, confusion_counts
 from actfer_jax.evaluation.tables import align
+
+log = logging.getLogger(__name__)
 
 FIGURES = ("confusion",)
 POOLS_RUNS = True
@@ -31,8 +33,8 @@ class Config(BenchmarkConfig):
     """Its constants.
 
     Attributes:
-      absent_class: a class that no clip is of has no recall, and without an answer either no F1: it is "left_out" of the
-        means, and the report names it; or it counts as "zero".
+      absent_class: a class that no clip is of has no recall, and no F1 if no answer names it either: it is "left_out"
+        of that mean, with a warning; or it counts as "zero".
     """
 
     absent_class: Annotated[str, one_of("left_out", "zero")] = "left_out"
@@ -46,16 +48,16 @@ def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summar
     """
     known = [one for one in outcomes if one.emotion is not None]
     labels = list(dict.fromkeys(label for one in known for label in one.labels))
+    strata = sorted(set().union(*(one.strata for one in known)))
     drawn = bootstrap([one.subject for one in known], seed=seed)
-    everything, counts_SxCxK = np.ones(len(known), bool), confusion_counts(drawn, known, labels)
-    strata = {
-        name: np.array([name in one.strata for one in known], bool)
-        for name in sorted(set().union(*(one.strata for one in known)))
-    }
+    counts_SxCxK = confusion_counts(drawn, known, labels)
+    whole = _figures(known, labels, config, seed)
+    if whole["absent"]:
+        log.warning("no clip is of the class %s (benchmark.absent_class)", " or ".join(whole["absent"]))
     return {
-        **_figures(known, everything, labels, config, drawn),
-        "sets": {name: _figures(known, inside, labels, config, drawn) for name, inside in strata.items()},
-        "accuracy": interval(drawn.mean([one.correct for one in known], everything)),
+        **whole,
+        "sets": {name: _figures([one for one in known if name in one.strata], labels, config, seed) for name in strata},
+        "accuracy": interval(drawn.mean([one.correct for one in known], np.ones(len(known), bool))),
         "resampled": drawn.resampled,
         "confusion": {
             "labels": labels,
@@ -65,25 +67,23 @@ def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summar
     }
 
 
-def _figures(
-    outcomes: Sequence[Outcome], inside_N: NDArray[np.bool_], labels: Sequence[str], config: Config, drawn: Bootstrap
-) -> Summary:
-    """Of a part of the clips: clips, subjects; uf1 and uar, with intervals; classes, for each clips, f1 and recall; and
-    absent, the classes that no clip is of."""
-    part = [one if inside else replace(one, emotion=None) for one, inside in zip(outcomes, inside_N, strict=True)]
-    counts_SxCxK = confusion_counts(drawn, part, labels)
+def _figures(clips: Sequence[Outcome], labels: Sequence[str], config: Config, seed: int) -> Summary:
+    """clips, subjects; uf1 and uar, with intervals; classes, for each clips, f1 and recall; and absent, the classes of
+    which there is no clip."""
+    drawn = bootstrap([one.subject for one in clips], seed=seed)
+    counts_SxCxK = confusion_counts(drawn, clips, labels)
     _, recall_SxC, f1_SxC = class_scores(counts_SxCxK)
     clips_C = counts_SxCxK[0].sum(-1).astype(int)
     return {
-        "clips": int(inside_N.sum()),
-        "subjects": len({one.subject for one in part if one.emotion is not None and one.subject}),
+        "clips": len(clips),
+        "subjects": len({one.subject for one in clips if one.subject}),
         "uf1": interval(_mean(f1_SxC, config)),
         "uar": interval(_mean(recall_SxC, config)),
         "classes": {
             label: {"clips": int(clips_C[c]), "f1": value(f1_SxC[:, c]), "recall": value(recall_SxC[:, c])}
             for c, label in enumerate(labels)
         },
-        "absent": [label for label, clips in zip(labels, clips_C, strict=True) if not clips],
+        "absent": [label for label, there in zip(labels, clips_C, strict=True) if not there],
     }
 
 
