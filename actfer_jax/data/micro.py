@@ -5,17 +5,18 @@ expression is strongest. The reference is about the apex. Set `rollout.images` t
 `images` where one is evaluated.
 
 - A clip without an apex is shown with the frame in the middle between onset and offset, rounded down.
-- An apex, or an onset, that does not lie where it should is named and taken as it is written.
+- An apex that is not between onset and offset is named, and shown as it is written.
 - A clip without a picture of its onset or apex is left out.
-- A word that is no single action unit, such as `(R6 or R12)`, `ref(7B)` or `?`, makes the units in it unknown.
+- A word that is no single action unit, such as `(R6 or R12)` or `ref(7B)`, makes the units in it unknown, and one
+  without a number, such as the `?` of `4+?`, all that are not named.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Reference
@@ -147,12 +148,11 @@ def clip_inventory(
             continue
         lines[clip.name] = clip.line
         problems += [Problem(clip.file, clip.line, odd)] if odd else []
-        aus, known_aus, details, words = _action_units(clip.row.get("aus"))
-        for word in words:
-            alike[clip.file][f"have {word!r} among their action units: what is in it is not known"] += [clip.line]
-        reference = Reference(
-            (), label, aus, known_aus, strata=(config.name,), extra={"subject": clip.subject} | details
-        )
+        coded = _action_units(clip.row.get("aus"))
+        for word in coded.unread:
+            alike[clip.file][f"have {word!r} among their action units, which is not read"] += [clip.line]
+        extra = {"subject": clip.subject, **coded.details}
+        reference = Reference((), label, coded.aus, coded.known_aus, strata=(config.name,), extra=extra)
         split = "" if not config.subject else "test" if clip.subject == config.subject else "train"
         records.append(Record(clip.name, pictures[1], reference, split, before=(pictures[0],)))
     for file, there in alike.items():
@@ -210,14 +210,27 @@ def _number(cell: Any) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _action_units(cell: Any) -> tuple[frozenset[int] | None, frozenset[int] | None, dict[str, Any], list[str]]:
-    """The action units of a cell, those that are known (None for every one), sides and intensities as
-    `Reference.extra` has them, and the words that are no single action unit."""
+class _Coded(NamedTuple):
+    """The action units of a cell.
+
+    Attributes:
+      aus, known_aus: as in `Reference`.
+      details: sides and intensities, for `Reference.extra`.
+      unread: the words that are no single action unit.
+    """
+
+    aus: frozenset[int] | None
+    known_aus: frozenset[int] | None = None
+    details: Mapping[str, Any] = {}
+    unread: Sequence[str] = ()
+
+
+def _action_units(cell: Any) -> _Coded:
     text = text_of(cell)
     if text.strip("?/-") == "":
-        return None, None, {}, []
+        return _Coded(None)
     if text.lower() in ("none", "null"):
-        return frozenset(), None, {}, []
+        return _Coded(frozenset())
     coded, words, unknown = list[facs.CodedAU](), list[str](), set[int]()
     for word in _words(text):
         try:
@@ -225,10 +238,11 @@ def _action_units(cell: Any) -> tuple[frozenset[int] | None, frozenset[int] | No
         except ValueError:
             words.append(word)
             unknown |= {int(number) for number in re.findall(r"\d+", word)}
+    any_other = any(not re.search(r"\d", word) for word in words)
     aus = frozenset(one.au for one in coded)
-    unknown &= facs.AU_NAMES.keys() - aus
+    unknown = (facs.AU_NAMES.keys() if any_other else unknown & facs.AU_NAMES.keys()) - aus
     known_aus = frozenset(facs.AU_NAMES.keys() - unknown) if unknown else None
-    return aus, known_aus, coded_details(coded), words
+    return _Coded(aus, known_aus, coded_details(coded), words)
 
 
 def _words(text: str) -> Iterator[str]:

@@ -35,7 +35,7 @@ def read_table(path: Path, columns: Mapping[str, str], optional: tuple[str, ...]
     firsts = []
     for sheet in _read(path):
         for number, row in enumerate(sheet[:_LAST_HEADER]):
-            there = {_heading(cell): place for place, cell in reversed(list(enumerate(row))) if cell is not None}
+            there = {_heading(cell): place for place, cell in reversed(list(enumerate(row)))}
             places = {name: _place(column, there, len(row)) for name, column in columns.items()}
             if all(place is not None for name, place in places.items() if name not in optional):
                 yield from _rows(sheet, number + 1, places)
@@ -76,8 +76,8 @@ def _rows(sheet: list[tuple[Any, ...]], start: int, places: Mapping[str, int | N
 def _place(column: str, there: Mapping[str, int], count: int) -> int | None:
     if column.isdecimal():
         return int(column) if int(column) < count else None
-    return there.get(_heading(column))
+    return there.get(_heading(column)) if column else None
 
 
 def _heading(cell: Any) -> str:
-    return re.sub(r"\W", "", str(cell)).lower()
+    return "" if cell is None else re.sub(r"\W", "", str(cell)).lower()

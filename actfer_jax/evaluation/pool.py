@@ -48,9 +48,9 @@ def pool(runs: Sequence[Results]) -> Pooled:
         if all(control in answers for answers in answered)
     }
     for answers in by_control.values():
-        (sample, times), *_ = Counter((one.dataset, one.name) for one in answers).most_common(1)
-        if times > 1:
-            raise UserError(f"{'/'.join(sample)} is in {times} of the runs; each sample is to be tested once")
+        for sample, times in Counter((one.dataset, one.name) for one in answers).items():
+            if times > 1:
+                raise UserError(f"{'/'.join(sample)} is in {times} of the runs; each sample is to be tested once")
     summaries = {
         control: first.benchmark.measure([_outcome(one) for one in answers], config=first.config, seed=_SEED)
         for control, answers in by_control.items()

@@ -73,7 +73,7 @@ def test_the_composite_has_three_classes_and_counts_what_it_leaves_out(tmp_path)
         (8, "1 rows from here on have the emotion 'sadness', which is in no class; left out"),
     ] and {problem["file"] for problem in report["problems"]} == {book}
     given = write_samm(tmp_path / "samm") | {"classes": "composite"}
-    assert report_of("samm", **given)["classes"] == {"negative": 3, "positive": 1, "surprise": 0}
+    assert report_of("samm", **given)["classes"] == {"negative": 3, "positive": 1, "surprise": 1}
     assert report_of("smic", **write_smic(tmp_path / "smic"))["classes"] == dict.fromkeys(COMPOSITE, 1)
     # The published sums: 442 clips, of which 250, 109 and 83.
     published = [module.OFFICIAL for module in (casme2, samm, smic)]
@@ -108,15 +108,17 @@ def test_samm_has_lines_above_its_header_and_words_of_several_meanings(tmp_path)
         "007_6_5": ({12}, None),
         "011_1_1": ({14}, None),
         "011_2_1": ({9}, None),
+        "011_3_1": ({4}, {4}),
     }
     assert samples["011_1_1"].reference.extra["intensities"] == {"AU14": "A"}
     assert samples["007_6_5"].reference.emotion == samples["011_1_1"].reference.emotion == "other"
     assert [(line, what) for _, line, what in problems_of("samm", **given)] == [
         (17, "the apex 20 is not between onset 16 and offset 19; shown as written"),
         (18, "there is no apex: the middle frame 45 of 40 to 51 is shown"),
-        (16, "1 rows from here on have '(R6 or R12)' among their action units: what is in it is not known"),
-        (17, "1 rows from here on have 'ref(7B)' among their action units: what is in it is not known"),
-        (20, "1 rows from here on have 'M58' among their action units: what is in it is not known"),
+        (16, "1 rows from here on have '(R6 or R12)' among their action units, which is not read"),
+        (17, "1 rows from here on have 'ref(7B)' among their action units, which is not read"),
+        (20, "1 rows from here on have 'M58' among their action units, which is not read"),
+        (21, "1 rows from here on have '?' among their action units, which is not read"),
     ]
     assert len(samples) == len(SAMM_ROWS)
 
@@ -210,7 +212,7 @@ def test_the_config_of_the_benchmark_pools_the_sets_of_the_composite(tmp_path):
         raw.data.parts[name].directory = write(tmp_path / name)["directory"]
     config = read_config(raw, EvaluateConfig, "config")
     source = open_source(config.data)
-    assert len(source) == 4 + 4 + 3 and emotion_labels(config.data) == ("negative", "positive", "surprise")
+    assert len(source) == 4 + 5 + 3 and emotion_labels(config.data) == ("negative", "positive", "surprise")
     assert {source.strata(index) for index in range(len(source))} == {(name,) for name in ("casme2", "samm", "smic")}
     for variant in eval_micro.VARIANTS:
         raw = eval_micro.get_config(variant)

@@ -1,18 +1,22 @@
 """UF1 and UAR of micro-expressions against counting by hand, and runs that each left one subject out as one."""
 
+import csv
+import io
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from absl import flags
 from etils import epath
 
+from actfer_jax import table
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation.benchmarks import disfa, micro
 from actfer_jax.evaluation.items import Answer, to_json
 from actfer_jax.evaluation.metrics import Outcome
-from actfer_jax.evaluation.paper import main_table
 from actfer_jax.evaluation.pool import pool
 from actfer_jax.evaluation.results import Results, read_results
 
@@ -147,15 +151,16 @@ def run(tmp_path) -> Callable[..., Results]:
     return write
 
 
-def test_runs_that_left_one_subject_out_are_pooled(run):
+def test_runs_that_left_one_subject_out_are_pooled(run, monkeypatch, capsys):
     runs = [run(f"fold_{who}", [one for one in FOLDS if one.subject == who]) for who in "abc"]
     together, whole = pool(runs), micro.measure(FOLDS, config=OWN, seed=0)
     assert together.summaries["normal"] == whole
     assert np.mean([one.summaries["normal"]["uf1"]["value"] for one in runs]) != whole["uf1"]["value"]
-    headings, row = main_table([together])
-    shown = dict(zip(headings, row, strict=True))
-    assert shown["n"] == "8" and shown["uf1"].startswith(f"{100 * whole['uf1']['value']:.2f}")
-    assert shown["samm uar"] == "50.00" and len(together.answers()["normal"]) == 8
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(pool=True, compare=False, strata=False, format="csv"))
+    table.main(["table", *(str(one.directory) for one in runs)])
+    shown, paper = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert shown["n"] == "8" and shown["uf1"].startswith(f"{100 * whole['uf1']['value']:.2f} ±")
+    assert shown["samm uar"] == "50.00" and (paper["uf1"], paper["source"][:10]) == ("92.84", "published,")
     with pytest.raises(UserError, match="fold_a/0 is in 2 of the runs; each sample is to be tested once"):
         pool([*runs, runs[0]])
     with pytest.raises(UserError, match="other was measured by .*zero"):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from actfer_jax.config import one_of
 from actfer_jax.evaluation import plots
-from actfer_jax.evaluation.benchmarks import BenchmarkConfig
+from actfer_jax.evaluation.benchmarks import BenchmarkConfig, Published
 from actfer_jax.evaluation.bootstrap import Floats, bootstrap, interval, nanmean, value
 from actfer_jax.evaluation.items import Interval
 from actfer_jax.evaluation.metrics import INVALID, Outcome, Summary, class_scores, confusion_counts
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 FIGURES = ("confusion",)
 POOLS_RUNS = True
+_LOSO = "composite, one subject left out"
+PUBLISHED = (Published("SOFP", {"uf1": 0.9284, "uar": 0.9293}, _LOSO, "github.com/Healer-ML/MER", tools="none"),)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,10 @@ def report(summaries: Mapping[str, Summary]) -> str:
     drawn = " or ".join(sorted({summary["resampled"] for summary in summaries.values()}))
     notes = [f"In percent; ± is half of the 95% interval over resampled {drawn}."]
     notes += [f"No clip of {name} is {' or '.join(labels)}." for name, labels in absent.items()]
-    return "\n".join([align(rows, left=2), "", *notes])
+    published = [["published, not measured here", "on", "UF1", "UAR", "source"]]
+    for one in PUBLISHED:
+        published.append([one.model, one.data, *(f"{100 * share:.1f}" for share in one.figures.values()), one.source])
+    return "\n".join([align(rows, left=2), "", *notes, "", align(published, left=2)])
 
 
 def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
