@@ -162,8 +162,8 @@ def clip_inventory(
 
 def frames_in(folder: Path) -> Frames:
     """The pictures in a folder, none where there is no folder. The number of a file is the last in its name."""
-    files = folder.iterdir() if folder.is_dir() else ()
-    numbers = ((re.search(r"(\d+)\D*$", file.stem), file) for file in files if file.suffix.lower() in SUFFIXES)
+    files = [file for file in (folder.iterdir() if folder.is_dir() else ()) if file.suffix.lower() in SUFFIXES]
+    numbers = ((re.search(r"(\d+)\D*$", file.stem), file) for file in files if not file.name.startswith("."))
     return dict(sorted((int(match[1]), file) for match, file in numbers if match is not None))
 
 

@@ -10,11 +10,12 @@ A sample is a clip, shown by its onset and its apex (`data.micro`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from actfer_jax.config import one_of
 from actfer_jax.data.errors import DataError
-from actfer_jax.data.files import Problem, relative
+from actfer_jax.data.files import Problem
 from actfer_jax.data.inventory import Inventory, Pictures
 from actfer_jax.data.micro import COLUMNS, Clip, MicroConfig, clip_inventory, frames_in, labels_of, text_of
 from actfer_jax.data.workbook import read_table
@@ -64,21 +65,21 @@ def inventory(config: Config) -> Inventory:
     Raises:
       DataError: the workbook is not there or is another, or nobody is `config.subject`.
     """
-    problems, clips, official = list[Problem](), _clips(config), dict[str, int]()
+    books = sorted(config.folder.glob("CASME2-coding-*.xlsx"))
+    if not books:
+        raise DataError(f"there is no {config.folder}/CASME2-coding-*.xlsx; data.directory must hold CASME II")
+    problems = [Problem(book.name, None, f"not used, beside {books[-1].name}: give only one") for book in books[:-1]]
+    clips, official = _clips(books[-1], config), dict[str, int]()
     if config.classes == "composite":
         clips, official = _of_composite(clips, problems), OFFICIAL
     return clip_inventory(clips, config, CLASSES[config.classes], problems, official)
 
 
-def _clips(config: Config) -> Iterator[Clip]:
-    books = sorted(config.folder.glob("CASME2-coding-*.xlsx"))
-    if not books:
-        raise DataError(f"there is no {config.folder}/CASME2-coding-*.xlsx; data.directory must hold CASME II")
-    book = relative(books[-1], config.folder)
-    for line, row in read_table(books[-1], COLUMNS):
+def _clips(book: Path, config: Config) -> Iterator[Clip]:
+    for line, row in read_table(book, COLUMNS):
         subject, clip = f"sub{text_of(row['subject']).zfill(2)}", text_of(row["clip"])
         folder = config.folder / _FOLDERS[config.pictures] / subject / clip
-        yield Clip(f"{subject}/{clip}", subject, row, folder, frames_in(folder), book, line)
+        yield Clip(f"{subject}/{clip}", subject, row, folder, frames_in(folder), book.name, line)
 
 
 def _of_composite(clips: Iterator[Clip], problems: list[Problem]) -> Iterator[Clip]:
