@@ -110,7 +110,9 @@ def report(summaries: Mapping[str, Summary]) -> str:
                 absent[name] = part["absent"]
     drawn = " or ".join(sorted({summary["resampled"] for summary in summaries.values()}))
     notes = [f"In percent; ± is half of the 95% interval over resampled {drawn}."]
-    notes += [f"No clip of {name} is {' or '.join(labels)}." for name, labels in absent.items()]
+    notes += [
+        f"No clip{'' if name == 'all' else f' of {name}'} is {' or '.join(labels)}." for name, labels in absent.items()
+    ]
     published = [["published, not measured here", "on", "UF1", "UAR", "source"]]
     for one in PUBLISHED:
         published.append([one.model, one.data, *(f"{100 * share:.1f}" for share in one.figures.values()), one.source])
