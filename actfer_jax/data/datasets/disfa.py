@@ -57,11 +57,6 @@ class Config(PictureConfig):
     frames: str = "frames"
 
 
-def fold_of(subject: str) -> int | None:
-    """The fold in which a person is tested; None for nobody of DISFA."""
-    return next((fold for fold, subjects in FOLDS.items() if subject in subjects), None)
-
-
 def labels(config: Config) -> tuple[str, ...]:
     """None: DISFA has action units and no emotions."""
     return ()
