@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,33 @@ def write_disfa(directory: Path, frames: int = 4, from_zero: bool = False) -> di
             name = f"{frame - 1}.png" if from_zero else f"{frame:05d}.png"
             grey = DISFA_PEOPLE.index(subject) * frames + frame
             put(directory / "frames" / subject / name, picture(grey, "PNG"))
+    return {"directory": str(directory)}
+
+
+# BP4D's columns; 30 and 31 are none of `facs.AU_NAMES`.
+BP4D_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 27, 28, 30, 31, 32, 38, 39)
+BP4D_EVALUATED = {1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24}
+BP4D_PEOPLE = [f"F{n:03d}" for n in range(1, 24)] + [f"M{n:03d}" for n in range(1, 19)]
+BP4D_FIRST = 95  # The first of the coded frames: padded names have zeros, and sort otherwise from 100 on.
+
+
+def bp4d_code(subject: str, task: int, au: int, frame: int) -> int:
+    """9 for two thirds of the codes of units that no F1 is published of."""
+    mixed = int(subject[1:]) + au * au + 5 * task + frame * frame
+    return 9 if au not in BP4D_EVALUATED and mixed % 3 else mixed // 3 % 2
+
+
+def write_bp4d(directory: Path, tasks: int = 8, frames: int = 6, people: list[str] = BP4D_PEOPLE) -> dict[str, Any]:
+    """Frames of the number's grey, one more than are coded. Those of men have zeros before their numbers."""
+    for subject in people:
+        for task in range(1, tasks + 1):
+            coded = range(BP4D_FIRST, BP4D_FIRST + frames)
+            rows = [[frame, *(bp4d_code(subject, task, au, frame) for au in BP4D_AUS)] for frame in coded]
+            table = "\r\n".join(",".join(map(str, row)) for row in [[0, *BP4D_AUS], *rows, []])
+            put(directory / f"AUCoding/AU_OCC/{subject}_T{task}.csv", table)
+            for frame in (BP4D_FIRST - 1, *coded):
+                name = f"{frame}.jpg" if subject[0] == "F" else f"{frame:04d}.jpg"
+                put(directory / f"frames/{subject}/T{task}/{name}", picture(frame, side=2))
     return {"directory": str(directory)}
 
 
@@ -269,6 +297,7 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "folders": write_folders,
     "table": write_table,
     "disfa": write_disfa,
+    "bp4d": partial(write_bp4d, tasks=1, people=["F002", "M001"]),
     "fer_plus": write_fer_plus,
     "affectnet": write_affectnet,
     "sfew": write_sfew,
