@@ -17,7 +17,7 @@ from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import Published
 from actfer_jax.evaluation.bootstrap import Bootstrap, Floats, bootstrap, interval, value
 from actfer_jax.evaluation.metrics import Outcome, Summary, au_counts
-from actfer_jax.evaluation.tables import align
+from actfer_jax.evaluation.tables import align, percent, percent_with_interval, published_table
 
 FIGURES = ("aus",)
 ALL_FRAMES, MEAN_OF_FOLDS = "all frames", "mean of folds"
@@ -89,22 +89,18 @@ class ActionUnits:
         rows = [["control", "measured on", "frames", *(f"AU{au}" for au in self.aus), "mean"]]
         for control, summary in summaries.items():
             f1s = [entry["f1"] for entry in summary["aus"].values()]
-            mean = _with_interval(summary["f1"])
-            rows.append([control, ALL_FRAMES, str(summary["frames"]), *map(_percent, f1s), mean])
+            mean = percent_with_interval(summary["f1"])
+            rows.append([control, ALL_FRAMES, str(summary["frames"]), *map(percent, f1s), mean])
             folds = summary.get("folds", {})
             for fold, part in folds.items():
                 f1s = list(part["aus"].values())
-                rows.append(["", f"fold {fold}", str(part["frames"]), *map(_percent, f1s), _percent(part["f1"])])
+                rows.append(["", f"fold {fold}", str(part["frames"]), *map(percent, f1s), percent(part["f1"])])
             if folds and len(folds) == len(self.folds):
                 f1s = [float(np.mean([part["aus"][f"AU{au}"] for part in folds.values()])) for au in self.aus]
-                rows.append(["", MEAN_OF_FOLDS, "", *map(_percent, f1s), _with_interval(summary["f1_folds"])])
-        published = [["published, not measured here", "on", "mean", "tools (here: dlib)", "source"]]
-        for one in self.published:
-            (mean,) = one.figures.values()
-            published.append([one.model, one.data, _percent(mean), one.tools, one.source])
+                rows.append(["", MEAN_OF_FOLDS, "", *map(percent, f1s), percent_with_interval(summary["f1_folds"])])
         drawn = " or ".join(sorted({summary["resampled"] for summary in summaries.values()}))
         note = f"F1 in percent; ± is half of the 95% interval over resampled {drawn}."
-        return f"{align(rows, left=2)}\n\n{note}\n\n{align(published, left=5)}"
+        return f"{align(rows, left=2)}\n\n{note}\n\n{published_table(self.published)}"
 
     def figures(self, summaries: Mapping[str, Summary]) -> Sequence[Figure]:
         """One for each of `FIGURES`."""
@@ -114,13 +110,3 @@ class ActionUnits:
 def _f1(true: Floats, false: Floats, missed: Floats) -> Floats:
     bottom = 2 * true + false + missed
     return np.divide(2 * true, bottom, out=np.zeros_like(bottom), where=bottom > 0)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _with_interval(figure: Mapping[str, float | None]) -> str:
-    low, high = figure["low"], figure["high"]
-    half = "" if low is None or high is None else f" ±{50 * (high - low):.1f}"
-    return _percent(figure["value"]) + half

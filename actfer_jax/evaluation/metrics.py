@@ -7,8 +7,8 @@ Shapes: N episodes, S rows, C labels, A action units.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Outcome:
       response: the text of the last turn.
       failed: whether it failed on the host or at a server, and so says nothing of the policy.
       aus_from: the annotator that found `aus`; "" where people coded them.
+      extra: what else the data set records (`Reference.extra`).
     """
 
     labels: tuple[str, ...]
@@ -67,6 +68,7 @@ class Outcome:
     response: str = ""
     failed: bool = False
     aus_from: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def correct(self) -> bool:
@@ -104,6 +106,7 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         choices=reference.labels,
         response=episode.turns[-1].text if episode.turns else "",
         aus_from=reference.aus_from,
+        extra=reference.extra,
     )
 
 
