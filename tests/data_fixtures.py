@@ -287,6 +287,67 @@ def write_ferbench(directory: Path, each: int = 2) -> dict[str, Any]:
     return {"directory": str(directory / "images"), "questions": str(directory / "UniFER"), "split": "test"}
 
 
+FEA_SOURCES = {
+    # Source: AUs and labels of its items; the last of each is of the test part.
+    "FABA": ([["AU1", "AU4"], ["anger"]], [["AU12"], ["happiness"]], [[], ["neutral"]]),
+    "BP4D": ([["AU6", "AU12", "AU30"], []], [[], []], [["AU12", "AU14"], []]),
+    "FER2013": ([[], ["fear"]], [[], ["happiness"]], [[], ["fear"]]),
+}
+
+
+def fea_description(aus: list[str], labels: list[str]) -> str:
+    told = " and ".join(f"a part of the face moves ({au})" for au in aus) or "the face is at rest"
+    return f"<think>In this picture {told}.</think>\n<answer>{(labels or ['neutral'])[0]}</answer>"
+
+
+def write_fea_20k(directory: Path) -> dict[str, Any]:
+    """Files by source and part in a folder each; later stages have items of the first again."""
+    for source, items in FEA_SOURCES.items():
+        rows = []
+        for index, (aus, labels) in enumerate(items):
+            put(directory / source / f"p/{index}.jpg", encoded(noise(index + len(source)), "JPEG"))
+            row = {
+                "id": f"{source}_{index}",
+                "dataset": source,
+                "image": f"p/{index}.jpg",
+                "AUs": aus,
+                "labels": labels,
+            }
+            texts = {
+                "question": "<image>What is the emotion of this face?",
+                "description": fea_description(aus, labels),
+            }
+            rows.append(json.dumps(row | texts | {"meta_info": {}}))
+        for stage in (1, 2):
+            put(directory / f"items/{source}/{source}-Train-stage{stage}.jsonl", "\n".join(rows[: 3 - stage]))
+        put(directory / f"items/{source}/{source}-Test.jsonl", rows[2] + "\n")
+    return {"directory": str(directory), "items": str(directory / "items")}
+
+
+UNIFER_QUESTION = (
+    "Which expression is most prominent? Please select your answer from the following candidate labels: {}. Provide "
+    "your reasoning in <think></think>, and your answer in <answer></answer>."
+)
+
+
+def write_unifer(directory: Path) -> dict[str, Any]:
+    """Both files, with two texts about each picture."""
+    cot, rlvr = list[dict[str, str]](), list[dict[str, str]]()
+    for number, subset in enumerate(("rafdb", "affectnet")):
+        names = FERBENCH_LABELS[subset]
+        for index in range(2):
+            path = FERBENCH_PATHS[subset].format(index)
+            put(directory / path.lstrip("/"), encoded(noise(10 * number + index), "JPEG"))
+            question, answer = UNIFER_QUESTION.format(", ".join(names)), f"<answer>{names[index]}</answer>"
+            for thought in ("The brows rise.", "The mouth opens."):
+                text = f"<think>{thought}</think>\n{answer}"
+                cot.append({"image_path": path, "question": question, "response": text})
+            rlvr.append({"image_path": path, "problem": question, "solution": answer})
+    for name, items in (("UniFER_CoT_230K", cot), ("UniFER_RLVR_360K", rlvr)):
+        put(directory / f"texts/{name}.json", json.dumps(items, indent=2))
+    return {"directory": str(directory), "texts": str(directory / "texts")}
+
+
 def write_mixture(directory: Path) -> dict[str, Any]:
     raf, sfew = ({"name": name} | WRITERS[name](directory / name) for name in ("raf_db", "sfew"))
     return {"parts": {"raf_db": raf, "sfew": sfew}, "labels": "shared"}
@@ -302,6 +363,8 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "affectnet": write_affectnet,
     "sfew": write_sfew,
     "ferbench": write_ferbench,
+    "fea_20k": write_fea_20k,
+    "unifer": write_unifer,
     "mixture": write_mixture,
 }
 """By data set: writes the fixture and returns the keys of its config."""

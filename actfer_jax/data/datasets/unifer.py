@@ -5,7 +5,7 @@
     DIR/RAF-DB/aligned/...         the pictures, below DIR by the paths of the texts
 
 The emotion is what the last <answer> has, and the labels are those that the question offers. Texts are kept in `extra`:
-the question as "prompt", the thought and answer as "text".
+the question as "prompt", the thought and answer as "description".
 """
 
 import re
@@ -113,5 +113,5 @@ def _text(item: Any, part: str) -> tuple[str, Reference]:
     if answer.strip() not in choices:
         raise ValueError(f"{keys[2]} answers {answer.strip()[:60]!r}, which is none of {', '.join(choices)}")
     image = image.lstrip("/")
-    extra = {"prompt": question} | ({"text": text} if part == "cot" else {})
+    extra = {"prompt": question} | ({"description": text} if part == "cot" else {})
     return image, Reference(choices, emotion=answer.strip(), strata=(image.split("/")[0],), extra=extra)

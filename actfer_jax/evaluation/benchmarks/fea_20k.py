@@ -59,7 +59,9 @@ class Config(BenchmarkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if find_spec("rouge_score") is None:
-            raise FieldError("name", f"is {self.name!r}, which needs the package rouge-score: pip install rouge-score")
+            raise FieldError(
+                "name", f"is {self.name!r}, which needs the package rouge-score: pip install 'actfer_jax[rouge]'"
+            )
 
 
 def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
