@@ -1,12 +1,14 @@
 """The texts of a data set as traces of one turn, for a policy that looks at the picture as it is and answers.
 
-    python -m actfer_jax.training.texts --config=configs/sft.py --config.model.path=DIR --config.data.name=unifer \
-        --config.data.directory=DIR --config.data.size=None --config.rollout.ask_aus=False --out=traces.jsonl
-    python -m actfer_jax.train --config=configs/sft.py --config.traces.file=traces.jsonl ...
+    python -m actfer_jax.training.texts --config=configs/sft.py --config.traces.file=traces.jsonl \
+        --config.data.name=unifer --config.data.directory=DIR --config.data.size=None --config.model.path=DIR \
+        --config.rollout.format=passive --config.rollout.max_turns=1 --config.rollout.ask_aus=False
+
+writes `traces.file`, from which `python -m actfer_jax.train` learns with the same arguments (docs/cold_start.md).
 
 A text is the "description" in `reference.extra`, as UniFER's (`unifer`) and FEA-20K's (`fea_20k`) items have: a thought
 in <think> and an answer in <answer>. Those that no policy could write, or that do not answer as is asked for and
-rightly, are left out and counted. Give the training the same section `data` (docs/cold_start.md).
+rightly, are left out and counted.
 """
 
 from collections import Counter
@@ -18,6 +20,7 @@ from actfer_jax import cli
 from actfer_jax.agent.chat import Chat
 from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.episode import Episode, Turn
+from actfer_jax.config import ConfigError
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.inventory import Pictures
 from actfer_jax.data.sources import Source, open_source
@@ -67,19 +70,19 @@ def traces_of_texts(source: Source, chat: Chat, rules: RolloutConfig) -> tuple[l
 
 def main(argv: list[str]) -> None:
     del argv
-    given = flags.FLAGS
-    check_file(given.out, "JSON")
-    config = read_train_config(given.config)
+    config = read_train_config(flags.FLAGS.config)
+    if not (file := config.traces.file):
+        raise ConfigError("config.traces.file is empty; give the file that is to be written")
+    check_file(file, "JSON")
     source, chat = open_source(config.data), Chat.from_pretrained(config.model.directory)
     traces, left_out = traces_of_texts(source, chat, config.rollout)
-    write_file(given.out, "".join(map(to_line, traces)))
-    print(f"{len(traces)} traces of {len(source)} samples are in {given.out}")
+    write_file(file, "".join(map(to_line, traces)))
+    print(f"{len(traces)} traces of {len(source)} samples are in {file}")
     for reason, count in left_out.items():
         print(f"left out: {count} with {reason}")
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "A config of training.")
-    flags.DEFINE(cli.PathFlag(), "out", None, "The file to write.", required=True)
     flags.mark_flags_as_required(["config"])
     cli.run(main, config=TrainConfig)
