@@ -24,6 +24,7 @@ from actfer_jax.config import ConfigError
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.inventory import Pictures
 from actfer_jax.data.sources import Source, open_source
+from actfer_jax.models import demo_checkpoint, words_directory
 from actfer_jax.outputs import check_file, write_file
 from actfer_jax.rollout.engine import RolloutConfig
 from actfer_jax.training.config import TrainConfig, read_train_config
@@ -74,7 +75,12 @@ def main(argv: list[str]) -> None:
     if not (file := config.traces.file):
         raise ConfigError("config.traces.file is empty; give the file that is to be written")
     check_file(file, "JSON")
-    source, chat = open_source(config.data), Chat.from_pretrained(config.model.directory)
+    path = config.model.path
+    try:
+        chat = Chat.from_pretrained(words_directory(demo_checkpoint() if path == "demo" else path))
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"model {path!r} cannot be used: {error}") from error
+    source = open_source(config.data)
     traces, left_out = traces_of_texts(source, chat, config.rollout)
     write_file(file, "".join(map(to_line, traces)))
     print(f"{len(traces)} traces of {len(source)} samples are in {file}")
