@@ -12,18 +12,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from actfer_jax import facs
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.benchmarks import Published
-from actfer_jax.evaluation.bootstrap import Bootstrap, Floats, bootstrap, interval, value
-from actfer_jax.evaluation.metrics import Outcome, Summary, au_counts
+from actfer_jax.evaluation.bootstrap import Bootstrap, Floats, bootstrap, interval
+from actfer_jax.evaluation.metrics import Outcome, Summary, au_counts, au_entries
 from actfer_jax.evaluation.tables import align, percent, percent_with_interval, published_table
 
 FIGURES = ("aus",)
 ALL_FRAMES, MEAN_OF_FOLDS = "all frames", "mean of folds"
 """What `f1` and `f1_folds` are measured on."""
-
-_COUNTS = ("true_positives", "false_positives", "false_negatives")
 
 
 @dataclass(frozen=True)
@@ -57,14 +54,7 @@ class ActionUnits:
             "subjects": len({one.subject for one in known if one.subject}),
             "resampled": drawn.resampled,
             "f1": interval(f1_SxA.mean(1) if known else np.full(1, np.nan)),
-            "aus": {
-                f"AU{au}": {
-                    "name": facs.AU_NAMES[au],
-                    **{name: int(n_SxA[0, a]) for name, n_SxA in zip(_COUNTS, counts_3xSxA, strict=True)},
-                    "f1": value(f1_SxA[:, a]),
-                }
-                for a, au in enumerate(self.aus)
-            },
+            "aus": au_entries(self.aus, counts_3xSxA, f1_SxA),
             **(self._by_fold(drawn, known) if self.folds else {}),
             "no_answer": float(np.mean([not one.answered for one in outcomes])),
             "zoom_rate": float(np.mean([one.inspected for one in outcomes])),

@@ -214,16 +214,7 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
             "counts": counts_SxCxK[0].astype(int).tolist(),
         },
         "classes": _classes(drawn.without_resamples, outcomes, labels, counts_SxCxK[:1], inspected, strata),
-        "aus": {
-            f"AU{au}": {
-                "name": facs.AU_NAMES.get(au, ""),
-                "true_positives": int(true_SxA[0, a]),
-                "false_positives": int(false_SxA[0, a]),
-                "false_negatives": int(missed_SxA[0, a]),
-                "f1": value(au_f1_SxA[:, a]),
-            }
-            for a, au in enumerate(aus)
-        },
+        "aus": au_entries(aus, (true_SxA, false_SxA, missed_SxA), au_f1_SxA),
     }
 
 
@@ -265,6 +256,19 @@ def au_counts(
         drawn.total(named_NxA & ~true_NxA & inside_Nx1),
         drawn.total(true_NxA & ~named_NxA & inside_Nx1),
     )
+
+
+def au_entries(aus: Sequence[int], counts_3xSxA: Sequence[Floats], f1_SxA: Floats) -> Summary:
+    """The counts of `au_counts` and the F1 of each action unit, by its name; a NaN is None."""
+    kinds = ("true_positives", "false_positives", "false_negatives")
+    return {
+        f"AU{au}": {
+            "name": facs.AU_NAMES.get(au, ""),
+            **{kind: int(counts_SxA[0, a]) for kind, counts_SxA in zip(kinds, counts_3xSxA, strict=True)},
+            "f1": value(f1_SxA[:, a]),
+        }
+        for a, au in enumerate(aus)
+    }
 
 
 def _gap_within_class(

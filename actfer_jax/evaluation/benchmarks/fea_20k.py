@@ -9,6 +9,7 @@ Shapes: N outcomes, A action units, S the figure itself and its resamples.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -18,14 +19,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from actfer_jax import facs
 from actfer_jax.config import FieldError, one_of
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.action_units import FIGURES
 from actfer_jax.evaluation.benchmarks import BenchmarkConfig, Published
-from actfer_jax.evaluation.bootstrap import Bootstrap, bootstrap, interval, nanmean, ratio
+from actfer_jax.evaluation.bootstrap import Floats, bootstrap, interval, nanmean, ratio
 from actfer_jax.evaluation.items import Answer
-from actfer_jax.evaluation.metrics import Outcome, Summary
+from actfer_jax.evaluation.metrics import Outcome, Summary, au_counts, au_entries
 from actfer_jax.evaluation.tables import align, percent_with_interval, published_table
 
 __all__ = ["FIGURES", "PUBLISHED", "Config", "figures", "measure", "report", "reread"]
@@ -77,40 +77,30 @@ def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summar
     descriptions = [str(one.extra.get("description", "")) for one in outcomes]
     described_N = np.array([bool(text) for text in descriptions])
     rouge_N = np.array(_rouge_l((one.response for one in outcomes), descriptions))
-    aus, true_NxA, named_NxA = _action_units(outcomes, config.aus_in)
+    read = _read(outcomes, config.aus_in)
+    aus = sorted(frozenset[int]().union(*(one.aus or () for one in read)))
 
-    def figures(where_N: NDArray[np.bool_]) -> dict[str, dict[str, float | None]]:
-        hits, wrong, missed = _counts(drawn, true_NxA, named_NxA, where_N)
-        f1_SxA = np.where(hits + missed > 0, ratio(2 * hits, 2 * hits + wrong + missed), np.nan)
-        total_hits, total_others = hits.sum(1), (wrong + missed).sum(1)
+    def scores(where_N: NDArray[np.bool_]) -> dict[str, dict[str, float | None]]:
+        counts_3xSxA = au_counts(drawn, read, aus, where_N)
         return {
             "accuracy": interval(drawn.mean(correct_N, labelled_N & where_N)),
-            "au_micro_f1": interval(ratio(2 * total_hits, 2 * total_hits + total_others)),
-            "au_macro_f1": interval(nanmean(f1_SxA)),
+            "au_micro_f1": interval(_f1(*(counts_SxA.sum(1) for counts_SxA in counts_3xSxA))),
+            "au_macro_f1": interval(nanmean(_f1(*counts_3xSxA))),
             "rouge_l": interval(drawn.mean(rouge_N, described_N & where_N)),
         }
 
     everywhere_N = np.ones(len(outcomes), bool)
     sources = np.array([_source(one) for one in outcomes])
-    hits, wrong, missed = _counts(drawn.without_resamples, true_NxA, named_NxA, everywhere_N)
+    counts_3xSxA = au_counts(drawn.without_resamples, read, aus)
     return {
         "items": len(outcomes),
         "labelled": int(labelled_N.sum()),
         "described": int(described_N.sum()),
         "resampled": drawn.resampled,
-        **figures(everywhere_N),
-        "aus": {
-            f"AU{au}": {
-                "name": facs.AU_NAMES.get(au, ""),
-                "true_positives": int(hits[0, a]),
-                "false_positives": int(wrong[0, a]),
-                "false_negatives": int(missed[0, a]),
-                "f1": float(2 * hits[0, a] / (2 * hits[0, a] + wrong[0, a] + missed[0, a])),
-            }
-            for a, au in enumerate(aus)
-        },
+        **scores(everywhere_N),
+        "aus": au_entries(aus, counts_3xSxA, _f1(*counts_3xSxA)),
         "strata": {
-            source: {"episodes": int((sources == source).sum()), **figures(sources == source)}
+            source: {"episodes": int((sources == source).sum()), **scores(sources == source)}
             for source in sorted({*sources} - {""})
         },
         "no_answer": float(np.mean([not one.answered for one in outcomes])),
@@ -142,6 +132,11 @@ def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
     return [plots.aus_figure(summaries)]
 
 
+def _f1(true: Floats, false: Floats, missed: Floats) -> Floats:
+    """NaN where nothing is there to be found."""
+    return np.where(true + missed > 0, ratio(2 * true, 2 * true + false + missed), np.nan)
+
+
 def _label(response: str) -> str:
     """The first word of the answer; "" where there is none."""
     found = re.search(r"<answer>(.*?)</answer>", response, re.DOTALL)
@@ -159,37 +154,18 @@ def _source(one: Outcome) -> str:
     return one.strata[0] if one.strata else ""
 
 
-def _action_units(outcomes: Sequence[Outcome], aus_in: str) -> tuple[list[int], NDArray[np.bool_], NDArray[np.bool_]]:
-    """The action units that occur, and which each item has, and is answered to have, bool [N, A] each. What no item of
-    a source has is answered in none of its items."""
-    true = [frozenset[int]() if one.aus is None else one.aus | {*one.extra.get("other_aus", ())} for one in outcomes]
-    by_source = dict[str, frozenset[int]]()
-    for one, there in zip(outcomes, true, strict=True):
-        by_source[_source(one)] = by_source.get(_source(one), frozenset()) | there
-    named = [
-        ((one.predicted_aus or frozenset()) if aus_in == "aus" else _named(one.response)) & by_source[_source(one)]
-        if one.aus is not None
-        else frozenset[int]()
-        for one in outcomes
+def _read(outcomes: Sequence[Outcome], aus_in: str) -> list[Outcome]:
+    """The outcomes with the action units that they count as having and naming: also true ones that no answer of ours
+    can name, and no named ones that none of their source has."""
+    true = [None if one.aus is None else one.aus | {*one.extra.get("other_aus", ())} for one in outcomes]
+    by_source = defaultdict[str, set[int]](set)
+    for one, aus in zip(outcomes, true, strict=True):
+        by_source[_source(one)] |= aus or set()
+    named = [one.predicted_aus or frozenset() if aus_in == "aus" else _named(one.response) for one in outcomes]
+    return [
+        replace(one, aus=aus, predicted_aus=there & by_source[_source(one)])
+        for one, aus, there in zip(outcomes, true, named, strict=True)
     ]
-    aus = sorted(frozenset[int]().union(*true))
-
-    def table(sets: Iterable[frozenset[int]]) -> NDArray[np.bool_]:
-        return np.array([[au in there for au in aus] for there in sets], bool).reshape(len(outcomes), len(aus))
-
-    return aus, table(true), table(named)
-
-
-def _counts(
-    drawn: Bootstrap, true_NxA: NDArray[np.bool_], named_NxA: NDArray[np.bool_], where_N: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], ...]:
-    """True positives, false positives and false negatives of a part of the items, [S, A] each."""
-    inside_Nx1 = where_N[:, None]
-    return (
-        drawn.total(true_NxA & named_NxA & inside_Nx1),
-        drawn.total(named_NxA & ~true_NxA & inside_Nx1),
-        drawn.total(true_NxA & ~named_NxA & inside_Nx1),
-    )
 
 
 def _rouge_l(responses: Iterable[str], descriptions: Sequence[str]) -> list[float]:
