@@ -19,7 +19,7 @@ from actfer_jax.evaluation.run import EvaluateConfig, evaluate, in_words
 from configs.eval import bp4d as bp4d_config
 from configs.eval import fea_20k as fea_20k_config
 
-WORDS = "brows rise fall lips part cheeks tighten jaw drops".split()
+WORDS = "brow brows fall falls lip lips part parts".split()
 SOURCES = {"BP4D": (1, 6, 30), "FABA": (1, 4, 12), "FER2013": ()}
 
 
@@ -89,9 +89,9 @@ def by_hand(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def rouge_l(response: str, description: str) -> float:
-    """Of words that Porter's stemmer only robs of an ending: the longest common subsequence by trying all."""
+    """The longest common subsequence of words, of which stemming takes the plural's ending."""
     one, other = (
-        [re.sub("(e|s)$", "", word) if len(word) > 3 else word for word in re.findall("[a-z0-9]+", text.lower())]
+        [re.sub("s$", "", word) if len(word) > 3 else word for word in re.findall("[a-z0-9]+", text.lower())]
         for text in (response, description)
     )
     best = np.zeros((len(one) + 1, len(other) + 1), int)
