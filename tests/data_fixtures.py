@@ -319,9 +319,9 @@ def write_fea_20k(directory: Path) -> dict[str, Any]:
             }
             rows.append(json.dumps(row | texts | {"meta_info": {}}))
         for stage in (1, 2):
-            put(directory / f"items/{source}/{source}-Train-stage{stage}.jsonl", "\n".join(rows[: 3 - stage]))
-        put(directory / f"items/{source}/{source}-Test.jsonl", rows[2] + "\n")
-    return {"directory": str(directory), "items": str(directory / "items")}
+            put(directory / f"texts/{source}/{source}-Train-stage{stage}.jsonl", "\n".join(rows[: 3 - stage]))
+        put(directory / f"texts/{source}/{source}-Test.jsonl", rows[2] + "\n")
+    return {"directory": str(directory), "texts": str(directory / "texts")}
 
 
 UNIFER_QUESTION = (

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.data.split = "test"
     config.data.size = None
     config.data.directory = ""  # BP4D/, DISFA/ and so on lie there
-    config.data.items = ""  # the files of items, if they lie elsewhere
+    config.data.texts = ""  # the files of items, if they lie elsewhere
     config.data.train = "*Train*stage1*.jsonl"
     config.data.test = "*Test*.jsonl"
     config.data.folders = ConfigDict()  # by source, where its pictures are not in a folder of its name

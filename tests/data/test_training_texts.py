@@ -54,7 +54,7 @@ def test_items_of_fea_20k_know_what_their_source_knows(tmp_path):
 
 def test_what_is_odd_in_fea_20k_is_named_with_file_and_line(tmp_path):
     given = write_fea_20k(tmp_path)
-    file = tmp_path / "items/FABA/FABA-Train-stage1.jsonl"
+    file = tmp_path / "texts/FABA/FABA-Train-stage1.jsonl"
     item = json.loads(file.read_text().splitlines()[0])
     odd = [
         item | {"AUs": ["AU1", "4"]},
@@ -65,7 +65,7 @@ def test_what_is_odd_in_fea_20k_is_named_with_file_and_line(tmp_path):
         [item],
     ]
     put(file, "\n".join([*map(json.dumps, odd), "", '{"id": "FABA_9", "dat']))
-    (tmp_path / "items/FER2013/FER2013-Test.jsonl").unlink()
+    (tmp_path / "texts/FER2013/FER2013-Test.jsonl").unlink()
     report = report_of("fea_20k", split="all", **given)
     problems = [(one["file"].rpartition("/")[2], one["line"], one["what"]) for one in report["problems"]]
     assert [problem for problem in problems if problem[0] == file.name] == [

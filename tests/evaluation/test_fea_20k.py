@@ -1,12 +1,12 @@
 """The benchmark FEA-20K against an independent writing of its rules, and BP4D and FEA-20K played by their configs."""
 
+import json
 import re
 from typing import Any
 
 import numpy as np
 import pytest
 from data_fixtures import BP4D_EVALUATED, FEA_SOURCES, bp4d_code, fea_description, write_bp4d, write_fea_20k
-from etils import epath
 from scripted_episodes import ScriptedAgent, small_toolbox
 
 from actfer_jax.agent.policy_card import PolicyCard
@@ -15,9 +15,7 @@ from actfer_jax.evaluation import run as evaluating
 from actfer_jax.evaluation.benchmarks import BenchmarkConfig, fea_20k
 from actfer_jax.evaluation.items import Answer
 from actfer_jax.evaluation.metrics import Outcome
-from actfer_jax.evaluation.run import EvaluateConfig, evaluate, in_words
-from configs.eval import bp4d as bp4d_config
-from configs.eval import fea_20k as fea_20k_config
+from tests.evaluation.test_shards import command
 
 WORDS = "brow brows fall falls lip lips part parts".split()
 SOURCES = {"BP4D": (1, 6, 30), "FABA": (1, 4, 12), "FER2013": ()}
@@ -129,15 +127,19 @@ def test_a_missing_package_is_named_before_anything_is_played(monkeypatch):
         read_config({"name": "fea_20k"}, BenchmarkConfig, "benchmark")
 
 
-def played(monkeypatch, tmp_path, raw, given: dict[str, Any], script) -> dict[str, Any]:
-    raw.data.update(given | {"cache_directory": str(tmp_path / "cache")})
-    raw.controls = ()
+def played(monkeypatch, tmp_path, benchmark: str, script, *arguments: str, **given: str) -> dict[str, Any]:
+    """The figures of `python -m actfer_jax.evaluate --config=configs/eval/BENCHMARK.py`, played by a script."""
     agent = ScriptedAgent(small_toolbox(), lambda query, treatment: [script(query)])
     monkeypatch.setattr(evaluating, "load_policy", lambda *_: (agent, PolicyCard((), ("somewhere",), {}, {})))
-    config = read_config(raw, EvaluateConfig, "config")
-    results = evaluate(config, "a/policy", epath.Path(tmp_path / "out"))
-    assert "normal" in in_words(results)
-    return results["results"]["normal"]
+    keys = {**given, "cache_directory": str(tmp_path / "cache")}
+    data = [f"--config.data.{key}={value}" for key, value in keys.items()]
+    out = tmp_path / "out"
+    command(
+        monkeypatch,
+        *(f"--config=configs/eval/{benchmark}.py", "--config.controls=()", *data, *arguments),
+        *("--checkpoint=a/policy", f"--out={out}"),
+    )
+    return json.loads((out / "results.json").read_text())["results"]["normal"]
 
 
 def test_the_config_of_fea_20k_plays_its_test_items(monkeypatch, tmp_path):
@@ -145,10 +147,15 @@ def test_the_config_of_fea_20k_plays_its_test_items(monkeypatch, tmp_path):
         return description.replace("AU12", "AU15").replace("<answer>", "<aus>AU12</aus>\n<answer>")
 
     for aus_in, named in (("think", 14), ("aus", 12)):
-        raw = fea_20k_config.get_config()
-        raw.benchmark.aus_in = aus_in
         given = write_fea_20k(tmp_path / aus_in)
-        found = played(monkeypatch, tmp_path, raw, given, lambda query: response(query.reference.extra["description"]))
+        found = played(
+            monkeypatch,
+            tmp_path,
+            "fea_20k",
+            lambda query: response(query.reference.extra["description"]),
+            f"--config.benchmark.aus_in={aus_in}",
+            **given,
+        )
         assert (found["items"], found["labelled"], found["accuracy"]["value"]) == (3, 2, 1.0)
         # AU12 and AU14 of BP4D, of which one is named. AU15 is none of BP4D's, and AU12 none that occurs in the others.
         assert found["au_micro_f1"]["value"] == pytest.approx(2 / 3) and found["au_macro_f1"]["value"] == 0.5
@@ -163,9 +170,9 @@ def test_the_config_of_bp4d_plays_every_tenth_frame(monkeypatch, tmp_path):
     found = played(
         monkeypatch,
         tmp_path,
-        bp4d_config.get_config(),
-        given,
+        "bp4d",
         lambda query: "<think></think>\n<aus>AU4 AU12 AU23</aus>",
+        **given,
     )
     assert (found["frames"], found["subjects"], [*found["folds"]]) == (6, 3, ["1", "2", "3"])
     by_fold = [expected(person) for person in people]

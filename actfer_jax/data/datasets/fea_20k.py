@@ -1,7 +1,7 @@
 """FEA-20K (Facial-R1, arXiv 2511.10254): action units, an emotion and a description of faces in seven data sets.
 
-    ITEMS/**/*Train*stage1*.jsonl    {"id", "dataset", "image", "question", "AUs", "labels", "description", ...} a line;
-    ITEMS/**/*Test*.jsonl            its authors give no pictures
+    TEXTS/**/*Train*stage1*.jsonl    {"id", "dataset", "image", "question", "AUs", "labels", "description", ...} a line;
+    TEXTS/**/*Test*.jsonl            its authors give no pictures
     DIR/BP4D/...                     the pictures, by source and then by the paths in the items
 
 A source has action units if one of its items has, and then an empty list says that none is present; likewise for its
@@ -31,14 +31,14 @@ class Config(PictureConfig):
     """The choice of items.
 
     Attributes:
-      items: the folder of the files of items; "" where they lie in `directory`.
+      texts: the folder of the files of items; "" where they lie in `directory`.
       train, test: patterns of the names of these files. The training files of stage 1 are FEA-20K; those of later
         stages are parts of it.
       folders: by source, the folder of its pictures below `directory`, where that is not called like the source.
     """
 
     split: Annotated[str, one_of("train", "test", ALL)] = "train"
-    items: str = ""
+    texts: str = ""
     train: str = "*Train*stage1*.jsonl"
     test: str = "*Test*.jsonl"
     folders: dict[str, str] = field(default_factory=dict)
@@ -46,9 +46,9 @@ class Config(PictureConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            as_path(self.items or ".")
+            as_path(self.texts or ".")
         except ValueError as error:
-            raise FieldError("items", f"{error}") from error
+            raise FieldError("texts", f"{error}") from error
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ def inventory(config: Config) -> Inventory:
 
 
 def _items(config: Config, problems: list[Problem]) -> Iterator[_Item]:
-    root = Path(as_path(config.items)) if config.items else config.folder
+    root = Path(as_path(config.texts)) if config.texts else config.folder
     files = {split: sorted(root.rglob(pattern)) for split, pattern in (("train", config.train), ("test", config.test))}
     if not any(files.values()):
         raise DataError(
-            f"there is no {root / config.train} or {config.test} below it; data.items is the folder of FEA-20K's "
+            f"there is no {root / config.train} or {config.test} below it; data.texts is the folder of FEA-20K's "
             "files, and data.train and data.test are patterns of their names"
         )
     for split, paths in files.items():
