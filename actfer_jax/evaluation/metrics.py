@@ -7,8 +7,8 @@ Shapes: N episodes, S rows, C labels, A action units.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Outcome:
       response: the text of the last turn.
       failed: whether it failed on the host or at a server, and so says nothing of the policy.
       aus_from: the annotator that found `aus`; "" where people coded them.
+      extra: what else the data set records (`Reference.extra`).
     """
 
     labels: tuple[str, ...]
@@ -67,6 +68,7 @@ class Outcome:
     response: str = ""
     failed: bool = False
     aus_from: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def correct(self) -> bool:
@@ -104,6 +106,7 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         choices=reference.labels,
         response=episode.turns[-1].text if episode.turns else "",
         aus_from=reference.aus_from,
+        extra=reference.extra,
     )
 
 
@@ -211,16 +214,7 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
             "counts": counts_SxCxK[0].astype(int).tolist(),
         },
         "classes": _classes(drawn.without_resamples, outcomes, labels, counts_SxCxK[:1], inspected, strata),
-        "aus": {
-            f"AU{au}": {
-                "name": facs.AU_NAMES.get(au, ""),
-                "true_positives": int(true_SxA[0, a]),
-                "false_positives": int(false_SxA[0, a]),
-                "false_negatives": int(missed_SxA[0, a]),
-                "f1": value(au_f1_SxA[:, a]),
-            }
-            for a, au in enumerate(aus)
-        },
+        "aus": au_entries(aus, (true_SxA, false_SxA, missed_SxA), au_f1_SxA),
     }
 
 
@@ -262,6 +256,19 @@ def au_counts(
         drawn.total(named_NxA & ~true_NxA & inside_Nx1),
         drawn.total(true_NxA & ~named_NxA & inside_Nx1),
     )
+
+
+def au_entries(aus: Sequence[int], counts_3xSxA: Sequence[Floats], f1_SxA: Floats) -> Summary:
+    """The counts of `au_counts` and the F1 of each action unit, by its name; a NaN is None."""
+    kinds = ("true_positives", "false_positives", "false_negatives")
+    return {
+        f"AU{au}": {
+            "name": facs.AU_NAMES.get(au, ""),
+            **{kind: int(counts_SxA[0, a]) for kind, counts_SxA in zip(kinds, counts_3xSxA, strict=True)},
+            "f1": value(f1_SxA[:, a]),
+        }
+        for a, au in enumerate(aus)
+    }
 
 
 def _gap_within_class(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from actfer_jax.evaluation.benchmarks import Published
 from actfer_jax.evaluation.metrics import Summary
 
 
@@ -50,6 +51,26 @@ def classes_table(summary: Summary) -> str:
         by_stratum = values["zoom_rate_in"]
         rows.append([label, *(_number(values[column]) for column in columns), *map(_number, by_stratum.values())])
     return align(rows, left=1)
+
+
+def published_table(rows: Iterable[Published]) -> str:
+    """One row for each row of a paper, which has one figure."""
+    table = [["published, not measured here", "on", "percent", "tools (here: dlib)", "source"]]
+    for one in rows:
+        (share,) = one.figures.values()
+        table.append([one.model, one.data, percent(share), one.tools, one.source])
+    return align(table, left=5)
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def percent_with_interval(figure: Mapping[str, float | None]) -> str:
+    """A figure in percent, with half of the width of its 95% interval."""
+    low, high = figure["low"], figure["high"]
+    half = "" if low is None or high is None else f" ±{50 * (high - low):.1f}"
+    return percent(figure["value"]) + half
 
 
 def align(rows: list[list[str]], *, left: int) -> str:

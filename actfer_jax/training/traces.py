@@ -6,7 +6,7 @@ zoom can resolve is never named before its region was zoomed into; the answer is
 zoom it is a guess. Or the turns come from a file (`training.recorded`), and only the replies and views are made here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -217,7 +217,7 @@ class TraceMaker:
           DataError: the turns are no whole episode under these rules and tools.
         """
         environment = self._environment()
-        problem = self._unspeakable(sample.turns)
+        problem = unspeakable(sample.turns, self.chat, self.rules.turn_tokens)
         if not problem:
             sequence = self._play(environment, environment.reset(sample), iter(sample.turns))
             problem = _unfinished(environment, sample)
@@ -227,20 +227,6 @@ class TraceMaker:
                 "with this config"
             )
         return sequence
-
-    def _unspeakable(self, turns: tuple[str, ...]) -> str:
-        """What is wrong with the first turn that no policy could have written; "" where nothing is."""
-        tokenizer = self.chat.tokenizer
-        special = {id: token for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        for number, text in enumerate(turns, start=1):
-            ids = tokenizer.encode(text, add_special_tokens=False)
-            if forged := next((special[id] for id in ids if id in special), None):
-                return f"turn {number} has the token {forged}"
-            if len(ids) >= self.rules.turn_tokens:
-                return (
-                    f"turn {number} has {len(ids)} tokens and an end (rollout.turn_tokens is {self.rules.turn_tokens})"
-                )
-        return ""
 
     def planned(self, sample: Sample, plan: Plan) -> Sequence:
         """The episode of a plan. Where no face is found, or no room is left for a call, the answer comes next."""
@@ -269,6 +255,22 @@ class TraceMaker:
             observation = environment.step(text, len(turn))
         loss_mask[0] = False  # Nothing comes before the first token.
         return Sequence(tokens, loss_mask, views, len(environment.sample.images))
+
+
+def unspeakable(turns: Iterable[str], chat: Chat, turn_tokens: int) -> str:
+    """What is wrong with the first turn that no policy could have written; "" where nothing is.
+
+    Args:
+      turn_tokens: the limit of a turn (`EpisodeConfig.turn_tokens`).
+    """
+    special = {id: token for id, token in chat.tokenizer.added_tokens_decoder.items() if token.special}
+    for number, text in enumerate(turns, start=1):
+        ids = chat.tokenizer.encode(text, add_special_tokens=False)
+        if forged := next((special[id] for id in ids if id in special), None):
+            return f"turn {number} has the token {forged}"
+        if len(ids) >= turn_tokens:
+            return f"turn {number} has {len(ids)} tokens and an end (rollout.turn_tokens is {turn_tokens})"
+    return ""
 
 
 def _unfinished(environment: Environment, sample: TracedSample) -> str:

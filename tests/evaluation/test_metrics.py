@@ -236,6 +236,7 @@ def test_outcome_reads_an_episode():
         subject="ann",
         choices=("Happy", "Afraid"),
         response=texts[-1],
+        extra={"subject": "ann"},
     )
     assert read.correct
     off_list = outcome(Episode.from_texts(answer("anger", "AU12")), reference)

@@ -8,16 +8,15 @@ with 12 action units coded in every frame of their videos.
 The videos themselves are not read: frames are extracted from them once (docs/data.md).
 """
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from actfer_jax.agent.episode import Reference
 from actfer_jax.config import Count, between, one_of
-from actfer_jax.data.datasets.folders import SUFFIXES
 from actfer_jax.data.errors import DataError
+from actfer_jax.data.frames import in_words, numbered_pictures, spans
 from actfer_jax.data.inventory import ALL, Inventory, PictureConfig, Pictures, Problem, Record, read_text, relative
 
 CODED = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
@@ -57,11 +56,6 @@ class Config(PictureConfig):
     frames: str = "frames"
 
 
-def fold_of(subject: str) -> int | None:
-    """The fold in which a person is tested; None for nobody of DISFA."""
-    return next((fold for fold, subjects in FOLDS.items() if subject in subjects), None)
-
-
 def labels(config: Config) -> tuple[str, ...]:
     """None: DISFA has action units and no emotions."""
     return ()
@@ -88,7 +82,7 @@ def inventory(config: Config) -> Inventory:
     problems, records = list[Problem](), list[Record]()
     for folder in sorted(path for path in coded_root.iterdir() if path.is_dir() and path.name not in people):
         problems.append(Problem(relative(folder, config.folder), None, "is of nobody in the three folds; left out"))
-    pictures = {subject: _pictures(frames_root / subject) for subject in people}
+    pictures = {subject: numbered_pictures(frames_root / subject) for subject in people}
     from_zero = _counted_from_zero(frames_root, pictures)
     for subject in people:
         folder = coded_root / subject
@@ -153,14 +147,14 @@ def _records(
     """
     frames = sorted(set().union(*(one.intensities for one in coded.values())))
     for au, one in coded.items():
-        for span in _spans(frame for frame in frames if one.lines and frame not in one.lines):
-            what = f"has no row of {_words(span)}, which other files have; AU{au} is not known there"
+        for span in spans(frame for frame in frames if one.lines and frame not in one.lines):
+            what = f"has no row of {in_words(span)}, which other files have; AU{au} is not known there"
             problems.append(Problem(one.file, one.line_of_missing(span[0]), what))
     first = min(frames[:1] + [1])
     names = {frame: pictures.get(frame - first if from_zero else frame) for frame in frames}
-    for span in _spans(frame for frame, name in names.items() if name is None):
+    for span in spans(frame for frame, name in names.items() if name is None):
         one = next(one for one in coded.values() if span[0] in one.intensities)
-        what = f"{config.frames}/{subject} has no picture of {_words(span)}; left out"
+        what = f"{config.frames}/{subject} has no picture of {in_words(span)}; left out"
         problems.append(Problem(one.file, one.lines[span[0]], what))
     split = "test" if subject in FOLDS[config.fold] else "train"
     aus = EVALUATED if config.aus == "evaluated" else CODED
@@ -173,13 +167,6 @@ def _records(
         if intensities not in references:
             references[intensities] = _reference(subject, dict(zip(aus, intensities, strict=True)))
         yield Record(f"{subject}/{frame:05d}", folder / name, references[intensities], split)
-
-
-def _pictures(folder: Path) -> dict[int, str]:
-    """The names of a person's frames by their numbers."""
-    names = sorted(os.listdir(folder), reverse=True) if folder.is_dir() else []
-    parts = ((name, *os.path.splitext(name)) for name in names)
-    return {int(stem): name for name, stem, suffix in parts if stem.isdecimal() and suffix.lower() in SUFFIXES}
 
 
 def _counted_from_zero(folder: Path, pictures: dict[str, dict[int, str]]) -> bool:
@@ -209,18 +196,3 @@ def _reference(subject: str, intensities: dict[int, int | None]) -> Reference:
         known_aus=frozenset(known),
         extra={"subject": subject} | ({"intensities": letters} if letters else {}),
     )
-
-
-def _spans(frames: Iterator[int]) -> list[list[int]]:
-    """Frames in rising order, divided where one is not followed by the next."""
-    spans: list[list[int]] = []
-    for frame in frames:
-        if spans and spans[-1][-1] == frame - 1:
-            spans[-1].append(frame)
-        else:
-            spans.append([frame])
-    return spans
-
-
-def _words(span: Sequence[int]) -> str:
-    return f"frame {span[0]}" if len(span) == 1 else f"the frames {span[0]} to {span[-1]}"

@@ -6,7 +6,6 @@
 A question has its own labels to choose from. Its subset is its stratum, and its prompt, if the file has one, is kept.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from actfer_jax import facs
 from actfer_jax.agent.episode import Reference
 from actfer_jax.config import FieldError, one_of
 from actfer_jax.data.errors import DataError
-from actfer_jax.data.inventory import Inventory, PictureConfig, Pictures, Problem, Record, read_text, relative
+from actfer_jax.data.files import json_list
+from actfer_jax.data.inventory import Inventory, PictureConfig, Pictures, Problem, Record, relative
 from actfer_jax.files import as_path
 
 _COUNTS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
@@ -99,7 +99,7 @@ def inventory(config: Config) -> Inventory:
 def _records(subset: str, config: Config, problems: list[Problem]) -> Iterator[Record]:
     path = _file(subset, config)
     file, times = relative(path, config.folder), Counter[str]()
-    for number, item in enumerate(_items(path), 1):
+    for number, item in enumerate(json_list(path, "questions"), 1):
         try:
             image, reference = _question(item, subset)
         except ValueError as error:
@@ -127,20 +127,6 @@ def _file(subset: str, config: Config) -> Path:
     raise DataError(
         f"there is no {folder / name}; data.questions is the folder of FERBench's files, and data.subsets says which"
     )
-
-
-def _items(path: Path) -> list[Any]:
-    """
-    Raises:
-      DataError: the file is no list of JSON.
-    """
-    try:
-        items = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: this is no JSON ({error.msg}); get the file anew") from error
-    if not isinstance(items, list):
-        raise DataError(f"{path} is no JSON list of questions; get the file anew")
-    return items
 
 
 def _question(item: Any, subset: str) -> tuple[str, Reference]:

@@ -10,7 +10,6 @@ and the numbers of classes are read as their names. Without a column of splits, 
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from actfer_jax.agent.episode import Reference
 from actfer_jax.config import FieldError, Seed, Share, one_of
 from actfer_jax.data.annotations import coded_details
 from actfer_jax.data.errors import DataError
-from actfer_jax.data.files import table_rows
+from actfer_jax.data.files import json_rows, table_rows
 from actfer_jax.data.inventory import (
     ALL,
     SPLITS,
@@ -160,28 +159,13 @@ def _check_header(path: Path, header: list[str], config: Config) -> None:
 def _text_rows(path: Path, config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
     text = read_text(path)
     if path.suffix.lower() == ".jsonl":
-        yield from _json_rows(text, config, problems)
+        yield from json_rows(text, config.file, problems)
         return
     rows = table_rows(text, config.file, "\t" if path.suffix.lower() == ".tsv" else ",", problems)
     header = [cell.strip() for cell in next(rows, (0, []))[1]]
     _check_header(path, header, config)
     for line, cells in rows:
         yield line, dict(zip(header, cells, strict=True))
-
-
-def _json_rows(text: str, config: Config, problems: list[Problem]) -> Iterator[tuple[int, Row]]:
-    for line, row in enumerate(text.splitlines(), 1):
-        if not row.strip():
-            continue
-        try:
-            value = json.loads(row)
-        except ValueError as error:
-            problems.append(Problem(config.file, line, f"is no JSON ({error}); the row is left out"))
-            continue
-        if isinstance(value, dict):
-            yield line, value
-        else:
-            problems.append(Problem(config.file, line, "is no JSON object; the row is left out"))
 
 
 def _record(row: Row, config: Config) -> Record:
