@@ -1,5 +1,7 @@
 """RAF-AU, RAF-ML and RAF-CE: what is read from their lists, and what is said of rows that are odd."""
 
+from dataclasses import fields
+
 import pytest
 from data_fixtures import (
     RAF_AU_ROWS,
@@ -17,10 +19,12 @@ from data_fixtures import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actfer_jax.config import ConfigError
+from actfer_jax.config import ConfigError, read_config
 from actfer_jax.data import raf
 from actfer_jax.data.datasets import raf_au
-from actfer_jax.data.sources import DataError, emotion_labels, read_named_set
+from actfer_jax.data.sources import DataError, emotion_labels, open_source, read_named_set
+from actfer_jax.evaluation.run import EvaluateConfig
+from configs.eval import raf_au as eval_raf_au
 
 EMOTIONS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger")
 ONLY_EXTRA = "which is no action unit of the package's table; it is only in reference.extra"
@@ -100,6 +104,15 @@ def test_a_seed_divides_raf_au(tmp_path):
     assert len(parts(test_share=0.5, validation_share=0.0)["test"]) == 100
     with pytest.raises(ConfigError, match=r"data\.test_share is 0\.95; with validation_share it must be at most 1"):
         config_of("raf_au", **given | {"test_share": 0.95})
+
+
+def test_the_config_of_raf_au_shows_every_key_and_takes_all_pictures(tmp_path):
+    raw = eval_raf_au.get_config()
+    raw.data.directory = write_raf_au(tmp_path)["directory"]
+    config = read_config(raw, EvaluateConfig, "config")
+    default = raf_au.Config(name="raf_au", split="all", directory=str(tmp_path))
+    assert config.data == default and config.benchmark.name == "raf_au" and len(open_source(config.data)) == 7
+    assert {one.name for one in fields(raf_au.Config)} - {*raw.data} == {"annotations", "exclude", "min_fit"}
 
 
 @given(st.data())
