@@ -115,7 +115,7 @@ class CodedPicture(NamedTuple):
     Attributes:
       aus: those of the package's table, on whatever side.
       extra: for `Reference.extra`: `sides`, by action unit a text of the letters L, R, T and B (left, right, top,
-        bottom), and `other_codes`, those that are not in `aus`. Each only if there are any.
+        bottom), and `other_aus`, the numbers that the table lacks. Each only if there are any.
     """
 
     aus: frozenset[int]
@@ -135,19 +135,18 @@ def read_codes(listed: PictureList, problems: list[Problem]) -> dict[str, CodedP
             continue
         if len(set(codes)) < len(codes):
             lines["have a code twice; it counts once"].append(line)
-        aus, sides, others = set[int](), dict[str, str](), list[str]()
+        found, sides = set[int](), dict[str, str]()
         for before, number, after in dict.fromkeys(match.groups() for match in matches):
-            au, side = int(number), before + after
-            if au not in facs.AU_NAMES:
-                others.append(f"{side}{au}")
-                what = "which is no action unit of the package's table; it is only in reference.extra"
-                lines[f"have the code {side}{au}, {what}"].append(line)
-                continue
-            aus.add(au)
-            if side:
-                sides[f"AU{au}"] = "".join(dict.fromkeys(sides.get(f"AU{au}", "") + side))
-        extra = {"sides": sides, "other_codes": others}
-        coded[stem] = CodedPicture(frozenset(aus), {key: value for key, value in extra.items() if value})
+            found.add(int(number))
+            if before or after:
+                au = f"AU{int(number)}"
+                sides[au] = "".join(dict.fromkeys(sides.get(au, "") + before + after))
+        others = sorted(found - facs.AU_NAMES.keys())
+        for other in others:
+            lines[f"have AU{other}, which the package's table lacks; only in reference.extra"].append(line)
+        extra = {"sides": sides, "other_aus": others}
+        aus = frozenset(found & facs.AU_NAMES.keys())
+        coded[stem] = CodedPicture(aus, {key: value for key, value in extra.items() if value})
     problems += counted(listed.file, lines)
     return coded
 

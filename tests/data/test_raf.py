@@ -27,7 +27,6 @@ from actfer_jax.evaluation.run import EvaluateConfig
 from configs.eval import raf_au as eval_raf_au
 
 EMOTIONS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger")
-ONLY_EXTRA = "which is no action unit of the package's table; it is only in reference.extra"
 # What the rows of the fixture say, read by eye.
 AUS = {
     "0001.jpg": ({1, 2, 12, 25}, {"sides": {"AU12": "L"}}),
@@ -36,7 +35,7 @@ AUS = {
     "0004.jpg": ({12, 18}, {"sides": {"AU12": "LR", "AU18": "BL"}}),
     "0005.jpg": ({23, 26}, {"sides": {"AU23": "T"}}),
     "0006.jpg": ({5, 19, 25}, {}),
-    "0009.jpg": ({9, 17}, {"other_codes": ["36"]}),
+    "0009.jpg": ({9, 17}, {"other_aus": [36]}),
 }
 
 
@@ -62,7 +61,11 @@ def test_action_units_are_merged_over_sides_which_are_kept(tmp_path):
     assert report["aus"]["records"] == {"people": 7} and report["aus"]["rates"]["AU12"] == {"known": 7, "present": 2}
     assert problems_of("raf_au", **given) == [
         ("RAFAU_label.txt", 5, "1 rows from here on have a code twice; it counts once"),
-        ("RAFAU_label.txt", 7, f"1 rows from here on have the code 36, {ONLY_EXTRA}"),
+        (
+            "RAFAU_label.txt",
+            7,
+            "1 rows from here on have AU36, which the package's table lacks; only in reference.extra",
+        ),
     ]
 
 
