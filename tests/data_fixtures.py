@@ -489,6 +489,62 @@ def write_mixture(directory: Path) -> dict[str, Any]:
     return {"parts": {"raf_db": raf, "sfew": sfew}, "labels": "shared"}
 
 
+RAF_AU_ROWS = (
+    ("0001", "1+2+L12+25"),
+    ("0002", "null"),
+    ("0003", "4 "),  # many rows of one code end in a blank
+    ("0004", "12L+R12+BL18"),
+    ("0005", "26+26+t23"),
+    ("0006", "25+AD19+5"),
+    ("0009", "9+17+36"),
+)
+RAF_ML_SHARES = {
+    "0001": (0.525, 0.475, 0, 0, 0, 0),
+    "0002": (0, 0, 0.5, 0, 0.25, 0.25),
+    "0003": (0, 0, 0.4, 0, 0.2, 0.4),
+    "0004": (0.1, 0, 0, 0.9, 0, 0),
+    "0005": (0, 0.2, 0, 0, 0.8, 0),
+    "0006": (0, 0.6, 0.4, 0, 0, 0),
+    "0007": (0, 0, 0, 0, 0.3, 0.7),
+}
+
+
+def _write_raf_pictures(directory: Path, stems: Iterable[str]) -> None:
+    for index, stem in enumerate(stems):
+        put(directory / f"aligned/{stem}_aligned.jpg", picture(10 * index, side=100))
+        put(directory / f"original/{stem}.jpg", picture(10 * index + 5, side=120))
+
+
+def write_raf_au(directory: Path) -> dict[str, Any]:
+    put(directory / "RAFAU_label.txt", "".join(f"{stem}.jpg {codes}\n" for stem, codes in RAF_AU_ROWS))
+    _write_raf_pictures(directory, (stem for stem, _ in RAF_AU_ROWS))
+    return {"directory": str(directory), "split": "all"}
+
+
+def write_raf_ml(directory: Path) -> dict[str, Any]:
+    """The last picture is the test part."""
+    lists = dict.fromkeys(("distribution", "multilabel", "partition_label"), "")
+    for stem, shares in RAF_ML_SHARES.items():
+        lists["distribution"] += f"{stem}.jpg {' '.join(map(str, shares))}\n"
+        lists["multilabel"] += f"{stem}.jpg {' '.join(str(int(share > 0.2)) for share in shares)}\n"
+        lists["partition_label"] += f"{stem}.jpg {int(stem == '0007')}\n"
+    for name, text in lists.items():
+        put(directory / f"EmoLabel/{name}.txt", text)
+    _write_raf_pictures(directory / "Image", RAF_ML_SHARES)
+    return {"directory": str(directory)}
+
+
+RAF_CE_ROWS = (("0001", 7, 0, "1+T2+25"), ("0004", 0, 0, "12"), ("0005", 5, 0, "null"), ("0006", 13, 1, "b16+L6"))
+"""Names, emotions, partition, action units."""
+
+
+def write_raf_ce(directory: Path) -> dict[str, Any]:
+    for column, name in enumerate(("emolabel", "partition", "AUlabel"), 1):
+        put(directory / f"RAFCE_{name}.txt", "".join(f"{row[0]}.jpg {row[column]}\n" for row in RAF_CE_ROWS))
+    _write_raf_pictures(directory, (row[0] for row in RAF_CE_ROWS))
+    return {"directory": str(directory)}
+
+
 WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "raf_db": write_raf_db,
     "folders": write_folders,
@@ -508,6 +564,9 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "fea_20k": write_fea_20k,
     "unifer": write_unifer,
     "mixture": write_mixture,
+    "raf_au": write_raf_au,
+    "raf_ml": write_raf_ml,
+    "raf_ce": write_raf_ce,
 }
 """By data set: writes the fixture and returns the keys of its config."""
 
