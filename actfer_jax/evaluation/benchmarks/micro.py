@@ -20,7 +20,7 @@ from actfer_jax.evaluation.benchmarks import BenchmarkConfig, Published
 from actfer_jax.evaluation.bootstrap import Floats, bootstrap, interval, nanmean, value
 from actfer_jax.evaluation.items import Interval
 from actfer_jax.evaluation.metrics import INVALID, Outcome, Summary, class_scores, confusion_counts
-from actfer_jax.evaluation.tables import align
+from actfer_jax.evaluation.tables import align, percent, percent_with_interval
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ def report(summaries: Mapping[str, Summary]) -> str:
     rows, absent = [["control", "clips of", "clips", "subjects", "UF1", "UAR"]], dict[str, list[str]]()
     for control, summary in summaries.items():
         for name, part in {"all": summary, **summary["sets"]}.items():
-            cells = [name, str(part["clips"]), str(part["subjects"]), _percent(part["uf1"]), _percent(part["uar"])]
+            scores = map(percent_with_interval, (part["uf1"], part["uar"]))
+            cells = [name, str(part["clips"]), str(part["subjects"]), *scores]
             rows.append([control if name == "all" else "", *cells])
             if part["absent"]:
                 absent[name] = part["absent"]
@@ -115,17 +116,10 @@ def report(summaries: Mapping[str, Summary]) -> str:
     ]
     published = [["published, not measured here", "on", "UF1", "UAR", "source"]]
     for one in PUBLISHED:
-        published.append([one.model, one.data, *(f"{100 * share:.1f}" for share in one.figures.values()), one.source])
+        published.append([one.model, one.data, *map(percent, one.figures.values()), one.source])
     return "\n".join([align(rows, left=2), "", *notes, "", align(published, left=2)])
 
 
 def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
     first = next(iter(summaries.values()))
     return [plots.confusion_figure(first)]
-
-
-def _percent(figure: Interval) -> str:
-    found, low, high = figure["value"], figure["low"], figure["high"]
-    if found is None:
-        return "-"
-    return f"{100 * found:.1f}" + ("" if low is None or high is None else f" ±{50 * (high - low):.1f}")
