@@ -1,7 +1,9 @@
 """Data sets of action units alone and of labels alone: trained on, evaluated, and asked for what they know."""
 
 import json
+from collections.abc import Iterator
 
+import jax
 import pytest
 from etils import epath
 
@@ -11,6 +13,14 @@ from actfer_jax.training.config import read_train_config
 from actfer_jax.training.loop import train
 from configs import sft, ucgrpo
 from tests.other_faces import COMPOUND
+
+
+@pytest.fixture(autouse=True)
+def compiled_fast() -> Iterator[None]:
+    """With fewer optimizations of machine code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow
