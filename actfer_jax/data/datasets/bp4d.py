@@ -9,18 +9,15 @@ action units coded in some hundred frames of each.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Reference
-from actfer_jax.config import Count, between, one_of
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.files import table_rows
-from actfer_jax.data.frames import in_words, numbered_pictures, spans
+from actfer_jax.data.frames import FrameConfig, in_words, numbered_pictures, spans
 from actfer_jax.data.inventory import (
     ALL,
     Inventory,
-    PictureConfig,
     Pictures,
     Problem,
     Record,
@@ -46,21 +43,8 @@ _ABSENT, _PRESENT, _UNKNOWN = "0", "1", "9"
 
 
 @dataclass(frozen=True)
-class Config(PictureConfig):
-    """The choice of frames.
-
-    Attributes:
-      fold: whose people are "test": 13 or 14 of the 41; the others are "train".
-      aus: which action units are known: the 12 "evaluated" ones, or all that are "coded" in a frame.
-      stride: every which coded frame of a task is taken, from the first; at least 1.
-      frames: the folder below `directory` in which each person has a folder for each task.
-    """
-
-    split: Annotated[str, one_of("train", "test", ALL)] = "train"
-    fold: Annotated[int, between(1, len(FOLDS))] = 1
-    aus: Annotated[str, one_of("evaluated", "coded")] = "evaluated"
-    stride: Count = 1
-    frames: str = "frames"
+class Config(FrameConfig):
+    """The choice of frames; a fold tests 13 or 14 of the 41 people on 12 evaluated action units."""
 
 
 def labels(config: Config) -> tuple[str, ...]:

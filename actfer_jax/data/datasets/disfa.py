@@ -11,13 +11,11 @@ The videos themselves are not read: frames are extracted from them once (docs/da
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from actfer_jax.agent.episode import Reference
-from actfer_jax.config import Count, between, one_of
 from actfer_jax.data.errors import DataError
-from actfer_jax.data.frames import in_words, numbered_pictures, spans
-from actfer_jax.data.inventory import ALL, Inventory, PictureConfig, Pictures, Problem, Record, read_text, relative
+from actfer_jax.data.frames import FrameConfig, in_words, numbered_pictures, spans
+from actfer_jax.data.inventory import ALL, Inventory, Pictures, Problem, Record, read_text, relative
 
 CODED = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
 EVALUATED = (1, 2, 4, 6, 9, 12, 25, 26)
@@ -39,21 +37,8 @@ _LETTERS = " ABCDE"  # of the intensities, as coders of FACS write them
 
 
 @dataclass(frozen=True)
-class Config(PictureConfig):
-    """The choice of frames.
-
-    Attributes:
-      fold: whose people are "test": 9 of the 27; the others are "train".
-      aus: which action units are known: the 8 "evaluated" ones, or all 12 that are "coded".
-      stride: every which frame of a video is taken, from the first; at least 1.
-      frames: the folder below `directory` in which each person has a folder of frames.
-    """
-
-    split: Annotated[str, one_of("train", "test", ALL)] = "train"
-    fold: Annotated[int, between(1, len(FOLDS))] = 1
-    aus: Annotated[str, one_of("evaluated", "coded")] = "evaluated"
-    stride: Count = 1
-    frames: str = "frames"
+class Config(FrameConfig):
+    """The choice of frames; a fold tests 9 of the 27 people. 8 action units are evaluated, and 12 coded."""
 
 
 def labels(config: Config) -> tuple[str, ...]:
