@@ -19,7 +19,7 @@ from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.config import Count, Share, check_fields, one_of
 from actfer_jax.data.sources import Source, Unreadable, emotion_labels, open_face_store, open_source, read_sample
 from actfer_jax.files import write_atomically
-from actfer_jax.outputs import Output, check_directory, claim, publish, staged
+from actfer_jax.outputs import Output, OutputError, check_directory, claim, publish, staged
 from actfer_jax.parallel import hosts
 from actfer_jax.parallel.sharding import make_meshes
 from actfer_jax.progress import ProgressLine
@@ -121,14 +121,21 @@ def _sampled(
 
 
 def _open_parts(parts: epath.Path, config: TrainConfig, sampling: SamplingConfig) -> None:
-    """Makes the directory of parts, without parts that were sampled otherwise."""
+    """Makes the directory of parts.
+
+    Raises:
+      OutputError: it has parts that were sampled with other settings.
+    """
     sections = {name: vars(getattr(config, name)) for name in ("data", "views", "rollout", "faces")}
     settings = sections | {"sampling": vars(sampling), "seed": config.seed, "queries": config.batch.queries}
     text, path = json.dumps(settings, default=str, indent=1), parts / "settings.json"
-    if not path.exists() or path.read_text() != text:
-        parts.rmtree(missing_ok=True)
-        parts.mkdir(parents=True)
-        write_atomically(path, text)
+    if path.exists() and path.read_text() != text:
+        raise OutputError(
+            f"{parts} has traces that were sampled with other settings, those in {path}; give that command again, "
+            f"choose another --out, or delete {parts}"
+        )
+    parts.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
 
 
 def _queries(source: Source, indices: Iterable[int]) -> Iterator[Query]:

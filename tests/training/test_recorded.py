@@ -21,6 +21,7 @@ from actfer_jax.agent.chat import IMAGE_PAD
 from actfer_jax.agent.episode import Episode, Reference, Reply, Sample
 from actfer_jax.config import read_config
 from actfer_jax.data.sources import DataError, open_source
+from actfer_jax.outputs import OutputError
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.engine import Query, RolloutResult
 from actfer_jax.training import rejection
@@ -266,6 +267,8 @@ def test_what_was_done_when_it_was_stopped_is_not_done_again(agent, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             sampled(*arguments)
     assert parrot.played == [0, 1, 2, 3] and not (out / "traces.jsonl").exists()
+    with pytest.raises(OutputError, match="sampled with other settings"):
+        sampled("--from=demo", *given, "--tries=2", f"--out={out}")
     sampled(*arguments)
     assert parrot.played == list(range(5)) and not (out / "parts").exists()
     traces = read_traces(str(out / "traces.jsonl"))
