@@ -19,6 +19,8 @@ _HEADING_POINTS, _HEADING_INCHES_PER_CHARACTER = 7, 0.062
 def confusion_figure(summary: Summary) -> Figure:
     """The confusion matrix, truth in rows, answers in columns: counts, shaded by their share of the row."""
     confusion = summary["confusion"]
+    if not confusion["labels"]:
+        return _nothing("Emotions: the samples have no labels")
     counts_CxK = np.array(confusion["counts"])
     shares_CxK = counts_CxK / np.maximum(counts_CxK.sum(1, keepdims=True), 1)
     rows, columns = counts_CxK.shape
@@ -49,8 +51,10 @@ def aus_figure(runs: Mapping[str, Summary]) -> Figure:
         for au, entry in summary["aus"].items()
         if entry["true_positives"] + entry["false_negatives"]
     }
+    if not occurring:
+        return _nothing("Action units: none is known to be present in a sample")
     aus = sorted(occurring, key=lambda au: int(au[2:]))
-    figure, axes = _figure(7.5, 1.2 + 0.2 * max(len(aus), 1) * (0.7 + 0.4 * len(runs)))
+    figure, axes = _figure(7.5, 1.2 + 0.2 * len(aus) * (0.7 + 0.4 * len(runs)))
     values = {name: [summary["aus"].get(au, {"f1": None})["f1"] for au in aus] for name, summary in runs.items()}
     _bars(axes, [f"{au}  {occurring[au]}" for au in aus], values, horizontal=True)
     axes.invert_yaxis()
@@ -85,6 +89,14 @@ def png(figure: Figure, heading: str) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
+
+
+def _nothing(title: str) -> Figure:
+    """A figure that only says why there is nothing to show."""
+    figure, axes = _figure(7.5, 1.0)
+    axes.set_title(title, loc="left")
+    axes.set_axis_off()
+    return figure
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -194,6 +194,18 @@ def test_figures_without_any_episode_are_null_and_not_numbers():
     assert plots.png(plots.aus_figure({"normal": found}), "x").startswith(b"\x89PNG")
 
 
+def test_plots_say_what_the_samples_do_not_have():
+    """Of action units alone there is no confusion, and of labels alone no bar."""
+    aus_alone = outcome(Episode.from_texts(answer("", "AU4")), Reference((), aus=frozenset({4})))
+    labels_alone = outcome(Episode.from_texts(answer("fear")), Reference(("fear",), "fear"))
+    for one, draw, words in (
+        (aus_alone, plots.confusion_figure, "no labels"),
+        (labels_alone, lambda summary: plots.aus_figure({"normal": summary}), "none is known"),
+    ):
+        figure = draw(summarise([one, one]))
+        assert words in figure.axes[0].get_title(loc="left") and plots.png(figure, "x").startswith(b"\x89PNG")
+
+
 def test_refuses_what_cannot_be_summarised():
     with pytest.raises(ValueError, match="no episodes"):
         summarise([])
