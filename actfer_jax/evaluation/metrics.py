@@ -6,6 +6,7 @@ are resamples, of subjects where it is known who is shown, and give its 95% inte
 Shapes: N episodes, S rows, C labels, A action units.
 """
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from actfer_jax import facs
 from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.data.annotations import PSEUDO
 from actfer_jax.evaluation.bootstrap import RESAMPLES, Bootstrap, Floats, bootstrap, interval, nanmean, ratio, value
+from actfer_jax.faces.views import pitch
 from actfer_jax.rl.levels import f1
 
 INVALID = "invalid"
@@ -40,6 +42,7 @@ class Outcome:
       strata: names of the strata that the sample belongs to.
       inspected: whether the episode zoomed into the face at least once (the z of UC-GRPO).
       regions: named regions ("bbox" for a box) of the executed zooms, in order.
+      zoom_pitches: pixels of the original image that a pixel of each of these zooms spans.
       calls: (tool, executed) of each call; the tool is "" if the call could not be read.
       turns: the number of assistant turns.
       truncated: whether a turn reached its length limit.
@@ -69,6 +72,7 @@ class Outcome:
     failed: bool = False
     aus_from: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    zoom_pitches: tuple[float, ...] = ()
 
     @property
     def correct(self) -> bool:
@@ -107,6 +111,9 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         response=episode.turns[-1].text if episode.turns else "",
         aus_from=reference.aus_from,
         extra=reference.extra,
+        zoom_pitches=tuple(
+            float(pitch(zoom.view.to_original).mean()) for zoom in episode.zooms if zoom.view is not None
+        ),
     )
 
 
@@ -143,9 +150,10 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
         resampled ("subjects" or "samples", for the intervals);
         accuracy, macro_f1 (mean over the labels that occur in truth or answers), au_f1_sample (mean over samples of F1
         within a sample), au_f1_pooled (mean over the action units that occur in truth, of F1 over all samples);
-        strata: for each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_gap (its zoom rate minus that of the
-        samples only in other strata) and zoom_gap_within_class (mean of this gap over emotions, weighted by samples);
-        zoom: rate, regions (zooms per episode), per_episode;
+        strata: for each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_pitch, zoom_gap (its zoom rate minus
+        that of the samples only in other strata) and zoom_gap_within_class (mean of this gap over emotions, weighted by
+        samples);
+        zoom: rate, regions (zooms per episode), per_episode, pitch (`zoom_pitch`);
         tools: calls, success, and the same for each tool;
         confusion: labels (rows, the truth), columns (answers, the last is "invalid"), counts;
         classes: for each label episodes, precision, recall, f1, zoom_rate, zoom_rate_in (the rate in each stratum);
@@ -189,6 +197,7 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
                 "accuracy": interval(rate(correct, member & labelled)),
                 "au_f1_sample": interval(rate(au_f1, member & annotated)),
                 "zoom_rate": interval(rate(inspected, member)),
+                "zoom_pitch": zoom_pitch(one for one, inside in zip(outcomes, member, strict=True) if inside),
                 "zoom_gap": interval(rate(inspected, member) - rate(inspected, stratified & ~member)),
                 "zoom_gap_within_class": interval(
                     _gap_within_class(drawn, outcomes, labels, inspected, member, stratified & ~member)
@@ -199,6 +208,7 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
         "zoom": {
             "rate": interval(rate(inspected)),
             "per_episode": value(rate([len(one.regions) for one in outcomes])),
+            "pitch": zoom_pitch(outcomes),
             "regions": {
                 region: value(rate([one.regions.count(region) for one in outcomes]))
                 for region in (*facs.REGIONS, "bbox")
@@ -216,6 +226,15 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
         "classes": _classes(drawn.without_resamples, outcomes, labels, counts_SxCxK[:1], inspected, strata),
         "aus": au_entries(aus, (true_SxA, false_SxA, missed_SxA), au_f1_SxA),
     }
+
+
+def zoom_pitch(outcomes: Iterable[Outcome]) -> float | None:
+    """The median over zooms of the original pixels that a pixel of the zoom spans; None without zooms.
+
+    Below 1, a zoom only enlarges what is there.
+    """
+    pitches = [pitch for one in outcomes for pitch in one.zoom_pitches]
+    return statistics.median(pitches) if pitches else None
 
 
 def confusion_counts(drawn: Bootstrap, outcomes: Sequence[Outcome], labels: Sequence[str]) -> Floats:

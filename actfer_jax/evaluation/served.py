@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from actfer_jax import plugins
@@ -27,6 +28,7 @@ from actfer_jax.evaluation.endpoint import EndpointPlayer, Played, in_threads
 from actfer_jax.evaluation.items import NORMAL
 from actfer_jax.evaluation.metrics import Outcome, outcome
 from actfer_jax.evaluation.run import EvaluateConfig, evaluation_output, write_results
+from actfer_jax.faces.views import View
 from actfer_jax.files import is_remote, write_atomically
 from actfer_jax.outputs import PARTIAL, OutputError, check_directory, staged
 from actfer_jax.progress import ProgressLine
@@ -238,13 +240,21 @@ def _finish(job: Job, sample: Sample, played: Played, model: str) -> tuple[Made,
     return (record | {"index": job.sample}, views), Finished(result, played.usage, played.failure)
 
 
+def _without_pixels(view: Mapping[str, Any] | None) -> View | None:
+    """The view of a record, of which only the geometry is read."""
+    if view is None:
+        return None
+    width, height = view["size"]
+    return View(np.zeros((height, width, 0), np.uint8), np.array(view["to_original"]), view["name"])
+
+
 def _episode(record: Mapping[str, Any], grammar: Format) -> tuple[Episode, Reference]:
     """What a record says about how an episode came out."""
     turns = [
         Turn(
             turn["text"],
             grammar.parse_turn(turn["text"]),
-            None if turn["reply"] is None else Reply(**turn["reply"]),
+            None if turn["reply"] is None else Reply(**turn["reply"], view=_without_pixels(turn["view"])),
             truncated=turn["truncated"],
         )
         for turn in record["turns"]

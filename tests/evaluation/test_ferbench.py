@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from absl import flags
 from etils import epath
@@ -17,12 +18,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from actfer_jax import evaluate
-from actfer_jax.agent.episode import Episode, Reference
+from actfer_jax.agent.episode import Episode, Reference, Reply
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation.benchmarks import ferbench as benchmark
 from actfer_jax.evaluation.ferbench import Item, read_answer, subset_of, summarise
 from actfer_jax.evaluation.metrics import outcome
 from actfer_jax.evaluation.predictions import Prediction, read_predictions, score_predictions
+from actfer_jax.faces.views import View
 from actfer_jax.outputs import OutputError
 
 ROOT = Path(__file__).parents[2]
@@ -262,6 +264,27 @@ def test_last_turns_of_played_episodes_are_read_like_responses_from_a_file(proto
             key: other[key] for key in ("n", "unknown", "accuracy")
         }
         assert part["macro_f1"] == pytest.approx(other["macro_f1"])
+
+
+def test_zooms_are_counted_and_measured_for_each_subset():
+    def played(subset: str, *original_pixels: float):
+        zooms = [
+            Reply("", True, "zoom", View(np.zeros((8, 8, 3), np.uint8), np.diag([pixels] * 2 + [1])[:2] * 1.0, "a"))
+            for pixels in original_pixels
+        ]
+        replies = tuple(replace(zoom, region="mouth", inspects=True) for zoom in zooms)
+        call = '<think>a</think>\n<tool_call>\n{"name": "zoom", "arguments": {"region": "mouth"}}\n</tool_call>'
+        texts = [call] * len(zooms) + ["<answer>fear</answer>"]
+        reference = Reference(("fear", "anger"), emotion="fear", strata=(subset,))
+        return outcome(Episode.from_texts(*texts, replies=replies), reference)
+
+    outcomes = [played("rafdb", 0.25, 0.75), played("rafdb", 4.0), played("rafdb"), played("ferplus")]
+    found = benchmark.measure(outcomes, config=benchmark.Config(), seed=0)
+    zooms = {name: (part["zoom_rate"], part["zoom_pitch"]) for name, part in found["subsets"].items()}
+    assert zooms == {"rafdb": (pytest.approx(2 / 3), 0.75), "ferplus": (0.0, None)}
+    assert (found["overall"]["zoom_rate"], found["overall"]["zoom_pitch"]) == (0.5, 0.75)
+    rows = [line.split() for line in benchmark.report({"normal": found}).splitlines()]
+    assert [row[-2:] for row in rows[2:]] == [["0.67", "0.75"], ["0.00", "-"], ["0.50", "0.75"]]
 
 
 def test_a_played_sample_of_no_subset_is_read_without_synonyms():

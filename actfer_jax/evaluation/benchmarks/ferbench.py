@@ -4,7 +4,7 @@ Responses are read by the rules of the protocol: those of any model from a file,
 The subset of a played sample is its stratum of that name.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -27,7 +27,7 @@ from actfer_jax.evaluation.ferbench import (
     summarise,
 )
 from actfer_jax.evaluation.items import Answer, Interval, Prediction
-from actfer_jax.evaluation.metrics import Outcome, Summary
+from actfer_jax.evaluation.metrics import Outcome, Summary, zoom_pitch
 from actfer_jax.evaluation.tables import align
 
 FIGURES = ("confusion",)
@@ -54,13 +54,19 @@ class Config(BenchmarkConfig):
 
 
 def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
-    items = []
+    """As `summarise`, and for each part zoom_rate (the share of the episodes that inspected) and zoom_pitch."""
+    items, parts = [], defaultdict[str, list[Outcome]](list)
     for one in outcomes:
         if one.emotion is not None:
             subset = next((name for name in one.strata if name in SUBSETS), "")
             answer = read_answer(one.response, one.choices, subset, config.protocol)
             items.append(Item(subset, one.emotion, facs.normalise_emotion(answer), one.failed))
-    return summarise(items, config.protocol, seed=seed)
+            parts[subset].append(one)
+    summary = summarise(items, config.protocol, seed=seed)
+    for name, part in summary["subsets"].items():
+        part |= _zooms(parts[name])
+    summary["overall"] |= _zooms([one for part in parts.values() for one in part])
+    return summary
 
 
 def measure_predictions(predictions: Sequence[Prediction], *, config: Config, seed: int) -> Summary:
@@ -122,12 +128,14 @@ def row(summary: Summary) -> dict[str, Interval]:
 
 
 def report(summaries: Mapping[str, Summary]) -> str:
-    rows = [["", "subset", "n", "official", "errors", "unknown", "accuracy", "macro-F1"]]
+    rows = [["", "subset", "n", "official", "errors", "unknown", "accuracy", "macro-F1", "zoom rate", "zoom pitch"]]
     notes = []
     for title, summary in summaries.items():
         for name, part in {**summary["subsets"], "overall": summary["overall"]}.items():
             counts = [str(part[key]) for key in ("n", "official", "errors", "unknown")]
-            rows.append([title, name, *counts, _cell(part, "accuracy"), _cell(part, "macro_f1")])
+            zooms = (part.get(key) for key in ("zoom_rate", "zoom_pitch"))  # Predictions have none.
+            zoomed = ("-" if number is None else f"{number:.2f}" for number in zooms)
+            rows.append([title, name, *counts, _cell(part, "accuracy"), _cell(part, "macro_f1"), *zoomed])
             title = ""
         if "protocols" in summary:
             moves = (_moved(summary["protocols"], key, text) for key, text in _SHOWN.items())
@@ -140,6 +148,12 @@ def report(summaries: Mapping[str, Summary]) -> str:
 def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
     overall = next(iter(summaries.values()))["overall"]
     return [plots.confusion_figure({**overall, "accuracy": {"value": overall["accuracy"]}})]
+
+
+def _zooms(outcomes: Sequence[Outcome]) -> Summary:
+    counted = [one for one in outcomes if not one.failed]
+    rate = sum(one.inspected for one in counted) / len(counted) if counted else None
+    return {"zoom_rate": rate, "zoom_pitch": zoom_pitch(counted)}
 
 
 def _subset(prediction: Prediction) -> str:
