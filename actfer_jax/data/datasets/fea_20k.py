@@ -5,13 +5,14 @@
     DIR/BP4D/...                     the pictures, by source and then by the paths in the items
 
 A source has action units if one of its items has, and then an empty list says that none is present; likewise for its
-labels. Its known action units are those that occur in it, and its labels are the choices of its items.
+labels. Its known action units are those that occur in it, and its labels are the choices of its items: those of a
+source without labels ask for action units alone.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,13 +72,13 @@ def labels(config: Config) -> tuple[str, ...]:
 
 
 def label_sets(config: Config) -> tuple[tuple[str, ...], ...]:
-    """The labels of each source; those of all where a source has none."""
-    found = inventory(config)
-    return tuple(dict.fromkeys(record.reference.labels or found.labels for record in found.records))
+    """The labels of each source."""
+    return tuple(dict.fromkeys(record.reference.labels for record in inventory(config).records))
 
 
 def open_source(config: Config) -> Pictures:
-    return Pictures(config, inventory(config))
+    # Without labels for all: an item has those of its source.
+    return Pictures(config, replace(inventory(config), labels=()))
 
 
 def inventory(config: Config) -> Inventory:
