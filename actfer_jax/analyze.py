@@ -13,11 +13,12 @@ from absl import flags
 
 from actfer_jax import cli
 from actfer_jax.errors import UserError
-from actfer_jax.evaluation.analysis import analyze
 from actfer_jax.files import as_path
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.evaluation.analysis import analyze
+
     if len(argv) < 2:
         raise UserError("give at least one picture: python -m actfer_jax.analyze photo.jpg --checkpoint=DIR --out=DIR")
     given = flags.FLAGS

@@ -15,19 +15,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
 from actfer_jax.config import named_config, nearest, new_name, section_class
+from actfer_jax.config_help import help_text
 from actfer_jax.errors import ConfigError, ToolTimeout, UserError
-from actfer_jax.files import FILE_ERRORS, as_path, disk_is_full
-
-USER_ERRORS = (UserError, *FILE_ERRORS)
+from actfer_jax.files import as_path, disk_is_full, file_errors
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 _MISSING = re.compile(r"flag --(\S+)=None: Flag --\1 must have a value other than None\.")
@@ -41,6 +39,34 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "jax_transfer_guard_device_to_host": ("disallow", "disallow_explicit"),
 }
 
+ELSEWHERE = {
+    "num_generations": "batch.rollouts",
+    "n": "batch.rollouts",
+    "per_device_train_batch_size": "batch.queries",
+    "train_batch_size": "batch.queries",
+    "gradient_accumulation_steps": "batch.microbatches",
+    "ppo_epochs": "batch.updates",
+    "num_iterations": "batch.updates",
+    "max_completion_length": "rollout.turn_tokens",
+    "max_prompt_length": "rollout.prompt_tokens",
+    "max_tool_calling_iterations": "rollout.max_turns",
+    "lr": "optimizer.learning_rate",
+    "max_steps": "steps",
+    "total_training_steps": "steps",
+    "beta": "loss.kl",
+    "kl_loss_coef": "loss.kl",
+    "epsilon": "loss.clip_low",
+    "epsilon_high": "loss.clip_high",
+    "clip_ratio_low": "loss.clip_low",
+    "clip_ratio_high": "loss.clip_high",
+    "loss_type": "loss.aggregation",
+    "loss_agg_mode": "loss.aggregation",
+    "entropy_coeff": "loss.entropy_bonus",
+    "model_name_or_path": "model.path",
+    "output_dir": "workdir",
+}
+"""Names of TRL's and verl's settings (the last part of verl's), with our config key for the same."""
+
 
 class PathFlag(flags.ArgumentParser[epath.Path]):
     """A flag that is a path, read by `files.as_path`: `flags.DEFINE(PathFlag(), name, default, help)`."""
@@ -52,18 +78,17 @@ class PathFlag(flags.ArgumentParser[epath.Path]):
         return "path"
 
 
-def run(
-    main: Callable[[list[str]], None], *, config: type | Callable[[], type] | None = None, arguments: bool = False
-) -> None:
+def run(main: Callable[[list[str]], None], *, config: str | None = None, arguments: bool = False) -> None:
     """Parses the flags, sets up the log and runs a command.
 
     Exits with status 1 and one line on standard error if the user can fix the error.
 
     Args:
-      main: gets the program's name and, with `arguments`, the command line's arguments that are not flags.
-      config: the dataclass that `--config` is read into, or a function that imports it. With it,
-        `--config.data.name=NAME` selects another extension, and overrides of its keys may follow. Keys of the config
-        file that it does not have are dropped.
+      main: gets the program's name and, with `arguments`, the command line's arguments that are not flags. It imports
+        what it needs itself, so that `--help` comes at once.
+      config: the dataclass that `--config` is read into, such as "training.config.TrainConfig" in this package. With
+        it, `--config.data.name=NAME` selects another extension, and overrides of its keys may follow. Keys of the
+        config file that it does not have are dropped.
       arguments: whether arguments that are not flags are allowed.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -78,14 +103,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
-def _parse_flags(argv: list[str], *, config: type | Callable[[], type] | None) -> list[str]:
+def _parse_flags(argv: list[str], *, config: str | None) -> list[str]:
+    if {"-h", "-help", "--help"} & {*argv}:
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+    late = _Late()
     try:
-        late = _check_config(argv, config) if "config" in flags.FLAGS else _Late({}, {})
+        if "config" in flags.FLAGS:
+            _check_config(argv, config, late)
         rest: list[str] = flags.FLAGS(argv)
     except UserError as error:
         sys.exit(f"error: {printable(str(error))}")
     except flags.UnrecognizedFlagError as error:
-        sys.exit(f"error: {_unknown_flag(error.flagname)}")
+        sys.exit(f"error: {_unknown_flag(error.flagname, late.keys)}")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections raises the last four for an override that fits no key.
         message = " ".join(str(error).split())
@@ -105,16 +134,19 @@ def _parse_flags(argv: list[str], *, config: type | Callable[[], type] | None) -
     return rest
 
 
-class _Late(NamedTuple):
+@dataclasses.dataclass
+class _Late:
     """Overrides that ml_collections cannot make, set after it.
 
     Attributes:
       values: by key.
       sections: for each extension named on the command line, its keys with their types.
+      keys: all keys of the config.
     """
 
-    values: dict[str, Any]
-    sections: dict[str, dict[str, Any]]
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sections: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    keys: list[str] = dataclasses.field(default_factory=list)
 
 
 def _node(config: ml_collections.ConfigDict, section: str) -> ml_collections.ConfigDict:
@@ -123,22 +155,30 @@ def _node(config: ml_collections.ConfigDict, section: str) -> ml_collections.Con
     return config
 
 
-def _unknown_flag(name: str) -> str:
+def _unknown_flag(name: str, keys: list[str]) -> str:
     if name.startswith("config.") and "config" in flags.FLAGS:
         return f"--config is missing; give it before --{name}"
-    near = nearest(name, (known for known in flags.FLAGS if known not in ("helpxml", "helpfull")))
+    near = _meant(name, [known for known in flags.FLAGS if known not in ("helpxml", "helpfull")], keys)
     return f"there is no flag --{name}; {f'did you mean --{near}?' if near else '--help lists the flags'}"
 
 
-def _check_config(argv: list[str], cls: type | Callable[[], type] | None) -> _Late:
+def _meant(name: str, known: list[str], keys: list[str]) -> str | None:
+    """The flag or config key that was probably meant by a name: one of ours, or TRL's or verl's for the same."""
+    known = [*known, *(f"config.{key}" for key in keys)]
+    same = ELSEWHERE.get(name.rpartition(".")[2])
+    return next((ours for ours in (same, f"config.{same}") if ours in known), None) or nearest(name, known)
+
+
+def _check_config(argv: list[str], config_class: str | None, late: _Late) -> None:
     """Checks `--config=FILE:VARIANT` and the keys of its overrides, since ml_collections' own errors are hard to read.
 
-    Overrides that ml_collections cannot make are removed from the arguments and returned: values of None, and the keys
-    of an extension named on the command line.
+    Overrides that ml_collections cannot make are moved from the arguments to `late`: values of None, and the keys of an
+    extension named on the command line. `--config.help` prints the keys and ends the program.
 
     Args:
       argv: the command line; changed in place.
-      cls: as `config` of `run`.
+      config_class: as `config` of `run`.
+      late: is filled.
 
     Raises:
       ConfigError: the file, variant, extension or key does not exist, or the file fails.
@@ -150,14 +190,19 @@ def _check_config(argv: list[str], cls: type | Callable[[], type] | None) -> _La
         if override and override[1].endswith(".name") and override[2]
     }
     config: ml_collections.ConfigDict | None = None
-    kept, late = list[str](), _Late({}, {})
+    cls: type | None = None
+    kept = list[str]()
     for argument in joined:
         flag, _, value = argument.partition("=")
         override = _OVERRIDE.fullmatch(argument)
         if flag in ("--config", "-config"):
             argument, config = _load_config(value)
-            loaded = cls if cls is None or isinstance(cls, type) else cls()
-            late.sections.update(_named_sections(names, config, loaded))
+            cls = _imported(config_class) if config_class else None
+            late.keys[:] = _keys(config)
+            late.sections.update(_named_sections(names, config, cls))
+        elif override and override[1] == "help" and config is not None and cls is not None:
+            print(help_text(config.to_dict(), cls))
+            sys.exit()
         elif override and config is not None:
             key, value = _today(override[1], config), override[2]
             argument = argument.replace(f"config.{override[1]}", f"config.{key}", 1)
@@ -176,7 +221,12 @@ def _check_config(argv: list[str], cls: type | Callable[[], type] | None) -> _La
             late.values.pop(key, None)
         kept.append(argument)
     argv[:] = kept
-    return late
+
+
+def _imported(name: str) -> type:
+    module, _, cls = name.rpartition(".")
+    found: type = getattr(importlib.import_module(f"actfer_jax.{module}"), cls)
+    return found
 
 
 def _joined(argv: list[str]) -> list[str]:
@@ -213,6 +263,15 @@ def literal(value: str | None, field_type: Any) -> Any:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return value
+
+
+def load_config(given: str) -> ml_collections.ConfigDict:
+    """The config of `FILE`, `FILE:VARIANT`, or a name that ships.
+
+    Raises:
+      ConfigError: it does not exist, or fails.
+    """
+    return _load_config(given)[1]
 
 
 def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:
@@ -306,6 +365,8 @@ def _keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def _check_jax() -> None:
+    import jax  # Not above: whoever asks for help need not wait for it.
+
     for name, refused in _REFUSED.items():
         value = getattr(jax.config, name)
         if (value := getattr(value, "value", value)) in refused:
@@ -313,6 +374,14 @@ def _check_jax() -> None:
                 f"{name.upper()} is set to {value}, under which this program fails or computes something else: "
                 "unset it in the environment"
             )
+
+
+def _hint(argument: str) -> str:
+    """What was probably meant by an argument that is no flag, such as an override without its dashes."""
+    name, _, value = argument.partition("=")
+    config = flags.FLAGS.config if "config" in flags.FLAGS else None
+    near = _meant(name, [*flags.FLAGS], list(_keys(config)) if config else []) if value else None
+    return f"did you mean --{near}={value}?" if near else "flags begin with -- and have no space before ="
 
 
 def _show_unraisable(unraisable: Any) -> None:
@@ -333,14 +402,14 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str], arguments: bool
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         if len(argv) > 1 and not arguments:
-            raise UserError(f"unexpected argument {argv[1]!r}; flags begin with -- and have no space before =")
+            raise UserError(f"unexpected argument {argv[1]!r}; {_hint(argv[1])}")
         _check_jax()
         main(argv)
     except ToolTimeout as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Python would wait for the tool's thread.
         os._exit(1)
-    except USER_ERRORS as error:
+    except file_errors(UserError) as error:
         logging.debug("", exc_info=True)
         # A checkpoint's message already says it, with the step to resume from.
         full = disk_is_full(error) and "the disk is full" not in str(error)

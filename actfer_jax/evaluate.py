@@ -21,14 +21,6 @@ from ml_collections import config_flags
 from actfer_jax import cli
 from actfer_jax.errors import UserError
 
-# What only one way needs is imported where it is used: without a model, the command starts in half the time.
-
-
-def config_class() -> type:
-    from actfer_jax.evaluation.run import EvaluateConfig
-
-    return EvaluateConfig
-
 
 def main(argv: list[str]) -> None:
     del argv
@@ -76,4 +68,4 @@ if __name__ == "__main__":
     flags.DEFINE_multi(cli.PathFlag(), flags.ArgumentSerializer(), "predictions", None, files)
     flags.DEFINE_string("benchmark", None, "With --predictions: ferbench.")
     flags.DEFINE_string("protocol", None, "With --predictions: reference, reference_sfew_own or strict.")
-    cli.run(main, config=config_class)
+    cli.run(main, config="evaluation.run.EvaluateConfig")

@@ -6,14 +6,16 @@ Needs no accelerator, and of the memory twice what the parameters take. The run 
 is new, empty, or one of a policy that this package wrote (docs/files.md).
 """
 
-import jax
 from absl import flags
 
 from actfer_jax import cli
-from actfer_jax.training.export import export
 
 
 def main(argv: list[str]) -> None:
+    import jax
+
+    from actfer_jax.training.export import export
+
     del argv
     given = flags.FLAGS
     # The memory of the host holds what one accelerator may not, and these are perhaps in use.

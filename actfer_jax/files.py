@@ -3,15 +3,24 @@
 import errno
 import itertools
 import os
+import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import tensorflow as tf
 from etils import epath
 
-# The errors of reading or writing a file. Object stores are accessed through TensorFlow, which has its own errors.
-FILE_ERRORS: tuple[type[OSError], type[Exception]] = (OSError, tf.errors.OpError)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def file_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """The errors of reading or writing a file, and others."""
+    return OSError, *_store_errors(), *others
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """Object stores are accessed through TensorFlow, which has its own errors, and which is slow to import."""
+    tensorflow = sys.modules.get("tensorflow")
+    return () if tensorflow is None else (tensorflow.errors.OpError,)
 
 
 def as_path(text: epath.PathLike) -> epath.Path:
@@ -70,8 +79,8 @@ def write_atomically(path: epath.PathLike, data: bytes | str, *, sync: bool = Tr
     if is_remote(path):
         try:
             path.write_bytes(content)
-        except tf.errors.OpError as error:
-            raise OSError(f"{path}: {error.message}") from error
+        except _store_errors() as error:
+            raise OSError(f"{path}: {reason(error)}") from error
         return
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
@@ -98,8 +107,8 @@ def copy_tree(source: Path, target: epath.PathLike) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             try:
                 epath.Path(path).copy(copy, overwrite=True)
-            except tf.errors.OpError as error:
-                raise OSError(f"{copy}: {error.message}") from error
+            except _store_errors() as error:
+                raise OSError(f"{copy}: {reason(error)}") from error
 
 
 def unused(directory: epath.Path, name: str) -> epath.Path:
@@ -110,7 +119,7 @@ def unused(directory: epath.Path, name: str) -> epath.Path:
 
 
 def reason(error: Exception) -> str:
-    """The message of one of `FILE_ERRORS`, in one line."""
+    """The message of one of `file_errors`, in one line."""
     return getattr(error, "strerror", None) or str(error).partition("\n")[0][:300]
 
 

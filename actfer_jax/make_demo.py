@@ -12,10 +12,11 @@ from pathlib import Path
 from absl import flags
 
 from actfer_jax import cli
-from actfer_jax.training.demo import write_demo
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.training.demo import write_demo
+
     del argv
     write_demo(Path(flags.FLAGS.out))
 

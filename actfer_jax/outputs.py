@@ -23,7 +23,7 @@ from typing import Any
 from etils import epath
 
 from actfer_jax.errors import UserError
-from actfer_jax.files import FILE_ERRORS, is_remote, reason, write_atomically
+from actfer_jax.files import file_errors, is_remote, reason, write_atomically
 
 MARKER = ".actfer_output.json"
 RUN_DIRECTORIES = ("checkpoints", "compilation_cache", "episodes", "images", "profile", "superseded")
@@ -72,7 +72,7 @@ def check_directory(directory: epath.PathLike, output: Output) -> None:
     try:
         _check_directory(directory, output)
         _check_writable(directory)
-    except FILE_ERRORS as error:
+    except file_errors() as error:
         raise OutputError(f"{directory} cannot be written ({reason(error)}); choose another directory") from error
 
 
@@ -174,7 +174,7 @@ def check_file(path: epath.PathLike, kind: str) -> None:
             if start and not start.startswith(_BEGINNINGS[kind]):
                 raise OutputError(f"{path} is there and is no {kind} file, so it is not replaced; choose another name")
         _check_writable(path.parent)
-    except FILE_ERRORS as error:
+    except file_errors() as error:
         raise OutputError(f"{path} cannot be written ({reason(error)}); choose another name") from error
 
 
@@ -226,7 +226,7 @@ def publish(staging: Path, directory: epath.PathLike, output: Output, *, stay: b
       stay: whether earlier results without a new file of the same name stay too.
 
     Raises:
-      FILE_ERRORS: the results could not be written.
+      One of `file_errors`: the results could not be written.
     """
     directory = epath.Path(directory)
     new = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()}

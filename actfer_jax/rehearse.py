@@ -13,11 +13,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from actfer_jax import cli
-from actfer_jax.training.config import TrainConfig
-from actfer_jax.training.rehearsal import rehearse
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.training.rehearsal import rehearse
+
     given = flags.FLAGS
     rehearse(given.config, given.checkpoint, given.samples, [*given.images, *argv[1:]], given.json)
 
@@ -29,4 +29,4 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("images", [], "A picture to play as well; may be given again, or followed by more.")
     flags.DEFINE(cli.PathFlag(), "json", None, "File for the report.")
     flags.mark_flag_as_required("config")
-    cli.run(main, config=TrainConfig, arguments=True)
+    cli.run(main, config="training.config.TrainConfig", arguments=True)

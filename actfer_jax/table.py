@@ -13,13 +13,14 @@ from absl import flags
 
 from actfer_jax import cli
 from actfer_jax.errors import UserError
-from actfer_jax.evaluation.paper import FORMATS, comparison_table, main_table, render, strata_table
-from actfer_jax.evaluation.pool import pool
-from actfer_jax.evaluation.results import read_results
 from actfer_jax.files import as_path
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.evaluation.paper import comparison_table, main_table, render, strata_table
+    from actfer_jax.evaluation.pool import pool
+    from actfer_jax.evaluation.results import read_results
+
     given = flags.FLAGS
     if len(argv) < 2:
         raise UserError("give at least one directory that `evaluate` wrote: python -m actfer_jax.table RUN [RUN ...]")
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("format", "md", FORMATS, "Markdown, LaTeX or CSV.")
+    flags.DEFINE_enum("format", "md", ["md", "latex", "csv"], "Markdown, LaTeX or CSV.")
     flags.DEFINE_bool("strata", False, "Show the figures of each stratum.")
     flags.DEFINE_bool("pool", False, "Count the runs as one: each was tested on other samples.")
     flags.DEFINE_bool("compare", False, "Test the runs against each other.")

@@ -12,11 +12,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from actfer_jax import cli
-from actfer_jax.training.config import TrainConfig, read_train_config
-from actfer_jax.training.rejection import SamplingConfig, sample_traces
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.training.config import read_train_config
+    from actfer_jax.training.rejection import SamplingConfig, sample_traces
+
     del argv
     given = flags.FLAGS
     policy = str(given["from"].value)
@@ -41,4 +42,4 @@ if __name__ == "__main__":
     flags.DEFINE_float("au_f1", 0.5, "Least F1 of the action units, where they are known.")
     flags.DEFINE(cli.PathFlag(), "out", None, "Directory to write.", required=True)
     flags.mark_flags_as_required(["config", "from"])
-    cli.run(main, config=TrainConfig)
+    cli.run(main, config="training.config.TrainConfig")

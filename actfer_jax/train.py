@@ -17,13 +17,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from actfer_jax import cli
-from actfer_jax.parallel import hosts
-from actfer_jax.parallel.hosts import Interrupted, exit_as_told, termination
-from actfer_jax.training.config import TrainConfig, read_train_config
-from actfer_jax.training.loop import train
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.parallel import hosts
+    from actfer_jax.parallel.hosts import Interrupted, exit_as_told, termination
+    from actfer_jax.training.config import read_train_config
+    from actfer_jax.training.loop import train
+
     del argv
     given = flags.FLAGS
     hosts.connect(given.coordinator, given.processes, given.process)
@@ -53,4 +54,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("processes", None, "How many processes train together; on a TPU they are counted.")
     flags.DEFINE_integer("process", None, "Which of them this is, from 0; on a TPU it is found.")
     flags.mark_flag_as_required("config")
-    cli.run(main, config=TrainConfig)
+    cli.run(main, config="training.config.TrainConfig")

@@ -4,8 +4,10 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
@@ -14,10 +16,11 @@ from etils import epath
 from ml_collections import config_flags
 
 from actfer_jax import cli, evaluate
+from actfer_jax.__main__ import COMMANDS
 from actfer_jax.config import ConfigError
 from actfer_jax.errors import UserError
 from actfer_jax.files import as_path
-from actfer_jax.training.config import TrainConfig, read_train_config
+from actfer_jax.training.config import read_train_config
 from configs import ucgrpo
 from configs.eval import synth_faces
 
@@ -49,7 +52,7 @@ def parse(monkeypatch, tmp_path):
         argv = ["train", *arguments]
         monkeypatch.setattr(flags, "FLAGS", values)
         monkeypatch.setattr(sys, "argv", argv)
-        cli._parse_flags(argv, config=TrainConfig)
+        cli._parse_flags(argv, config="training.config.TrainConfig")
         return values
 
     return parsed
@@ -62,6 +65,10 @@ def parse(monkeypatch, tmp_path):
         ([DEMO, "--config.optimiser.learning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
         ([DEMO, "--config.learning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
         ([DEMO, "--config.optimizer.lerning_rate", "1"], "did you mean --config.optimizer.learning_rate?"),
+        ([DEMO, "--learning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
+        ([DEMO, "--num_generations=8"], "did you mean --config.batch.rollouts?"),
+        ([DEMO, "--actor_rollout_ref.actor.kl_loss_coef=0.1"], "did you mean --config.loss.kl?"),
+        ([DEMO, "--output_dir=x"], "did you mean --workdir?"),
         ([DEMO, "--config.zzz=1"], "it has alarms, algorithm, batch, checkpoint, data"),
         ([DEMO, "--config.optimizer.learning_rate=fast"], "--config.optimizer.learning_rate=fast: could not convert"),
         ([DEMO, "--config.optimizer=3"], "--config.optimizer=3"),
@@ -224,3 +231,65 @@ def test_a_real_command_says_one_line_and_no_library_another(tmp_path):
 def test_a_terminal_that_knows_ascii_only_gets_the_table(tmp_path):
     done = run("-c", "from actfer_jax import cli; cli.run(lambda argv: print('0.9 ±0.1'))", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "0.9 ?0.1\n"), done.stderr
+
+
+HELP = """
+import contextlib, io, runpy, sys
+out = io.StringIO()
+with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+    runpy.run_module("actfer_jax", run_name="__main__", alter_sys=True)
+heavy = {"jax", "tensorflow", "transformers", "orbax"} & sys.modules.keys()
+print(out.getvalue(), "heavy:", sorted(heavy))
+"""
+LIGHT = [name for name in COMMANDS if name not in ("check-data", "texts")]
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_help_comes_at_once(command):
+    """With examples and flags, and with nothing imported that takes seconds."""
+    done = run("-c", HELP, command, "--help")
+    assert done.stdout.endswith("heavy: []\n") and done.stderr == ""
+    assert f"python -m actfer_jax.{COMMANDS[command]}" in done.stdout and "\nflags:\n" in done.stdout
+
+
+def test_every_command_has_one_name():
+    done = run("-m", "actfer_jax", "--help")
+    assert done.returncode == 0 and [line.split()[0] for line in done.stdout.splitlines()[2:]] == list(COMMANDS)
+    asked = run("-m", "actfer_jax", "export", "--help")
+    assert asked.returncode == 0 and asked.stdout == run("-m", "actfer_jax.export", "--help").stdout != ""
+    wrong = run("-m", "actfer_jax", "evalute")
+    assert (wrong.returncode, wrong.stderr) == (1, "error: there is no command 'evalute'; did you mean evaluate?\n")
+
+
+def test_an_override_without_its_dashes_is_understood(parse):
+    parse(DEMO, "--workdir=x")
+    for given, meant in (
+        ("learning_rate=1e-5", "--config.optimizer.learning_rate=1e-5"),
+        ("config.steps=3", "--config.steps=3"),
+        ("trainer.total_training_steps=7", "--config.steps=7"),
+        ("workdir=y", "--workdir=y"),
+    ):
+        with pytest.raises(SystemExit, match=f"unexpected argument '{given}'; did you mean {meant}?"):
+            cli._guarded(lambda argv: None, ["train", given], False)
+
+
+def test_config_help_has_every_key_with_its_value_and_what_it_means(parse, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(DEMO, "--config.help")
+    assert not ended.value.code
+    lines = capsys.readouterr().out.splitlines()
+    keys = {line.partition("=")[0]: index for index, line in enumerate(lines) if line.startswith("--config.")}
+    assert keys.keys() == {f"--config.{key}" for key in leaves(ucgrpo.get_config("demo").to_dict())}
+    assert lines[keys["--config.reward.zoom_price"]] == "--config.reward.zoom_price=0.09"
+    assert all(lines[index + 1].startswith("    ") and lines[index + 1].strip() for index in keys.values())
+
+
+def leaves(section: dict[str, Any]) -> Iterator[str]:
+    for key, value in section.items():
+        yield from (f"{key}.{leaf}" for leaf in leaves(value)) if isinstance(value, dict) else (key,)
+
+
+def test_the_page_of_config_keys_is_that_of_the_dataclasses():
+    done = run("docs/config_page.py")
+    assert done.returncode == 0 and done.stdout == (ROOT / "docs" / "config.md").read_text()
+    assert "|  |\n" not in done.stdout  # every key has a meaning

@@ -28,8 +28,8 @@ ROOMS = {
     "compile_check": ["training"],
     "doors": ["training", "compile_check"],
 }
-LEAVES = ("__init__", "cli", "config", "errors", "facs", "files", "outputs", "plugins", "progress")
-DOORS = ("train", "evaluate", "table", "analyze", "export", "rehearse", "traces", "make_demo")
+LEAVES = ("__init__", "cli", "config", "config_help", "errors", "facs", "files", "outputs", "plugins", "progress")
+DOORS = ("__main__", "train", "evaluate", "table", "analyze", "export", "rehearse", "traces", "make_demo")
 LONGEST_DOOR, LONGEST_FILE, LONGEST_FUNCTION = 80, 500, 100
 
 

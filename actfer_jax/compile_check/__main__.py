@@ -14,17 +14,18 @@ import json
 import os
 import sys
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
 from actfer_jax import cli
-from actfer_jax.compile_check.check import GIB, NO_TPU, Result, compile_check, load_config
 from actfer_jax.outputs import check_file, write_file
-from actfer_jax.training.config import TrainConfig
 
 
 def main(argv: list[str]) -> None:
+    import jax
+
+    from actfer_jax.compile_check.check import GIB, NO_TPU, Result, compile_check, load_config
+
     del argv
     given = flags.FLAGS
     jax.config.update("jax_platforms", "cpu")
@@ -52,4 +53,4 @@ if __name__ == "__main__":
     flags.DEFINE_list("programs", [], "Compile only these, by their names in the table.")
     flags.DEFINE(cli.PathFlag(), "json", None, "File for the results.")
     flags.mark_flag_as_required("config")
-    cli.run(main, config=TrainConfig)
+    cli.run(main, config="training.config.TrainConfig")

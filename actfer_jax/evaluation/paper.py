@@ -17,7 +17,6 @@ from actfer_jax.evaluation.results import Results
 Rows = list[list[str]]
 """The cells of a table, its headings first."""
 
-FORMATS = ("md", "latex", "csv")
 _STRATUM = ("accuracy", "au_f1_sample", "zoom_rate")
 
 
@@ -99,7 +98,7 @@ def comparison_table(runs: Sequence[Results], *, seed: int = 0) -> Rows:
 
 
 def render(rows: Rows, form: str) -> str:
-    """A table in one of `FORMATS`."""
+    """A table as "md" (Markdown), "latex" or "csv"."""
     if form == "csv":
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)

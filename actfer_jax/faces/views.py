@@ -102,6 +102,12 @@ class ViewConfig:
 
     The defaults are for Qwen3-VL-4B: a scene of at most 512 visual tokens, other views of at most 256.
 
+    Attributes:
+      multiple: pixels of the side of a visual token; sides of views are multiples of it.
+      scene_min_pixels, scene_max_pixels: pixels of the view of a whole image.
+      aligned_side: width and height of the aligned view of a face.
+      zoom_min_pixels, zoom_max_pixels: pixels of a zoom.
+
     Raises:
       ValueError: no size satisfies the limits.
     """

@@ -31,7 +31,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
-from actfer_jax.files import FILE_ERRORS, is_remote, reason
+from actfer_jax.files import file_errors, is_remote, reason
 from actfer_jax.models.companions import COMPANION, write_companions
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.qwen3_vl import Qwen3VL
@@ -399,7 +399,7 @@ def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[st
             _write_weights(model, staging)
             if staging is not None:
                 publish(staging, path, POLICY)
-    except FILE_ERRORS as error:
+    except file_errors() as error:
         raise OSError(f"{path}: could not be written ({error}); free some space or choose another place") from error
 
 

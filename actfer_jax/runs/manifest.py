@@ -14,7 +14,7 @@ from etils import epath
 
 import actfer_jax
 from actfer_jax.config import ConfigError, nearest, with_new_names
-from actfer_jax.files import FILE_ERRORS, reason, write_atomically
+from actfer_jax.files import file_errors, reason, write_atomically
 from actfer_jax.runs.metrics import EVALUATION, METRICS, WorkdirError, flatten, plain_config
 from actfer_jax.runs.provenance import git_state
 
@@ -140,7 +140,7 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any], allowed: S
         probe = workdir / f".writable-{jax.process_index()}"
         write_atomically(probe, b"")
         probe.unlink()
-    except FILE_ERRORS as error:
+    except file_errors() as error:
         message = f"workdir {workdir} cannot be written ({reason(error)}): choose another with --workdir"
         raise WorkdirError(message) from error
     changes = _changes(workdir, config)

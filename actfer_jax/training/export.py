@@ -5,7 +5,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from actfer_jax.config import ConfigError
-from actfer_jax.files import FILE_ERRORS, reason
+from actfer_jax.files import file_errors, reason
 from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.runs.checkpoints import read_checkpoint
 from actfer_jax.runs.manifest import MANIFEST, manifest_config
@@ -26,7 +26,7 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int
     """
     try:
         raw_config = manifest_config(workdir)
-    except (*FILE_ERRORS, ValueError, KeyError) as error:
+    except file_errors(ValueError, KeyError) as error:
         raise ConfigError(
             f"{workdir} is not the workdir of a training run ({MANIFEST}: {reason(error)}); give the --workdir of one"
         ) from error

@@ -20,7 +20,7 @@ from actfer_jax.agent.episode import Sample
 from actfer_jax.config import at_least, read_config
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.sources import Source
-from actfer_jax.files import FILE_ERRORS, as_path, reason
+from actfer_jax.files import as_path, file_errors, reason
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def read_traces(file: str) -> tuple[Trace, ...]:
     """
     try:
         text = epath.Path(as_path(file)).read_text()
-    except (*FILE_ERRORS, ValueError) as error:
+    except file_errors(ValueError) as error:
         raise DataError(f"traces.file: {file} cannot be read ({reason(error)})") from error
     traces = parse_traces(text, f"traces.file: {file}")
     if not traces:

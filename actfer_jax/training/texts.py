@@ -27,7 +27,7 @@ from actfer_jax.data.sources import Source, open_source
 from actfer_jax.models import demo_checkpoint, words_directory
 from actfer_jax.outputs import check_file, write_file
 from actfer_jax.rollout.engine import RolloutConfig
-from actfer_jax.training.config import TrainConfig, read_train_config
+from actfer_jax.training.config import read_train_config
 from actfer_jax.training.recorded import Trace, to_line
 from actfer_jax.training.rejection import SamplingConfig, is_kept
 from actfer_jax.training.traces import unspeakable
@@ -91,4 +91,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "A config of training.")
     flags.mark_flags_as_required(["config"])
-    cli.run(main, config=TrainConfig)
+    cli.run(main, config="training.config.TrainConfig")
