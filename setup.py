@@ -33,7 +33,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["actfer_jax", "actfer_jax.*"]), "actfer_jax.configs", "actfer_jax.configs.eval"],
     package_dir={"actfer_jax.configs": "configs"},  # so that `--config=ucgrpo:demo` finds what ships, in any directory
-    package_data={"actfer_jax": ["py.typed", "models/demo/*", "models/*.json"]},
+    package_data={"actfer_jax": ["py.typed", "models/demo/*", "models/*.json", "viewer/page/*"]},
     entry_points={"console_scripts": ["actfer = actfer_jax.__main__:main"]},
     python_requires=">=3.11,<3.14",
     install_requires=[

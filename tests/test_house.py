@@ -23,13 +23,14 @@ ROOMS = {
     "rollout": ["agent", "models"],
     "episodes": ["rollout"],
     "runs": ["parallel"],
+    "viewer": ["episodes", "runs"],
     "evaluation": ["episodes", "rl", "data", "runs"],
     "training": ["evaluation"],
     "compile_check": ["training"],
-    "doors": ["training", "compile_check"],
+    "doors": ["training", "compile_check", "viewer"],
 }
 LEAVES = ("__init__", "cli", "config", "config_help", "errors", "facs", "files", "outputs", "plugins", "progress")
-DOORS = ("__main__", "train", "evaluate", "table", "analyze", "export", "rehearse", "traces", "make_demo")
+DOORS = ("__main__", "train", "evaluate", "table", "analyze", "export", "rehearse", "traces", "browse", "make_demo")
 LONGEST_DOOR, LONGEST_FILE, LONGEST_FUNCTION = 80, 500, 100
 
 

@@ -10,6 +10,7 @@ Keys of a line:
   arm: "looked", "direct" or "undecided"; null in records of schema 1. looked: whether it zoomed into the
     face.
   regions: of the executed zooms, in order; "bbox" for a box.
+  refused: whether a call was refused; lines of before do not have it.
   forced, truncated, reward (its parts), advantage: as in the record.
 """
 
@@ -41,6 +42,7 @@ def entry(record: Mapping[str, Any]) -> dict[str, Any]:
         "arm": record.get("arm"),
         "looked": any(zoom["inspects"] for zoom in zooms),
         "regions": [zoom["region"] for zoom in zooms],
+        "refused": not all(reply["ok"] for reply in replies),
         "forced": record.get("forced", ""),
         "truncated": record.get("truncated", False),
         "reward": record["reward"],

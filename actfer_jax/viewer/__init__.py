@@ -1,0 +1,1 @@
+"""A page of whole runs: their episodes with filters, and their curves."""
