@@ -1,7 +1,7 @@
 """The tokens that a policy wrote, as text with their log-probabilities."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from actfer_jax.agent.chat import Chat, ChatError
 from actfer_jax.files import is_remote
 from actfer_jax.models import demo_checkpoint
 
-Decode = Callable[[int], str]
-"""The text of a token."""
+Decode = Callable[[list[int]], str]
+"""The text of tokens."""
+_MOST_BYTES = 4  # Of a character, each of which may be a token.
 
 
 def written_tokens(record: Mapping[str, Any], decode: Decode | None) -> list[list[list[Any]]] | None:
@@ -25,16 +26,28 @@ def written_tokens(record: Mapping[str, Any], decode: Decode | None) -> list[lis
 
     Returns:
       None where the record has no tokens, since a server played the policy. The log-probabilities are those of the
-      sampled distribution.
+      sampled distribution. A character that takes several tokens is the text of the last, and that of the others is "".
     """
     if record["token_ids"] is None:
         return None
     rows = zip(record["loss_mask"], record["token_ids"], record["logprobs"], strict=True)
+    turns = [list(turn) for written, turn in groupby(rows, key=lambda row: bool(row[0])) if written]
     return [
-        [[decode(token) if decode else None, token, logprob] for _, token, logprob in turn]
-        for written, turn in groupby(rows, key=lambda row: bool(row[0]))
-        if written
+        [[text, token, logprob] for text, (_, token, logprob) in zip(_texts(turn, decode), turn, strict=True)]
+        for turn in turns
     ]
+
+
+def _texts(turn: list[tuple[Any, int, float]], decode: Decode | None) -> Iterator[str | None]:
+    waiting = list[int]()
+    for _, token, _ in turn:
+        waiting.append(token)
+        text = decode(waiting) if decode else None
+        if text and text.endswith("\ufffd") and len(waiting) < _MOST_BYTES:
+            yield ""
+        else:
+            yield text
+            waiting = []
 
 
 def find_decoder(workdir: epath.Path) -> Decode | None:
@@ -48,7 +61,7 @@ def find_decoder(workdir: epath.Path) -> Decode | None:
                 tokenizer = Chat.from_pretrained(path).tokenizer
             except ChatError:
                 continue
-            return lambda token: str(tokenizer.decode([token]))
+            return lambda tokens: str(tokenizer.decode(tokens))
     return None
 
 
