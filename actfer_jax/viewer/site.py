@@ -235,6 +235,10 @@ def _short(value: float | None) -> float | None:
 
 
 def _names(workdirs: Sequence[epath.Path]) -> list[str]:
-    """The last part of each path, or all of it where two have the same."""
+    """For each path, as many of its last parts as tell it from the others."""
     names = [workdir.name for workdir in workdirs]
-    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, workdirs, strict=True)]
+    for count in range(2, max(len(workdir.parts) for workdir in workdirs) + 1):
+        same = {name for name in names if names.count(name) > 1}
+        longer = ["/".join(workdir.parts[-count:]) for workdir in workdirs]
+        names = [more if name in same else name for name, more in zip(names, longer, strict=True)]
+    return names

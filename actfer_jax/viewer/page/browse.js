@@ -3,6 +3,7 @@
 const AT_ONCE = 24; // Cards that are made at a time.
 const CHARTS = ["reward/total", "reward/emotion", "tool/zoom/rate", "policy/kl", "sft/loss", "policy/entropy"];
 const CHART_COUNT = 4;
+const NARROW = 520; // Pixels, as in the style: curves are folded at first.
 const CHIPS = [["outcome", "wrong"], ["outcome", "right"], ["outcome", "no answer"], ["calls", "refused"]];
 
 const id = (name) => document.getElementById(name);
@@ -98,6 +99,7 @@ function addCards() {
   const next = rows.slice(made, made + AT_ONCE);
   made += next.length;
   id("cards").append(...next.map((row) => fill(make("article", { tabindex: 0 }), row)));
+  if (!rows.length) id("cards").append(make("p", { class: "muted" }, "No episode passes these filters."));
   id("next").hidden = made >= rows.length;
   id("next").textContent = `${Math.min(AT_ONCE, rows.length - made)} more of ${rows.length - made}`;
 }
@@ -112,9 +114,10 @@ function fill(article, row) {
     article.replaceChildren(...card(index, row, records[place.at], (other) => {
       fill(article, other);
       article.focus();
-    }), make("p", { class: "tools" },
-      make("button", { type: "button", class: "show-tokens", onclick: () => showTokens(article) }, "tokens"),
-      make("button", { type: "button", class: "same", onclick: () => samePicture(article) }, "same picture")));
+    }));
+    article.querySelector(".rest").append(make("p", {},
+      make("button", { type: "button", class: "show-tokens", onclick: () => showTokens(article) }, "tokens"), " ",
+      make("button", { type: "button", onclick: () => samePicture(article) }, "same picture")));
   }).catch((error) => article.replaceChildren(make("p", { class: "refused" }, error.message)));
   return article;
 }
@@ -153,9 +156,8 @@ function drawCurve(plot, name) {
   const all = points.flatMap(([, list]) => list);
   const [left, right] = range(all.map(([step]) => step)), [low, high] = range(all.map(([, value]) => value));
   const x = (step) => ((step - left) / (right - left || 1)) * 100, y = (value) => 37 - ((value - low) / (high - low || 1)) * 34;
-  const lines = points.map(([run, list]) => draw("polyline", { stroke: COLOURS[(run + 1) % COLOURS.length],
-    points: list.map(([step, value]) => `${x(step)},${y(value)}`).join(" ") },
-  draw("title", {}, index.runs[run].name)));
+  const lines = points.map(([run, list]) => draw("polyline", { stroke: colourOf(run),
+    points: list.map(([step, value]) => `${x(step)},${y(value)}`).join(" ") }));
   const pick = (step) => go({ step: String(nearest(stepsOf(index, state.run), step)) });
   const svg = draw("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img",
     "aria-label": `${name}, steps ${left} to ${right}, from ${low.toPrecision(3)} to ${high.toPrecision(3)}`,
@@ -167,6 +169,10 @@ function drawCurve(plot, name) {
   plot.replaceChildren(svg, make("div", { class: "range muted" }, make("span", {}, `step ${left}`),
     make("span", {}, `${low.toPrecision(3)} to ${high.toPrecision(3)}`), make("span", {}, `${right}`)));
   markStep();
+}
+
+function colourOf(run) {
+  return COLOURS[(run + 1) % COLOURS.length];
 }
 
 /** Draws where the chosen step is on every curve. */
@@ -195,7 +201,15 @@ async function curves() {
   if (!names.length) return;
   const first = [...CHARTS.filter((name) => names.includes(name)), ...names].slice(0, CHART_COUNT);
   id("metrics").hidden = false;
+  id("metrics").open = innerWidth > NARROW;
   id("curves").replaceChildren(...first.map((name) => chart(names, name)));
+  const legend = [...metrics.keys()].map((run) => {
+    const name = make("span", {}, `— ${index.runs[run].name} `);
+    name.style.color = colourOf(run);
+    return name;
+  });
+  if (legend.length > 1) id("curves").append(make("p", {}, legend));
+  markStep();
 }
 
 function move(by) {

@@ -34,9 +34,10 @@ function card(index, row, record, open) {
   return [
     heading(index, row, record),
     make("div", { class: "episode" },
-      make("div", { class: "seen" }, scenes(record, source, colours), rewards(record), group(index, row, open)),
-      make("div", { class: "said" }, answer(index, row, record), units(record), turns(record, source, colours),
-        make("p", { class: "muted" }, summary(record)))),
+      make("div", { class: "seen" }, scenes(record, source, colours)),
+      make("div", { class: "said" }, answer(index, row, record), units(record), turns(record, source, colours))),
+    make("p", { class: "muted" }, summary(record)),
+    make("div", { class: "foot" }, rewards(record), make("div", { class: "rest" }, group(index, row, open))),
   ];
 }
 
@@ -87,7 +88,7 @@ function rewards(record) {
 function group(index, row, open) {
   const rows = groupOf(index, row);
   if (rows.length < 2) return null;
-  return make("p", { class: "group" }, `group of ${rows.length} `, rows.map((other, number) => {
+  return make("p", { class: "group" }, make("span", {}, `group of ${rows.length}`), " ", rows.map((other, number) => {
     const outcome = optionOf(index, "outcome", other), looked = optionOf(index, "looked", other);
     const label = `rollout ${number + 1}: ${outcome}, ${looked}, reward ${shown(index.reward[other])}, ` +
       `advantage ${shown(index.advantage[other])}`;
@@ -135,6 +136,7 @@ function turns(record, source, colours) {
 function view(record, view, source, colours) {
   const image = picture(source(record.images[view.picture]), view, view.name);
   image.style.borderColor = colours.get(view);
+  image.style.width = `${Math.min(120, (110 * view.size[0]) / view.size[1])}px`;
   return image;
 }
 
