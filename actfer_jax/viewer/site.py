@@ -36,9 +36,11 @@ from actfer_jax.viewer.tokens import Decode, find_decoder, written_tokens
 
 PAGE, INDEX = "index.html", "data/index.js"
 _CHUNK = 8  # Episodes of a file: often those of a group.
-_RECORDS = re.compile(r"data/(\d{1,4})/(step-\d{1,12}-host\d{1,6})/(\d{1,7})(\.tokens)?\.js")
-_METRICS = re.compile(r"data/(\d{1,4})/metrics\.js")
-_PICTURE = re.compile(rf"pictures/(\d{{1,4}})/({PICTURES})")
+_METRICS = r"data/(\d{1,4})/metrics\.js"
+_RECORDS = r"data/(\d{1,4})/(step-\d{1,12}-host\d{1,6})/(\d{1,7})(\.tokens)?\.js"
+_PICTURE = rf"pictures/(\d{{1,4}})/({PICTURES})"
+ADDRESSES = re.compile("|".join((re.escape(PAGE), re.escape(INDEX), _METRICS, _RECORDS, _PICTURE)))
+"""Matches every address that may have content."""
 _TOKENS = ("token_ids", "loss_mask", "logprobs", "raw_logprobs")
 _CURVE_DIGITS = 6
 _Stamp = tuple[tuple[str, int, float], ...]
@@ -97,7 +99,7 @@ class Site:
       workdirs: directories with `episodes/`, of trainings or evaluations.
 
     Raises:
-      UserError: one has no episodes.
+      UserError: one has no episodes, or a damaged index.
     """
 
     def __init__(self, workdirs: Sequence[epath.Path]):
@@ -109,7 +111,7 @@ class Site:
                     "evaluation (a training records every `logging.records_every`-th step)"
                 )
         self._stamp: _Stamp = ()
-        self._index = b""
+        self.index()
 
     def index(self) -> bytes:
         """The script of the index; read anew where a shard has come or gone since."""
@@ -136,17 +138,15 @@ class Site:
             return page().encode()
         if address == INDEX:
             return self.index()
-        if not self._index:
-            self.index()
-        if (match := _METRICS.fullmatch(address)) and (run := self._run(match[1])):
+        if (match := re.fullmatch(_METRICS, address)) and (run := self._run(match[1])):
             return _script(address, _curves(run.workdir)) if run.has_metrics() else None
-        if (match := _RECORDS.fullmatch(address)) and (run := self._run(match[1])):
+        if (match := re.fullmatch(_RECORDS, address)) and (run := self._run(match[1])):
             records = run.records(match[2], int(match[3]))
             if not records:
                 return None
             tokens = match[4] is not None
             return _script(address, [written_tokens(r, run.decode) if tokens else _shown(r) for r in records])
-        if (match := _PICTURE.fullmatch(address)) and (run := self._run(match[1])):
+        if (match := re.fullmatch(_PICTURE, address)) and (run := self._run(match[1])):
             path = run.workdir / match[2]
             return path.read_bytes() if path.exists() else None
         return None
@@ -158,7 +158,6 @@ class Site:
 
     def chunks(self) -> Iterator[tuple[list[str], dict[str, epath.Path]]]:
         """For each part of a shard, the addresses of its data, and the file of each address of a picture in it."""
-        self.index()
         for number, run in enumerate(self.runs):
             for shard, chunk in run.chunks():
                 names = {name for record in run.records(shard, chunk) for name in _shown(record)["images"]}
@@ -167,7 +166,6 @@ class Site:
 
     @property
     def chunk_count(self) -> int:
-        self.index()
         return sum(1 for run in self.runs for _ in run.chunks())
 
     def _run(self, number: str) -> Run | None:

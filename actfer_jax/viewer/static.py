@@ -1,7 +1,6 @@
 """Writes a page of runs as files, which need no server."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -10,15 +9,9 @@ from etils import epath
 from actfer_jax.files import is_remote
 from actfer_jax.outputs import Output, check_apart, check_directory, publish, staged
 from actfer_jax.progress import ProgressLine
-from actfer_jax.viewer.site import PAGE, Site
+from actfer_jax.viewer.site import ADDRESSES, PAGE, Site
 
-OUTPUT = Output(
-    "a page of episodes",
-    re.compile(r"index\.html|(?:data|pictures)/[\w./-]+\.(?:js|png)"),
-    PAGE,
-    (),
-    ("data", "pictures"),
-)
+OUTPUT = Output("a page of episodes", ADDRESSES, PAGE, (), ("data", "pictures"))
 
 
 def write(site: Site, out: epath.Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -194,20 +195,23 @@ def said(run, step, one):
 
 @pytest.mark.skipif(NODE is None, reason="there is no Node.js")
 def test_every_filter_counts_what_the_records_say(runs):
-    episodes = []
+    having, inside, count = defaultdict(set), set(), 0
     for run in runs:
         for shard in shards(run):
-            step = int(shard.name.split("-")[1])
-            episodes += [(said(run.name, step, json.loads(line)), json.loads(line)) for line in shard.open()]
-    options = sorted({(name, option) for words, _ in episodes for name, values in words.items() for option in values})
-    rng = random.Random(5)
-    states = [{}, *({name: option} for name, option in options), *(dict(rng.sample(options, 3)) for _ in range(30))]
-    states += [state | {"least": "0.25", "most": "0.75"} for state in rng.sample(states, 12)]
+            for one in map(json.loads, shard.open()):
+                for name, options in said(run.name, int(shard.name.split("-")[1]), one).items():
+                    for option in options:
+                        having[name, option].add(count)
+                if one["reward"] and 0.25 <= one["reward"]["total"] <= 0.75:
+                    inside.add(count)
+                count += 1
+    options, rng = sorted(having), random.Random(5)
+    states = [{}, *({name: option} for name, option in options), *(dict(rng.sample(options, 3)) for _ in range(60))]
+    states += [state | {"least": "0.25", "most": "0.75"} for state in rng.sample(states, 20)]
 
-    def passes(words, one, state):
-        total = (one["reward"] or {}).get("total")
-        inside = "least" not in state or (total is not None and 0.25 <= total <= 0.75)
-        return inside and all(value in words[name] for name, value in state.items() if name in words)
+    def passing(state):
+        rows = inside if "least" in state else set(range(count))
+        return rows.intersection(*(having[item] for item in state.items() if item in having))
 
     found = in_node(
         Site(runs),
@@ -216,12 +220,12 @@ def test_every_filter_counts_what_the_records_say(runs):
         return [rows, Object.fromEntries(Object.entries(counts).map(([name, map]) => [name, Object.fromEntries(map)]))];
     }})""",
     )
-    assert len(found) == len(states) > 50
+    assert len(found) == len(states) > 100
     for state, (rows, counts) in zip(states, found, strict=True):
-        assert rows == [row for row, (words, one) in enumerate(episodes) if passes(words, one, state)], state
+        assert rows == sorted(passing(state)), state
         for name, option in options:
-            others = state | {name: option}
-            assert counts[name][option] == sum(passes(words, one, others) for words, one in episodes), (state, option)
+            assert counts[name][option] == len(passing(state | {name: option})), (state, name, option)
+        assert {(name, option) for name in counts for option in counts[name]} == set(options)
 
 
 @pytest.mark.skipif(NODE is None, reason="there is no Node.js")

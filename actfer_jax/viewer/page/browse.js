@@ -56,41 +56,55 @@ function heads(found) {
   const where = state.image ? `${state.image}, everywhere` : state.step ? `step ${state.step}` : "all steps";
   id("title").textContent = document.title = `${run} · ${where}`;
   id("count").textContent = `${found.rows.length} episodes, ${count("wrong")} wrong, ${count("right")} right`;
+  rebuild(id("steps"), stepControls());
+  rebuild(id("outcomes"), CHIPS.map(([facet, option]) => {
+    const on = state[facet] === option, name = option === "refused" ? "refused call" : option;
+    const press = () => go({ [facet]: on ? "" : option });
+    return make("button", { type: "button", "aria-pressed": String(on), onclick: press },
+      `${name} ${found.counts[facet].get(option) || 0}`);
+  }));
+  rebuild(id("sort"), ORDERS.map((name) => make("option", { selected: name === state.sort ? "" : false }, name)));
+}
+
+/** The step before, a choice of all, and the step after. From all steps, these are the last and the first. */
+function stepControls() {
   const steps = stepsOf(index, state.run), now = state.step ? Number(state.step) : null;
   const before = now === null ? steps.at(-1) : steps.filter((step) => step < now).at(-1);
   const after = now === null ? steps[0] : steps.find((step) => step > now);
-  const to = (step, text, name) => make("button", { type: "button", id: name, disabled: step === undefined ? "" : false,
-    onclick: () => go({ step: String(step) }) }, step === undefined ? text.trim() : text.includes("‹") ? `‹ ${step}` : `${step} ›`);
-  const choice = make("select", { "aria-label": "step", onchange: (event) => go({ step: event.target.value }) },
-    make("option", { value: "" }, "all steps"),
-    steps.map((step) => make("option", { value: step, selected: step === now ? "" : false }, step)));
-  keepFocus(id("steps"), () => id("steps").replaceChildren(to(before, "‹", "before"), choice, to(after, "›", "after")));
-  keepFocus(id("outcomes"), () => id("outcomes").replaceChildren(...CHIPS.map(([facet, option]) => {
-    const on = state[facet] === option;
-    return make("button", { type: "button", "aria-pressed": String(on), onclick: () => go({ [facet]: on ? "" : option }) },
-      `${option === "refused" ? "refused call" : option} ${found.counts[facet].get(option) || 0}`);
-  })));
-  id("sort").replaceChildren(...ORDERS.map((name) => make("option", { selected: name === state.sort ? "" : false }, name)));
+  const to = (step, name, text) => make("button", { type: "button", id: name, "aria-label": `step ${name}`,
+    disabled: step === undefined ? "" : false, onclick: () => go({ step: String(step) }) }, text);
+  return [
+    to(before, "before", `‹ ${before === undefined ? "" : before}`),
+    make("select", { "aria-label": "step", onchange: (event) => go({ step: event.target.value }) },
+      make("option", { value: "" }, "all steps"),
+      steps.map((step) => make("option", { value: step, selected: step === now ? "" : false }, step))),
+    to(after, "after", `${after === undefined ? "" : after} ›`),
+  ];
 }
 
-/** Rebuilds controls; the one that had the focus, or its successor in the same place, has it again. */
-function keepFocus(parent, rebuild) {
-  const at = [...parent.querySelectorAll("button, select, input")].indexOf(document.activeElement);
-  rebuild();
-  if (at >= 0) parent.querySelectorAll("button, select, input")[at].focus();
+/** Replaces the controls in an element; where one of them had the focus, its successor in the same place has it. */
+function rebuild(parent, controls) {
+  const inside = () => [...parent.querySelectorAll("button, select, input")];
+  const at = inside().indexOf(document.activeElement);
+  parent.replaceChildren(...controls);
+  if (at >= 0) inside()[at].focus();
 }
 
 function filters(counts) {
-  const names = Object.keys(index.facets).filter((name) => name !== "image" && name !== "step" && counts[name].size > 1);
+  const names = Object.keys(index.facets).filter((name) => !["image", "step"].includes(name) && counts[name].size > 1);
   const selects = names.map((name) => make("label", {}, `${name} `,
     make("select", { onchange: (event) => go({ [name]: event.target.value }) }, make("option", { value: "" }, "all"),
       [...counts[name]].sort().map(([option, count]) =>
         make("option", { value: option, selected: state[name] === option ? "" : false }, `${option} (${count})`)))));
   const field = (name, label, kind, step) => make("label", {}, `${label} `, make("input", { type: kind, step, name,
     value: state[name] || "", onchange: (event) => go({ [name]: event.target.value }) }));
-  keepFocus(id("filters"), () => id("filters").replaceChildren(...selects, field("least", "reward from", "number", "any"),
-    field("most", "to", "number", "any"), field("find", "picture", "search"),
-    make("button", { type: "button", onclick: () => { location.hash = ""; } }, "all episodes")));
+  rebuild(id("filters"), [
+    ...selects,
+    field("least", "reward from", "number", "any"),
+    field("most", "to", "number", "any"),
+    field("find", "picture", "search"),
+    make("button", { type: "button", onclick: () => { location.hash = ""; } }, "all episodes"),
+  ]);
   const set = Object.keys(state).filter((name) => name !== "step" && name !== "sort").length;
   id("more").querySelector("summary").textContent = set ? `filters (${set})` : "filters";
 }
@@ -155,7 +169,8 @@ function drawCurve(plot, name) {
     .filter(([, value]) => value !== null)]);
   const all = points.flatMap(([, list]) => list);
   const [left, right] = range(all.map(([step]) => step)), [low, high] = range(all.map(([, value]) => value));
-  const x = (step) => ((step - left) / (right - left || 1)) * 100, y = (value) => 37 - ((value - low) / (high - low || 1)) * 34;
+  const x = (step) => ((step - left) / (right - left || 1)) * 100;
+  const y = (value) => 37 - ((value - low) / (high - low || 1)) * 34;
   const lines = points.map(([run, list]) => draw("polyline", { stroke: colourOf(run),
     points: list.map(([step, value]) => `${x(step)},${y(value)}`).join(" ") }));
   const pick = (step) => go({ step: String(nearest(stepsOf(index, state.run), step)) });
@@ -197,7 +212,7 @@ async function curves() {
   for (let run = 0; run < index.runs.length; run++) {
     if (index.runs[run].metrics) metrics.set(run, await load(`data/${run}/metrics.js`));
   }
-  const names = [...new Set([...metrics.values()].flatMap((curves) => Object.keys(curves)))].filter((name) => name !== "step").sort();
+  const names = [...new Set([...metrics.values()].flatMap(Object.keys))].filter((name) => name !== "step").sort();
   if (!names.length) return;
   const first = [...CHARTS.filter((name) => names.includes(name)), ...names].slice(0, CHART_COUNT);
   id("metrics").hidden = false;

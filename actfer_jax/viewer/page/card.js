@@ -67,7 +67,7 @@ function outline(view, colour) {
   const [width, height] = view.size, [[a, b, c], [d, e, f]] = view.to_original;
   const points = [[0, 0], [width, 0], [width, height], [0, height]]
     .map(([x, y]) => `${a * x + b * y + c},${d * x + e * y + f}`).join(" ");
-  return ["#fff", colour].map((stroke) => draw("polygon", { points, stroke, class: stroke === "#fff" ? "halo" : "line" }));
+  return [draw("polygon", { points, stroke: "#fff", class: "halo" }), draw("polygon", { points, stroke: colour })];
 }
 
 function picture(src, view, alt) {
@@ -92,7 +92,7 @@ function group(index, row, open) {
     const outcome = optionOf(index, "outcome", other), looked = optionOf(index, "looked", other);
     const label = `rollout ${number + 1}: ${outcome}, ${looked}, reward ${shown(index.reward[other])}, ` +
       `advantage ${shown(index.advantage[other])}`;
-    const kind = `dot ${BADNESS.includes(outcome) ? outcome.replace(" ", "-") : ""} ${looked === "looked" ? "square" : ""}`;
+    const kind = `dot ${outcome.replace(" ", "-")} ${looked === "looked" ? "square" : ""}`;
     return make("button", { type: "button", class: kind, title: label, "aria-label": label,
       "aria-current": other === row ? "true" : false, onclick: () => open(other) });
   }));
