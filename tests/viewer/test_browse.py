@@ -231,10 +231,11 @@ def test_every_filter_counts_what_the_records_say(runs):
 @pytest.mark.skipif(NODE is None, reason="there is no Node.js")
 def test_rows_lead_to_their_records_and_the_wrong_ones_come_first(runs):
     site, records = Site(runs), [one for run in runs for one in read_episodes(run)]
-    places, order, group = in_node(
+    places, order, group, elsewhere = in_node(
         site,
         """index => [index.reward.map((_, row) => placeOf(index, row)),
-        sorted(index, index.reward.map((_, row) => row), "wrong first"), groupOf(index, 0)]""",
+        sorted(index, index.reward.map((_, row) => row), "wrong first"), groupOf(index, 0),
+        firstOfGroups(index, select(index, {image: "made/train/1"}).rows)]""",
     )
     for place, one in zip(places, records, strict=True):
         assert unpacked(site.content(f"{place['file']}.js"))[place["at"]]["id"] == one["id"]
@@ -246,6 +247,7 @@ def test_rows_lead_to_their_records_and_the_wrong_ones_come_first(runs):
 
     assert [badness(records[row]) for row in order] == sorted(badness(one) for one in records)
     assert [records[row]["id"] for row in group] == ["10-0-0", "10-0-1", "10-0-2", "10-0-3"]
+    assert [records[row]["id"] for row in elsewhere] == ["normal/made/train/1", "no_tools/made/train/1"]
 
 
 @pytest.fixture

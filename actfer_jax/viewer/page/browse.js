@@ -10,6 +10,7 @@ const id = (name) => document.getElementById(name);
 const waiting = new Map(); // Addresses of data that are being loaded, each with what to do then.
 const files = new Map(); // Promises of data, by address.
 const metrics = new Map(); // Of runs, by number.
+const charts = []; // Functions that draw the curves of the runs that are shown.
 let index = null, state = {}, rows = [], made = 0;
 
 /** What a file of data calls (viewer/site.py). */
@@ -46,7 +47,7 @@ function show() {
   id("cards").replaceChildren();
   heads(found);
   filters(found.counts);
-  markStep();
+  charts.forEach((draw) => draw());
   addCards();
 }
 
@@ -154,50 +155,41 @@ function samePicture(article) {
   location.hash = new URLSearchParams({ image: optionOf(index, "image", article.row) }).toString();
 }
 
-/** A chart of one metric of all runs; its select chooses another. */
+/** A chart of one metric of the runs that are shown; its select chooses another. */
 function chart(names, first) {
   const plot = make("div", {});
   const choice = make("select", { "aria-label": "metric", onchange: () => drawCurve(plot, choice.value) },
     names.map((name) => make("option", { selected: name === first ? "" : false }, name)));
-  drawCurve(plot, first);
+  charts.push(() => drawCurve(plot, choice.value));
   return make("div", { class: "curve" }, choice, plot);
 }
 
 function drawCurve(plot, name) {
-  const runs = [...metrics].filter(([, curves]) => curves[name]);
+  const isShown = (run) => !state.run || index.runs[run].name === state.run;
+  const runs = [...metrics].filter(([run, curves]) => curves[name] && isShown(run));
   const points = runs.map(([run, curves]) => [run, curves.step.map((step, at) => [step, curves[name][at]])
     .filter(([, value]) => value !== null)]);
   const all = points.flatMap(([, list]) => list);
+  if (!all.length) return plot.replaceChildren(make("p", { class: "muted" }, "not measured"));
   const [left, right] = range(all.map(([step]) => step)), [low, high] = range(all.map(([, value]) => value));
   const x = (step) => ((step - left) / (right - left || 1)) * 100;
   const y = (value) => 37 - ((value - low) / (high - low || 1)) * 34;
   const lines = points.map(([run, list]) => draw("polyline", { stroke: colourOf(run),
     points: list.map(([step, value]) => `${x(step)},${y(value)}`).join(" ") }));
+  const now = Number(state.step);
   const pick = (step) => go({ step: String(nearest(stepsOf(index, state.run), step)) });
   const svg = draw("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img",
     "aria-label": `${name}, steps ${left} to ${right}, from ${low.toPrecision(3)} to ${high.toPrecision(3)}`,
     onclick: (event) => {
       const box = svg.getBoundingClientRect();
       pick(left + ((event.clientX - box.left) / box.width) * (right - left));
-    } }, lines, draw("line", { y1: 0, y2: 40, class: "now" }));
-  svg.place = x;
+    } }, lines, state.step ? draw("line", { x1: x(now), x2: x(now), y1: 0, y2: 40 }) : null);
   plot.replaceChildren(svg, make("div", { class: "range muted" }, make("span", {}, `step ${left}`),
     make("span", {}, `${low.toPrecision(3)} to ${high.toPrecision(3)}`), make("span", {}, `${right}`)));
-  markStep();
 }
 
 function colourOf(run) {
   return COLOURS[(run + 1) % COLOURS.length];
-}
-
-/** Draws where the chosen step is on every curve. */
-function markStep() {
-  for (const line of document.querySelectorAll(".curve .now")) {
-    line.style.display = state.step ? "" : "none";
-    const at = line.ownerSVGElement.place(Number(state.step || 0));
-    line.setAttribute("x1", at);
-    line.setAttribute("x2", at);
-  }
 }
 
 function range(values) {
@@ -224,7 +216,7 @@ async function curves() {
     return name;
   });
   if (legend.length > 1) id("curves").append(make("p", {}, legend));
-  markStep();
+  charts.forEach((draw) => draw());
 }
 
 function move(by) {

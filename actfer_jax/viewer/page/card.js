@@ -126,7 +126,7 @@ function units(record) {
 function turns(record, source, colours) {
   return make("ol", { class: "turns" }, record.turns.map((turn, number) => make("li", { "data-turn": number },
     make("div", { class: "words" }, turn.thought === null ? make("pre", {}, turn.text) : make("p", {}, turn.thought)),
-    turn.call ? make("code", {}, call(turn.call)) : null,
+    turn.call ? call(turn.call) : null,
     turn.error ? make("p", { class: "refused" }, turn.error) : null,
     turn.truncated ? make("p", { class: "refused" }, "cut at the length limit") : null,
     turn.reply ? make("p", { class: turn.reply.ok ? "muted" : "refused" }, turn.reply.text) : null,
@@ -140,8 +140,11 @@ function view(record, view, source, colours) {
   return image;
 }
 
+/** A call in Python's form; on a narrow card its lines break after "(", "=" and ",". */
 function call({ name, arguments: given }) {
-  return `${name}(${Object.entries(given).map(([key, value]) => `${key}=${JSON.stringify(value)}`).join(", ")})`;
+  const parts = Object.entries(given).map(([key, value]) => [`${key}=`, JSON.stringify(value)]);
+  const texts = parts.flatMap(([key, value], number) => [key, number < parts.length - 1 ? `${value}, ` : value]);
+  return make("code", {}, [`${name}(`, ...texts].flatMap((text) => [text, make("wbr")]), ")");
 }
 
 function summary(record) {
@@ -154,6 +157,7 @@ function summary(record) {
 
 /** The words of each turn as its tokens, the darker the less likely; `turns` is the record's entry of a .tokens.js. */
 function shade(article, turns) {
+  article.querySelector(".turns").classList.add("shaded");
   article.querySelectorAll("[data-turn] .words").forEach((words, number) => {
     const tokens = turns[number] || [];
     words.replaceChildren(make("p", { class: "tokens" }, tokens.map(([text, id, logprob]) => {
