@@ -55,7 +55,7 @@ function heads(found) {
   const count = (option) => found.rows.filter((row) => optionOf(index, "outcome", row) === option).length;
   const run = state.run || (index.runs.length === 1 ? index.runs[0].name : `${index.runs.length} runs`);
   const where = state.image ? `${state.image}, everywhere` : state.step ? `step ${state.step}` : "all steps";
-  id("title").textContent = document.title = `${run} · ${where}`;
+  id("title").textContent = document.title = printable(`${run} · ${where}`);
   id("count").textContent = `${found.rows.length} episodes, ${count("wrong")} wrong, ${count("right")} right`;
   rebuild(id("steps"), stepControls());
   rebuild(id("outcomes"), CHIPS.map(([facet, option]) => {
@@ -206,7 +206,7 @@ async function curves() {
   }
   const names = [...new Set([...metrics.values()].flatMap(Object.keys))].filter((name) => name !== "step").sort();
   if (!names.length) return;
-  const first = [...CHARTS.filter((name) => names.includes(name)), ...names].slice(0, CHART_COUNT);
+  const first = [...new Set([...CHARTS.filter((name) => names.includes(name)), ...names])].slice(0, CHART_COUNT);
   id("metrics").hidden = false;
   id("metrics").open = innerWidth > NARROW;
   id("curves").replaceChildren(...first.map((name) => chart(names, name)));

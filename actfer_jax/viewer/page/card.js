@@ -17,8 +17,16 @@ function filled(element, attributes, content) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...content.flat().filter((part) => part !== null && part !== undefined && part !== ""));
+  for (const part of content.flat()) {
+    if (part instanceof Node) element.append(part);
+    else if (part !== null && part !== undefined) element.append(printable(String(part)));
+  }
   return element;
+}
+
+/** The text without characters that are not seen, or that could turn the order of what stands beside them. */
+function printable(text) {
+  return text.replace(/[^\P{C}\n\t]|\p{Zl}|\p{Zp}/gu, "\ufffd");
 }
 
 function shown(value) {
