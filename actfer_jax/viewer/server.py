@@ -5,6 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 
 from actfer_jax.cli import USER_ERRORS
+from actfer_jax.errors import UserError
+from actfer_jax.files import reason
 from actfer_jax.viewer.site import PAGE, Site
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ def make_server(site: Site, port: int) -> ThreadingHTTPServer:
       port: 0 for a free one.
 
     Raises:
-      OSError: the port is taken.
+      UserError: the port is taken, or may not be used.
     """
     lock = Lock()
 
@@ -57,4 +59,7 @@ def make_server(site: Site, port: int) -> ThreadingHTTPServer:
         def log_message(self, format: str, *arguments: object) -> None:
             log.debug(format, *arguments)
 
-    return ThreadingHTTPServer((LOOPBACK, port), Handler)
+    try:
+        return ThreadingHTTPServer((LOOPBACK, port), Handler)
+    except OSError as error:
+        raise UserError(f"--port is {port}, which cannot be used ({reason(error)}); 0 is a free one") from error

@@ -307,6 +307,8 @@ def test_the_server_answers_this_machine_and_knows_no_other_files(hostile):
 
     try:
         assert server.server_address[0] == "127.0.0.1"
+        with pytest.raises(UserError, match=rf"--port is {server.server_port}, which cannot be used"):
+            make_server(Site([hostile]), server.server_port)
         status, page, headers = get("/")
         assert status == 200 and page.startswith(b"<!DOCTYPE html>")
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
