@@ -4,6 +4,7 @@ import http.client
 import itertools
 import json
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -382,4 +383,6 @@ def test_a_policys_text_is_no_markup_in_a_browser(hostile, tmp_path):
     command[-1] = (tmp_path / "page" / "index.html").as_uri()
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert dom.count("<article") == 2 and "<title>run · all steps</title>" in dom
-    assert dom.count("<img ") == 5 and "&lt;img src=x" in dom and "\u202e" not in dom
+    assert dom.count("<img ") == 5 and "&lt;img src=x" in dom
+    # Values of attributes are not seen.
+    assert "\u202e" not in re.sub(r'="[^"]*"', "", dom)
