@@ -16,6 +16,7 @@ COMMANDS = {
     "table": "table",
     "share": "evaluation.share",
     "analyze": "analyze",
+    "browse": "browse",
     "rehearse": "rehearse",
     "compile-check": "compile_check",
     "check-data": "data.check",

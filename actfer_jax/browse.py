@@ -12,16 +12,21 @@ from absl import flags
 from actfer_jax import cli
 from actfer_jax.errors import UserError
 from actfer_jax.files import as_path
-from actfer_jax.viewer.server import LOOPBACK, make_server
-from actfer_jax.viewer.site import PAGE, Site
-from actfer_jax.viewer.static import write
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.viewer.server import LOOPBACK, make_server
+    from actfer_jax.viewer.site import PAGE, Site
+    from actfer_jax.viewer.static import write
+
     given = flags.FLAGS
     if len(argv) < 2:
         raise UserError("give at least one workdir: python -m actfer_jax.browse WORKDIR [WORKDIR ...]")
-    site = Site([as_path(workdir) for workdir in argv[1:]])
+    try:
+        workdirs = [as_path(workdir) for workdir in argv[1:]]
+    except ValueError as error:
+        raise UserError(f"a workdir {error}") from error
+    site = Site(workdirs)
     if given.out is not None:
         write(site, given.out)
         print(f"open {given.out / PAGE} in a browser")

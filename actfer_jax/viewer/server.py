@@ -4,9 +4,8 @@ import logging
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 
-from actfer_jax.cli import USER_ERRORS
 from actfer_jax.errors import UserError
-from actfer_jax.files import reason
+from actfer_jax.files import file_errors, reason
 from actfer_jax.viewer.site import PAGE, Site
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def make_server(site: Site, port: int) -> ThreadingHTTPServer:
             try:
                 with lock:
                     content = site.content(address)
-            except USER_ERRORS as error:
+            except file_errors(UserError) as error:
                 log.error("%s: %s", address, error)
                 return self.send_error(500, "a file of the run cannot be read", str(error))
             if content is None:
