@@ -31,7 +31,12 @@ setup(
     version=version(),
     description="Training, evaluation and use of agents that read facial expressions, in JAX",
     license="Apache-2.0",
-    packages=[*find_packages(include=["actfer_jax", "actfer_jax.*"]), "actfer_jax.configs", "actfer_jax.configs.eval"],
+    packages=[
+        *find_packages(include=["actfer_jax", "actfer_jax.*"]),
+        "actfer_jax.configs",
+        "actfer_jax.configs.eval",
+        "actfer_jax.configs.baselines",
+    ],
     package_dir={"actfer_jax.configs": "configs"},  # so that `--config=ucgrpo:demo` finds what ships, in any directory
     package_data={"actfer_jax": ["py.typed", "models/demo/*", "models/*.json", "viewer/page/*"]},
     entry_points={"console_scripts": ["actfer = actfer_jax.__main__:main"]},

@@ -210,6 +210,13 @@ class TrainConfig:
                 "is 'sequence'; it must be sequence_token or token where the estimator "
                 "gives the tokens of a row different credit (estimator.credit is 'decision')",
             )
+        for name, allowed in self.estimator.LOSS.items() if self.algorithm == "rl" else ():
+            if (value := getattr(self.loss, name)) not in allowed:
+                raise FieldError(
+                    f"loss.{name}",
+                    f"is {value!r}; it must be {' or '.join(allowed)} where estimator.name is {self.estimator.name!r}, "
+                    "whose loss that is",
+                )
         if self.algorithm == "sft" and (needed := self.traces.turns) > self.rollout.max_turns:
             raise FieldError(
                 "rollout.max_turns",

@@ -1,5 +1,6 @@
 """Steps of reinforcement learning: sample, score, advantages, update."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from actfer_jax.rl.estimators import Estimator, Groups
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import EpisodeBatch, make_batch
 from actfer_jax.rollout.batch import Sequence as TokenSequence
-from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine
+from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine, RolloutResult
 from actfer_jax.training.canary import Pack, make_canary
 from actfer_jax.training.config import BatchConfig, TrainConfig
 from actfer_jax.training.metrics import forced_metrics, rollout_metrics
@@ -37,6 +38,8 @@ from actfer_jax.training.update import PolicyBatch, TrainState, make_log_probs, 
 log = logging.getLogger(__name__)
 
 ARMS = {"": 0, "zoom": 1, "answer": -1}
+EQUAL = 1e-6
+"""Rewards that differ by less are equal."""
 
 
 class Sampled(NamedTuple):
@@ -78,24 +81,38 @@ def rl_steps(
     needed_by = holders(mesh, size.queries * size.rollouts, size.microbatches)
     engine = agent.engine(queries=size.queries, group_size=size.rollouts, needed_by=needed_by)
     sample = make_sample(engine, source, size, config.estimator.forced_arm_rate, config.seed, start, stop)
+    refills = config.estimator.refills
+    sample_again = make_sample_again(engine, source, size, refills, config.seed, stop)
     pack = make_pack(size, engine, mesh, agent.model_config)
     log_probs = make_log_probs(agent.graphdef, **_as_sampled(config, agent, engine))
     update = make_update(config, agent, engine, optimizer, estimator, pack, log_probs)
     canary = make_canary(config, agent, engine, pack, log_probs, stop)
     check = make_check()
 
-    def step_function(state: RunState, step: int) -> StepOutput:
-        sampled = sample(state.train, step)
+    def scored(sampled: Sampled, step: int) -> tuple[list[list[dict[str, float]]], Groups]:
         check(sampled.rows, step)
         scores = score(sampled.rollouts, config.reward)
-        groups = make_groups(sampled, scores, labels, chat, config.reward.zoom_price)
+        return scores, make_groups(sampled, scores, labels, chat, config.reward.zoom_price)
+
+    def step_function(state: RunState, step: int) -> StepOutput:
+        sampled = sample(state.train, step)
+        scores, groups = scored(sampled, step)
+        # Of what was sampled first: what takes its place is chosen by its rewards, and is no fair sample.
+        measured = rollout_metrics(sampled.rollouts, scores, groups.decided_BxG)
+        measured |= forced_metrics(sampled.rows, sampled.forced)
+        equal_Q, refilled = equal_rewards(groups), 0
+        while refilled < refills and equal_Q.any():
+            sampled = sample_again(state.train, step, refilled, sampled, equal_Q)
+            scores, groups = scored(sampled, step)
+            equal_Q, refilled = equal_rewards(groups), refilled + 1
         result, remembered = estimator.advantages(
             groups, local(state.estimator, mesh), config=config.estimator, step=step
         )
         vision = canary(step, state.train.weights, sampled.rollouts, sampled.forced)
         train_state, metrics = update(state.train, sampled, groups, result)
-        metrics |= vision | rollout_metrics(sampled.rollouts, scores, groups.decided_BxG)
-        metrics |= forced_metrics(sampled.rows, sampled.forced)
+        metrics |= vision | measured
+        if refills:
+            metrics |= {"refill/batches": float(refilled), "refill/left": float(equal_Q.mean())}
         metrics |= estimator.diagnostics(result, remembered, groups, labels)
         advantage_BxG = np.asarray(result.advantage)
         metrics["adv/std"] = float(np.std(advantage_BxG))
@@ -119,22 +136,7 @@ def make_sample(
     stop: Termination,
 ) -> Callable[[TrainState, int], Sampled]:
     """(state, step) -> the rollouts of the step's queries."""
-    toolbox = engine.toolbox
-    held = [
-        any(jax.process_index() in processes for processes in engine.holders[first : first + size.rollouts])
-        for first in range(0, size.queries * size.rollouts, size.rollouts)
-    ]
-
-    def with_faces(index: int, sample: Sample | Unreadable) -> Sample | Unreadable:
-        """The sample; its faces are found while the devices work, so that the tools of its episodes need not wait."""
-        if held[index % size.queries] and isinstance(sample, Sample):
-            # A tool that needs the faces asks for them again, and its rollout tells what fails.
-            with suppress(Exception):
-                for number, image in enumerate(sample.images):
-                    toolbox.faces(sample.key, image, number)
-        return sample
-
-    dataset = order_with_unreadable(source, seed).map_with_index(with_faces)
+    dataset = order_with_unreadable(source, seed).map_with_index(_finding_faces(engine, size))
     samples: Iterator[list[Sample | Unreadable]] = batches(dataset, size.queries, start)
 
     def sample(state: TrainState, step: int) -> Sampled:
@@ -146,13 +148,90 @@ def make_sample(
         result = engine.run(
             state.weights, queries, seed=seed, step=step, forced=forced, keep_failed=True, between_chunks=stop.check
         )
-        for group, problem in zip(result.rollouts, problems, strict=True):
-            for rollout in group:
-                rollout.failure = problem or rollout.failure
-        seconds = {f"perf/{phase}_s": value for phase, value in result.seconds.items()}
-        return Sampled(result.rollouts, forced, {"perf/data_s": waited} | seconds)
+        return Sampled(_marked(result.rollouts, problems), forced, {"perf/data_s": waited} | _phases(result))
 
     return sample
+
+
+def make_sample_again(
+    engine: RolloutEngine, source: Source, size: BatchConfig, refills: int, seed: int, stop: Termination
+) -> Callable[[TrainState, int, int, Sampled, np.ndarray], Sampled]:
+    """(state, step, number, sampled, again [Q]) -> what was sampled, with the rollouts of other samples in the places
+    that `again` names.
+
+    Which samples these are, and what is drawn in their rollouts, depends on (seed, step, number, place) alone, `number`
+    being 0 to `refills` - 1. A place keeps its processes and its arms. The groups that stay answer at once meanwhile,
+    which is the least that a row can do, and that is thrown away.
+    """
+    # A sequence of its own, so that the first samples of a step are those of a run that never samples again.
+    (other_seed,) = np.random.SeedSequence((seed, 1)).generate_state(1).tolist()
+    further = order_with_unreadable(source, other_seed).map_with_index(_finding_faces(engine, size))
+
+    def sample_again(state: TrainState, step: int, number: int, sampled: Sampled, again: np.ndarray) -> Sampled:
+        began = time.perf_counter()
+        first = ((step - 1) * refills + number) * size.queries
+        places = list(enumerate(again.tolist()))
+        drawn, problems = readable(
+            [further[first + q] if anew else _sample_of(sampled.rollouts[q][0].query) for q, anew in places]
+        )
+        index = (number + 1) * size.queries
+        queries = [Query(**vars(drawn[q]), index=index + q, answer_now=not anew) for q, anew in places]
+        forced = [arms if anew else [""] * size.rollouts for arms, anew in zip(sampled.forced, again, strict=True)]
+        waited = time.perf_counter() - began
+        result = engine.run(
+            state.weights, queries, seed=seed, step=step, forced=forced, keep_failed=True, between_chunks=stop.check
+        )
+        found = _marked(result.rollouts, problems)
+        rollouts = [found[q] if anew else sampled.rollouts[q] for q, anew in places]
+        took = {"perf/data_s": waited} | _phases(result)
+        seconds = {name: value + took[name] for name, value in sampled.seconds.items()}
+        return Sampled(rollouts, sampled.forced, seconds)
+
+    return sample_again
+
+
+def equal_rewards(groups: Groups) -> np.ndarray:
+    """The groups that teach nothing, bool [B]: their valid rollouts have one reward, or are fewer than two."""
+    highest_B = groups.reward_BxG.max(axis=1, where=groups.valid_BxG, initial=-np.inf)
+    lowest_B = groups.reward_BxG.min(axis=1, where=groups.valid_BxG, initial=np.inf)
+    return np.asarray(highest_B - lowest_B < EQUAL)
+
+
+def _finding_faces(
+    engine: RolloutEngine, size: BatchConfig
+) -> Callable[[int, Sample | Unreadable], Sample | Unreadable]:
+    """(index, sample) -> the sample; its faces are found while the devices work, so that the tools of its episodes need
+    not wait."""
+    held = [
+        any(jax.process_index() in processes for processes in engine.holders[first : first + size.rollouts])
+        for first in range(0, size.queries * size.rollouts, size.rollouts)
+    ]
+
+    def with_faces(index: int, sample: Sample | Unreadable) -> Sample | Unreadable:
+        if held[index % size.queries] and isinstance(sample, Sample):
+            # A tool that needs the faces asks for them again, and its rollout tells what fails.
+            with suppress(Exception):
+                for number, image in enumerate(sample.images):
+                    engine.toolbox.faces(sample.key, image, number)
+        return sample
+
+    return with_faces
+
+
+def _sample_of(query: Query) -> Sample:
+    return Sample(**{field.name: getattr(query, field.name) for field in dataclasses.fields(Sample)})
+
+
+def _marked(rollouts: list[list[Rollout]], problems: Sequence[str]) -> list[list[Rollout]]:
+    """The rollouts; those of a stand-in for a sample that cannot be read are marked as failed."""
+    for group, problem in zip(rollouts, problems, strict=True):
+        for rollout in group:
+            rollout.failure = problem or rollout.failure
+    return rollouts
+
+
+def _phases(result: RolloutResult) -> dict[str, float]:
+    return {f"perf/{phase}_s": value for phase, value in result.seconds.items()}
 
 
 def readable(samples: Sequence[Sample | Unreadable]) -> tuple[list[Sample], list[str]]:
@@ -231,8 +310,10 @@ def make_groups(
         task_reward_BxG=by_group([score["task"] for score in flat_scores], np.float32),
         valid_BxG=by_group([not rollout.failure for rollout in sampled.rows], bool),
         formatted_BxG=by_group([score["format"] == 1 for score in flat_scores], bool),
+        right_BxG=by_group([score["format"] == score["emotion"] == 1 for score in flat_scores], bool),
         decided_BxG=by_group([end is not None for end in ends], bool),
         inspected_BxG=by_group([rollout.episode.inspected for rollout in sampled.rows], bool),
+        calls_BxG=by_group([len(rollout.episode.replies) for rollout in sampled.rows], np.int32),
         emotion_B=np.array([names.index(name) if name in names else -1 for name in emotions], np.int32),
         assigned_BxG=by_group([ARMS[rollout.episode.forced] for rollout in sampled.rows], np.int32),
         decision_end_BxG=by_group(

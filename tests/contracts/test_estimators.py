@@ -19,14 +19,18 @@ def groups(seed: int, scale: float = 1.0) -> Groups:
     inspected = random.random((B, G)) < 0.5
     inspected[0], inspected[1] = True, False  # groups with one arm only
     reward = scale * random.normal(size=(B, G)).astype(np.float32)
-    reward[2] = scale  # a group in which all are equal
+    reward[2] = scale  # a group in which all are equal, and call as many tools
+    calls = inspected + 1
+    calls[2] = 2
     return Groups(
         reward_BxG=reward,
         task_reward_BxG=reward + scale * inspected.astype(np.float32),
         valid_BxG=np.ones((B, G), bool),
         formatted_BxG=random.random((B, G)) < 0.8,
+        right_BxG=random.random((B, G)) < 0.5,
         decided_BxG=inspected | (random.random((B, G)) < 0.8),
         inspected_BxG=inspected,
+        calls_BxG=calls.astype(np.int32),
         emotion_B=np.array([0, 1, 2, -1, 0, 1], np.int32),
         assigned_BxG=np.where(np.arange(G) < 4, np.where(inspected, 1, -1), 0).astype(np.int32),
         decision_end_BxG=random.integers(0, L, (B, G)).astype(np.int32),

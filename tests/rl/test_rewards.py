@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actfer_jax import facs
+from actfer_jax import facs, plugins
+from actfer_jax.agent import prompts
 from actfer_jax.agent.episode import Episode, Reference, Reply
+from actfer_jax.config import read_config
 from actfer_jax.rl import rewards
 
 CONFIG = rewards.RewardConfig()
@@ -249,6 +251,66 @@ def test_unifer_wants_the_label_as_the_data_set_spells_it():
     assert score(answer("afraid"), config=config)["total"] == pytest.approx(1.0)
     assert score("fear", config=config)["total"] == 0
     assert score(answer("fear"), reference=Reference(LABELS), config=config)["total"] == pytest.approx(1.0)
+
+
+READ = answer("fear", "AU1 AU2 AU4 AU5", think="Lids raised: AU1 AU2 AU4 AU5.")
+EVERY_AU = facs.format_aus(facs.AU_NAMES)
+EVERYWHERE = ZOOM.replace('"region": "mouth"', '"bbox": [0, 0, 1000, 1000], "image": 0')
+PROMPT = prompts.make_prompt("full", LABELS)
+
+
+def looked(last: str) -> Episode:
+    return Episode.from_texts(ZOOM, last, replies=(zoom_reply(),))
+
+
+TRICKS = {
+    "every action unit is listed": (looked(answer("fear", EVERY_AU, think=f"{EVERY_AU}.")), looked(READ)),
+    "two labels are given": (looked(READ.replace(">fear<", ">fear or surprise<")), looked(READ)),
+    "the prompt is copied": (
+        Episode.from_texts(answer(" ".join(LABELS), "AU1 AU26", think=f"{PROMPT.system} {PROMPT.request}")),
+        looked(READ),
+    ),
+    "boxes are laid over the whole picture": (
+        Episode.from_texts(EVERYWHERE, EVERYWHERE, READ, replies=(zoom_reply(inspects=False),) * 2),
+        looked(READ),
+    ),
+    "a crop is not looked at": (looked(READ), Episode.from_texts(READ)),
+}
+"""Episodes that would earn without work, each with an honest one."""
+FOOLED = {
+    ("unifer", "every action unit is listed"),
+    ("deepeyes", "every action unit is listed"),
+    ("deepeyes", "boxes are laid over the whole picture"),
+    ("deepeyes", "a crop is not looked at"),
+}
+"""The tricks that a published reward takes for honest; its docstring says so."""
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+@pytest.mark.parametrize("name", plugins.names("rl.rewards"))
+def test_a_trick_pays_less_than_an_honest_episode(name, trick):
+    config = read_config({"name": name}, rewards.BaseRewardConfig, "reward")
+    tricked, honest = (rewards.score(episode, FEAR, config)["total"] for episode in TRICKS[trick])
+    assert (tricked >= honest) == ((name, trick) in FOOLED)
+
+
+def test_facial_r1_takes_a_denied_action_unit_for_a_named_one():
+    config = rewards.RewardConfig(name="facial_r1")
+    denied = score(answer("fear", think="No AU1, no AU2, no AU4, no AU5, no AU20, no AU26."), config=config)
+    assert denied["total"] == pytest.approx(3)
+
+
+def test_deepeyes_by_hand():
+    config = read_config({"name": "deepeyes"}, rewards.BaseRewardConfig, "reward")
+    cropped = (zoom_reply(),)
+    assert score(answer("fear"), config=config)["total"] == pytest.approx(0.8)
+    assert score(ZOOM, answer("fear"), replies=cropped, config=config)["total"] == pytest.approx(0.8 + 1.2)
+    assert score(ZOOM, answer("sad"), replies=cropped, config=config)["total"] == 0  # no bonus for a wrong answer
+    refused = score(ZOOM, answer("fear"), replies=(zoom_reply(ok=False),), config=config)
+    assert refused["total"] == pytest.approx(0.8)  # nor for a crop that did not come back
+    assert score("<think>Fear.", config=config)["total"] == pytest.approx(-0.2)
+    assert score("fear", config=config)["total"] == 0
+    assert score(answer("fear" * 250), config=config)["total"] == pytest.approx(-0.2)
 
 
 @pytest.mark.parametrize(

@@ -132,15 +132,21 @@ def test_what_an_estimator_reads_of_a_step(chat):
     asked = [["zoom", "answer", "zoom"], ["", "", ""]]
     sampled = rl_steps.Sampled(rollouts, asked, {})
     scores = [
-        [{"total": 10 * q + g, "task": 5.0, "format": float(g < 2 and q + g < 2)} for g in range(3)] for q in (0, 1)
+        [
+            {"total": 10 * q + g, "task": 5.0, "format": float(g < 2 and q + g < 2), "emotion": float(g != 1)}
+            for g in range(3)
+        ]
+        for q in (0, 1)
     ]
     groups = rl_steps.make_groups(sampled, scores, LABELS, chat, zoom_price=0.1)
     expected = {
         "reward_BxG": [[0, 1, 2], [10, 11, 12]],
         "valid_BxG": [[1, 1, 1], [1, 1, 0]],
         "formatted_BxG": [[1, 1, 0], [1, 0, 0]],
+        "right_BxG": [[1, 0, 0], [1, 0, 0]],
         "decided_BxG": [[1, 1, 1], [1, 0, 1]],
         "inspected_BxG": [[1, 0, 0], [1, 0, 1]],
+        "calls_BxG": [[2, 0, 0], [1, 0, 7]],
         "emotion_B": [0, -1],  # in the data set's spelling, and none of its labels
         "assigned_BxG": [[1, -1, 0], [0, 0, 0]],  # what was instructed, not what was to be
     }
@@ -291,8 +297,10 @@ def test_each_row_is_reinforced_by_its_own_advantage(monkeypatch, tmp_path):
         task_reward_BxG=reward,
         valid_BxG=np.array([[not r.failure for r in group] for group in rollouts]),
         formatted_BxG=np.ones(shape, bool),
+        right_BxG=np.ones(shape, bool),
         decided_BxG=random.random(shape) < 0.8,
         inspected_BxG=random.random(shape) < 0.5,
+        calls_BxG=np.zeros(shape, np.int32),
         emotion_B=np.zeros(4, np.int32),
         assigned_BxG=np.zeros(shape, np.int32),
         decision_end_BxG=random.integers(4, 12, shape).astype(np.int32),

@@ -20,9 +20,11 @@ class EstimatorConfig:
     Attributes:
       name: of a file of `rl/estimators`, or the dotted name of a module of your own.
       forced_arm_rate: share of the groups in which some rollouts are told to zoom and some to answer, from 0 to 1.
+      LOSS: by key of `loss.LossConfig`, the values without which it would be another method.
     """
 
     FOLDER: ClassVar[str] = "rl.estimators"
+    LOSS: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     name: str = "ucgrpo"
     forced_arm_rate: Annotated[float, between(0, 1)] = 0.0
@@ -35,6 +37,11 @@ class EstimatorConfig:
         """Whether the tokens of a rollout may have different advantages."""
         return False
 
+    @property
+    def refills(self) -> int:
+        """How often a step samples again at most, other samples in place of those whose rewards were all equal."""
+        return 0
+
 
 class Groups(NamedTuple):
     """The scored rollouts of one global batch.
@@ -44,8 +51,10 @@ class Groups(NamedTuple):
       task_reward_BxG: float32.
       valid_BxG: bool, false where the host failed: such a rollout must have advantage 0 and no influence.
       formatted_BxG: bool, the format was right.
+      right_BxG: bool, the emotion was named right, and the format was right; never where it is not known.
       decided_BxG: bool, the rollout inspected, or began to answer; one that failed before did neither.
       inspected_BxG: bool, the rollout zoomed into the face.
+      calls_BxG: int32, how many tools it called, executed or not.
       emotion_B: int32, the class of each query in 0..E-1; -1 where it has none.
       assigned_BxG: int32, the instruction of a rollout: 1 told to zoom, -1 told to answer, 0 free.
       decision_end_BxG: int32, index of the token with which a rollout decided whether to inspect; the last one where
@@ -57,8 +66,10 @@ class Groups(NamedTuple):
     task_reward_BxG: np.ndarray
     valid_BxG: np.ndarray
     formatted_BxG: np.ndarray
+    right_BxG: np.ndarray
     decided_BxG: np.ndarray
     inspected_BxG: np.ndarray
+    calls_BxG: np.ndarray
     emotion_B: np.ndarray
     assigned_BxG: np.ndarray
     decision_end_BxG: np.ndarray

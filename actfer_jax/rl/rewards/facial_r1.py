@@ -1,4 +1,7 @@
-"""The reward of Facial-R1 (arXiv 2511.10254), as published."""
+"""The reward of Facial-R1 (arXiv 2511.10254), as published.
+
+It is fooled where a thought denies an action unit: "no AU12" names it.
+"""
 
 import re
 from collections.abc import Mapping

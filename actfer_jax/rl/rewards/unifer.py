@@ -1,4 +1,7 @@
-"""The reward of UniFER (arXiv 2511.00389), as published."""
+"""The reward of UniFER (arXiv 2511.00389), as published.
+
+It sees the label and the format alone: listing every action unit costs nothing, and nothing is gained by reading them.
+"""
 
 from collections.abc import Mapping
 
