@@ -195,6 +195,12 @@ def read_episodes(workdir: epath.PathLike) -> Iterator[dict[str, Any]]:
             yield record
 
 
+def read_step(workdir: epath.PathLike, step: int) -> list[dict[str, Any]]:
+    """The episode records of a step, by host and order of writing. Raises as `read_episodes`."""
+    of_step = [shard for shard in shards(workdir, after=step - 1) if step_of(shard) == step]
+    return [record for shard in of_step for _, record in _read_shard(shard)]
+
+
 def read_index(workdir: epath.PathLike) -> Iterator[dict[str, Any]]:
     """The lines (`index`) of the episodes in a workdir, in the order of `read_episodes`.
 

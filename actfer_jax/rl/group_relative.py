@@ -47,12 +47,11 @@ def compared(member_BxG: np.ndarray) -> np.ndarray:
 def centred(values_BxG: np.ndarray, member_BxG: np.ndarray) -> jax.Array:
     """Values less the mean of their group, float32 [B, G]; 0 where they are not `compared`."""
     member_BxG = compared(member_BxG)
-    values_BxG = jnp.asarray(values_BxG, jnp.float32)
     # Below the highest, so that equal values are exactly 0, which no mean can spoil.
-    highest_Bx1 = jnp.max(values_BxG, axis=1, keepdims=True, where=member_BxG, initial=-jnp.inf)
-    values_BxG = jnp.where(member_BxG, values_BxG - highest_Bx1, 0)
-    mean_Bx1 = values_BxG.sum(axis=1, keepdims=True) / np.maximum(member_BxG.sum(axis=1, keepdims=True), 1)
-    return jnp.where(member_BxG, values_BxG - mean_Bx1, 0)
+    highest_Bx1 = np.max(values_BxG, axis=1, keepdims=True, where=member_BxG, initial=-np.inf)
+    below_BxG = jnp.where(member_BxG, jnp.asarray(values_BxG - highest_Bx1, jnp.float32), 0)
+    mean_Bx1 = below_BxG.sum(axis=1, keepdims=True) / np.maximum(member_BxG.sum(axis=1, keepdims=True), 1)
+    return jnp.where(member_BxG, below_BxG - mean_Bx1, 0)
 
 
 def standardised(values_BxG: np.ndarray, member_BxG: np.ndarray, *, ddof: int, eps: float) -> jax.Array:

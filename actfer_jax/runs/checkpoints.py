@@ -262,7 +262,7 @@ class Checkpoints:
     def _set_damaged_aside(self) -> None:
         """Afterwards the newest step is sound. Older steps are sound except perhaps for their arrays."""
         sound = False
-        for step in reversed(hosts.from_first(lambda: _committed_steps(self.directory))):
+        for step in reversed(hosts.from_first(lambda: committed_steps(self.directory))):
             step_directory = self.directory / str(step)
             part = (jax.process_index(), jax.process_count())
             damages = hosts.gather(_damage(step_directory, arrays=not sound, part=part))
@@ -293,7 +293,7 @@ class Checkpoints:
                 with suppress(OSError):
                     for path in self._unfinished(str(step)):
                         path.rmtree()
-            steps = _committed_steps(self.directory)
+            steps = committed_steps(self.directory)
             resume = f"the same command resumes from step {steps[-1]}" if steps else "the same command starts again"
             if disk_is_full(error):  # Orbax needs five hundred characters to say so.
                 cause, remedy = "the disk is full", "free some space, then "
@@ -347,7 +347,7 @@ def read_checkpoint(
       CheckpointError: the step does not exist, is damaged, or holds a state other than `abstract_state` describes.
     """
     directory = absolute(directory)
-    steps = _committed_steps(directory)
+    steps = committed_steps(directory)
     there = f"there are: {', '.join(map(str, steps))}" if steps else "there is none"
     if step is not None and step not in steps:
         raise CheckpointError(f"{directory} has no checkpoint of step {step}; {there}")
@@ -386,7 +386,7 @@ def _restore_arguments(leaf: Any) -> Any:
     return ocp.RestoreArgs() if leaf is ocp.PLACEHOLDER else ocp.checkpoint_utils.construct_restore_args(leaf)
 
 
-def _committed_steps(directory: epath.Path) -> list[int]:
+def committed_steps(directory: epath.Path) -> list[int]:
     """The committed steps, in order. Their files are not checked."""
     return sorted(int(path.name) for path in directory.iterdir() if _is_committed(path)) if directory.exists() else []
 

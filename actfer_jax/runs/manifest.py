@@ -153,7 +153,7 @@ def check_workdir(workdir: epath.PathLike, config: Mapping[str, Any], allowed: S
             raise ConfigError(f"--allow_changes={key}: the config has no such key{hint}")
     if jax.process_index() > 0:
         # By now the manifest is that of this start, written by the first process.
-        refused, remedy = [c for c in changes if not _matches(c.key, HOST_KEYS)], "start all processes with one config"
+        refused, remedy = [c for c in changes if not matches(c.key, HOST_KEYS)], "start all processes with one config"
     else:
         refused = [change for change in changes if not _is_free(change, allowed)] if _begun(workdir) else []
         remedy = _remedy(workdir, [*allowed, *(change.key for change in refused)])
@@ -200,12 +200,12 @@ def _begun(workdir: epath.Path) -> bool:
 
 
 def _is_free(change: _Change, allowed: Sequence[str]) -> bool:
-    grows = _matches(change.key, GROWING_KEYS) and type(change.old) is type(change.new) is int
-    return _matches(change.key, FREE_KEYS) or change.key in allowed or (grows and change.new > change.old)
+    grows = matches(change.key, GROWING_KEYS) and type(change.old) is type(change.new) is int
+    return matches(change.key, FREE_KEYS) or change.key in allowed or (grows and change.new > change.old)
 
 
 def _only(change: _Change) -> str:
-    return "; it may only grow" if _matches(change.key, GROWING_KEYS) else ""
+    return "; it may only grow" if matches(change.key, GROWING_KEYS) else ""
 
 
 def _remedy(workdir: epath.Path, keys: Sequence[str]) -> str:
@@ -219,7 +219,7 @@ def _remedy(workdir: epath.Path, keys: Sequence[str]) -> str:
     )
 
 
-def _matches(key: str, patterns: Sequence[str]) -> bool:
+def matches(key: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
