@@ -4,6 +4,7 @@ import importlib
 import math
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from actfer_jax import plugins
 from actfer_jax.rl.estimators import Groups
 from actfer_jax.rl.loss import policy_loss, totals
 from actfer_jax.training.config import TrainConfig, read_train_config
+from configs import ucgrpo
 
 BASELINES = ("dr_grpo", "dapo", "gspo", "rloo", "reinforce_plus_plus", "deepeyes", "hdpo")
+CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "baselines").glob("*.py"))
 B, G, L = 4, 6, 9
 
 
@@ -175,8 +178,23 @@ def test_on_policy_the_gradient_is_that_of_the_paper(name):
 
 
 @pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_plays_the_episodes_of_ucgrpo(name):
+    """At 4B's sizes too: so what `rehearse` says of one config holds for all."""
+    for variant in ("", "demo"):
+        raw = importlib.import_module(f"configs.baselines.{name}").get_config(variant)
+        other = ucgrpo.get_config(variant)
+        assert raw.batch.updates == (4 if name == "gspo" else 1)
+        raw.batch.updates = 1
+        for section in other:
+            if section not in ("reward", "estimator", "loss"):
+                assert raw[section] == other[section], section
+        config = baseline(name, variant)
+        if config.loss.aggregation == "sequence_norm":
+            assert config.loss.norm_length == (768 if variant == "" else 96)  # what a rollout may write
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_a_baseline_says_where_it_is_from_and_how_to_run_it(name):
     module = importlib.import_module(f"configs.baselines.{name}")
     for words in ("arXiv", f"--config=configs/baselines/{name}.py", "Published", "What differs"):
         assert words in " ".join(module.__doc__.split())
-    assert baseline(name).batch.updates == (4 if name == "gspo" else 1)
