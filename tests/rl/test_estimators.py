@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actfer_jax import plugins
+from actfer_jax.config import ConfigError
 from actfer_jax.rl.estimators import Groups
 from actfer_jax.rl.loss import policy_loss, totals
 from actfer_jax.training.config import TrainConfig, read_train_config
@@ -191,6 +192,15 @@ def test_a_baseline_plays_the_episodes_of_ucgrpo(name):
         config = baseline(name, variant)
         if config.loss.aggregation == "sequence_norm":
             assert config.loss.norm_length == (768 if variant == "" else 96)  # what a rollout may write
+
+
+def test_a_loss_with_which_it_would_be_another_method_is_refused():
+    raw = importlib.import_module("configs.baselines.gspo").get_config("demo")
+    raw.loss.ratio = "token"
+    with pytest.raises(ConfigError, match=r"^config\.loss\.ratio is 'token'; it must be sequence or sequence_token"):
+        read_train_config(raw)
+    raw.algorithm, raw.batch.rollouts = "sft", 1  # which has no such loss
+    assert read_train_config(raw).loss.ratio == "token"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -17,7 +17,6 @@ from tests.training.test_train import arguments_of, start
         (["--config.rollout.max_turns=2", "--config.estimator.forced_arm_rate=0.5"], "config.rollout.max_turns is 2"),
         (["--config.rollout.temperature=0.0"], "rollout.temperature is 0"),
         (["--config.estimator.credit=decision", "--config.loss.ratio=sequence"], "sequence_token"),
-        (["--config.estimator.name=gspo"], "config.loss.ratio is 'token'; it must be sequence or sequence_token where"),
         (["--config.logging.every=0"], "every is 0"),
         (["--config.model.param_dtype=bfloat16"], "param_dtype is 'bfloat16'; it must be float32 in training"),
         (["--config.rollout.prompt_tokens=20"], "the largest prompt, with its scene, has"),
