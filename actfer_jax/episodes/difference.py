@@ -36,54 +36,62 @@ def show_both(one: str, other: str) -> str:
 def _episode_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     for key in ("dataset", "image", "scenes", "reference"):
         if one.get(key) != other.get(key):
-            return f"data: {key}\n{show_both(_text(one.get(key)), _text(other.get(key)))}"
-    ours, theirs = one["token_ids"] or [], other["token_ids"] or []
-    token = _common(ours, theirs)
-    same_tokens = len(ours) == len(theirs) == token
-    ends = _turn_ends(one)
-    if not same_tokens and ends and token < ends[0][0]:
-        return f"prompt, token {token}: {_at(ours, token)} in the first run, {_at(theirs, token)} in the second"
-    for number, (mine, its) in enumerate(zip(one["turns"], other["turns"], strict=False)):
-        where = f"turn {number + 1}"
-        begin, end = ends[number] if number < len(ends) else (0, len(ours))
-        if mine["text"] != its["text"] or begin <= token < min(end, len(ours), len(theirs)):
-            ids = "" if same_tokens else f", token {token - begin}: {_at(ours, token)} | {_at(theirs, token)}"
-            return f"{where}{ids}\n{show_both(mine['text'], its['text'])}"
-        for part in ("truncated", "reply", "view"):
-            if mine.get(part) != its.get(part):
-                what = "tool reply" if part == "reply" else f"tool reply, {part}" if part == "view" else part
-                return f"{where}, {what}\n{show_both(_text(mine.get(part)), _text(its.get(part)))}"
-    if len(one["turns"]) != len(other["turns"]):
-        return f"{len(one['turns'])} turns in the first run, {len(other['turns'])} in the second"
-    if not same_tokens:
-        return f"token {token} of the row: {_at(ours, token)} in the first run, {_at(theirs, token)} in the second"
+            return f"data: {key}\n{_show(one, other, key)}"
+    if found := _conversation_difference(one, other):
+        return found
     for key in ("logprobs", "raw_logprobs"):
-        values = one[key] or [], other[key] or []
-        if (place := _common(*values)) < max(map(len, values)):
-            return f"{key}, token {place} of the row: {_at(values[0], place)} | {_at(values[1], place)}"
-    rest = [key for key in {*one, *other} - {"turns"} if one.get(key) != other.get(key)]
-    # What follows from another comes after it.
-    for key in sorted(rest, key=lambda key: (key == "advantage", key != "reward", key)):
-        return f"{key}\n{show_both(_text(one.get(key)), _text(other.get(key)))}"
+        if (place := _common(*_lists(one, other, key))) < max(map(len, _lists(one, other, key))):
+            return f"{key}, token {place} of the row: {_both(one, other, key, place)}"
+    if rest := [key for key in {*one, *other} - {"turns"} if one.get(key) != other.get(key)]:
+        # What follows from another comes after it.
+        first = min(rest, key=lambda key: (key == "advantage", key != "reward", key))
+        return f"{first}\n{_show(one, other, first)}"
     return ""
 
 
-def _turn_ends(record: Mapping[str, Any]) -> list[tuple[int, int]]:
+def _conversation_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """By prompt, turns and replies in their order."""
+    ids = _lists(one, other, "token_ids")
+    token = _common(*ids)
+    same_tokens = len(ids[0]) == len(ids[1]) == token
+    spans = _turn_spans(one)
+    if not same_tokens and spans and token < spans[0][0]:
+        return f"prompt, token {token}: {_both(one, other, 'token_ids', token)}"
+    for number, (mine, its) in enumerate(zip(one["turns"], other["turns"], strict=False)):
+        begin, end = spans[number] if number < len(spans) else (0, 0)
+        if mine["text"] != its["text"] or (not same_tokens and begin <= token < end):
+            at = f", token {token - begin}: {_both(one, other, 'token_ids', token)}" if ids[0] else ""
+            at += f", log-probability {_both(one, other, 'logprobs', token)}" if ids[0] else ""
+            return f"turn {number + 1}{at}\n{show_both(mine['text'], its['text'])}"
+        for part, what in (("truncated", "cut"), ("reply", "tool reply"), ("view", "tool reply, view")):
+            if mine.get(part) != its.get(part):
+                return f"turn {number + 1}, {what}\n{_show(mine, its, part)}"
+    if len(one["turns"]) != len(other["turns"]):
+        return f"turns: {len(one['turns'])} | {len(other['turns'])}"
+    return "" if same_tokens else f"token {token} of the row: {_both(one, other, 'token_ids', token)}"
+
+
+def _turn_spans(record: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Where the tokens of each turn begin and end."""
     mask = record["loss_mask"] or []
     begins = [i for i, wrote in enumerate(mask) if wrote and (i == 0 or not mask[i - 1])]
     return [(begin, next((i for i in range(begin, len(mask)) if not mask[i]), len(mask))) for begin in begins]
 
 
+def _show(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
+    return show_both(*(value if isinstance(value := part.get(key), str) else str(value) for part in (one, other)))
+
+
+def _lists(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> tuple[list[Any], list[Any]]:
+    return one[key] or [], other[key] or []
+
+
+def _both(one: Mapping[str, Any], other: Mapping[str, Any], key: str, index: int) -> str:
+    """What two rows have at a place."""
+    return " | ".join(str(row[index]) if index < len(row) else "none" for row in _lists(one, other, key))
+
+
 def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
     """How many elements both begin with."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _at(values: Sequence[Any], index: int) -> Any:
-    return values[index] if index < len(values) else "none"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)

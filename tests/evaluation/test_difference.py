@@ -78,7 +78,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def another_token(row: Rollout) -> None:
-    row.sequence.tokens[5] = 99
+    row.sequence.tokens[5], row.log_probs[5] = 99, -0.25
     row.episode.turns[0].text = ZOOM.replace("tense", "raised")
 
 
@@ -112,8 +112,13 @@ LAST = "step 2, episode 2-0-1, "
     [
         (None, {"seed": 3}, "config: seed is 0 in the first run, 3 in the second", ""),
         (another_sample, {}, LAST + "data: image", "'two'"),
-        (another_prompt, {}, LAST + "prompt, token 1: 11 in the first run, 99 in the second", ""),
-        (another_token, {}, LAST + "turn 1, token 2: 15 | 99", "second: '<think>raised lids</think>"),
+        (another_prompt, {}, LAST + "prompt, token 1: 11 | 99", ""),
+        (
+            another_token,
+            {},
+            LAST + "turn 1, token 2: 15 | 99, log-probability -0.5 | -0.25",
+            "'<think>raised lids",
+        ),
         (another_reply, {}, LAST + "turn 1, tool reply", "5 x 4 pixels"),
         (another_view, {}, LAST + "turn 1, tool reply, view", "images/"),
         (another_probability, {}, LAST + "logprobs, token 10 of the row: -0.5 | -0.25", ""),
