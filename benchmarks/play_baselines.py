@@ -2,7 +2,7 @@
 
     python benchmarks/play_baselines.py
 
-Trains the small policy for two steps by each file of configs/baselines. DAPO's run is done again in two starts, and
+Trains the small policy for three steps by each file of configs/baselines. DAPO's run is done again in two starts, and
 `python -m actfer_jax.diff` must find no difference. With ACTFER_QWEN3_VL, a directory with a Qwen3-VL's tokenizer,
 template and processor, each method then takes a step at the sizes of Qwen3-VL-4B with a model of small width, on random
 weights, so that DAPO samples all groups again. Prints a line a run; exits with 1 where one fails. Takes a quarter of
@@ -66,9 +66,9 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{here}/programs"
         cache = f"--config.data.cache_directory={here}/data"
         for config in configs:
-            train(config, ":demo", here / config.stem, cache, *SMALL, "--config.steps=2")
+            train(config, ":demo", here / config.stem, cache, *SMALL, "--config.steps=3")
         dapo = ROOT / "configs" / "baselines" / "dapo.py"
-        for steps in (1, 2):
+        for steps in (1, 3):
             train(dapo, ":demo", here / "dapo, interrupted", cache, *SMALL, f"--config.steps={steps}")
         print(run("actfer_jax.diff", f"{here}/dapo", f"{here}/dapo, interrupted"), end="")
         if WORDS:
