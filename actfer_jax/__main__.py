@@ -14,6 +14,7 @@ COMMANDS = {
     "texts": "training.texts",
     "evaluate": "evaluate",
     "table": "table",
+    "diff": "diff",
     "share": "evaluation.share",
     "analyze": "analyze",
     "browse": "browse",

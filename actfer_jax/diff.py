@@ -11,11 +11,12 @@ import sys
 
 from actfer_jax import cli
 from actfer_jax.errors import UserError
-from actfer_jax.evaluation.difference import differences
 from actfer_jax.files import as_path
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.evaluation.difference import differences
+
     if len(argv) != 3:
         raise UserError("give two workdirs of training runs: python -m actfer_jax.diff RUN RUN")
     found = differences(as_path(argv[1]), as_path(argv[2]))

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from actfer_jax.files import FILE_ERRORS, reason
+from actfer_jax.files import file_errors, reason
 from actfer_jax.runs.manifest import HOST_KEYS, MANIFEST, manifest_config, matches
 from actfer_jax.runs.metrics import WorkdirError, flatten, is_timing
 
@@ -65,7 +65,7 @@ def parameters_difference(one: epath.Path, other: epath.Path) -> str:
 def _config(workdir: epath.Path) -> dict[str, Any]:
     try:
         flat = flatten(manifest_config(workdir))
-    except (*FILE_ERRORS, ValueError, KeyError) as error:
+    except file_errors(ValueError, KeyError) as error:
         raise WorkdirError(f"{workdir} is not the workdir of a training run ({MANIFEST}: {reason(error)})") from error
     return {key: value for key, value in flat.items() if not matches(key, HOST_KEYS)}
 
