@@ -30,7 +30,19 @@ ROOMS = {
     "doors": ["training", "compile_check", "viewer"],
 }
 LEAVES = ("__init__", "cli", "config", "config_help", "errors", "facs", "files", "outputs", "plugins", "progress")
-DOORS = ("__main__", "train", "evaluate", "table", "analyze", "diff", "export", "rehearse", "traces", "browse", "make_demo")
+DOORS = (
+    "__main__",
+    "train",
+    "evaluate",
+    "table",
+    "analyze",
+    "diff",
+    "export",
+    "rehearse",
+    "traces",
+    "browse",
+    "make_demo",
+)
 LONGEST_DOOR, LONGEST_FILE, LONGEST_FUNCTION = 80, 500, 100
 
 
