@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import topologies
 
 import actfer_jax.models
-from actfer_jax.compile_check import flops
+from actfer_jax.compile_check import flops, hlo
 from actfer_jax.compile_check.collectives import collectives
 from actfer_jax.config import ConfigError
 from actfer_jax.models import KVCache, Qwen3VLConfig, on_mesh
@@ -346,7 +346,7 @@ def check(program: Program, limit: float) -> Result:
     result.peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     result.total = result.peak + sum(result.others.values())
     result.fits = result.total <= limit * GIB
-    sent = collectives(compiled.as_text())
+    sent = collectives(hlo.read(compiled.as_text()))
     result.collectives, result.per_iteration = sent.total, sent.unknown_loops
     return result
 

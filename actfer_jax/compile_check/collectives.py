@@ -1,26 +1,14 @@
-"""The bytes that a compiled program sends between devices, read from its text.
-
-The text is XLA's HLO (openxla.org/xla/operation_semantics). A program is a list of computations. Each computation is a
-list of instructions, which can call other computations.
-"""
+"""The bytes that a compiled program sends between devices."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
+
+from actfer_jax.compile_check.hlo import Instruction, Program
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "f8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_OPERATION = re.compile(r"(?:^|\s)([a-z][a-z\-]*)\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*)(?:e\d\w*)?\[([\d,]*)\]")
-_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
-_CONSTANT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 # The participating devices: listed, in rows of an array, or along mesh axes.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
@@ -44,46 +32,32 @@ class Collectives:
     unknown_loops: list[int]
 
 
-@dataclass
-class _Computation:
-    """One computation: bytes sent by (kind, channel), calls (name, condition of a loop, times or 0), constants.
-
-    An operation that overlaps others has parts in several computations, all with its channel. Collectives written by
-    hand (`jax.shard_map`) all have the same channel, and lie in one computation.
-    """
-
-    sends: dict[tuple[str, str], int] = field(default_factory=dict)
-    calls: list[tuple[str, str, int]] = field(default_factory=list)
-    constants: list[int] = field(default_factory=list)
-
-
-def collectives(text: str) -> Collectives:
-    """Reads `compiled.as_text()`.
-
-    If the compiler does not note how often a loop runs, the largest constant in the loop's condition is taken: JAX's
-    scans, and loops up to a limit, compare with it.
-    """
-    computations: dict[str, _Computation] = {}
-    entry, name = "", ""
-    for line in text.splitlines():
-        if head := _COMPUTATION.match(line):
-            name = head[2]
-            computations[name] = _Computation()
-            entry = name if head[1] else entry
-        elif name and (instruction := _INSTRUCTION.match(line)):
-            _read(instruction[2], name, computations[name])
-
+def collectives(program: Program) -> Collectives:
+    """Sums what a program sends."""
     loops: list[int] = []
     done: dict[str, dict[tuple[str, str], int]] = {}
 
     def total(name: str) -> dict[tuple[str, str], int]:
-        if name in done or name not in computations:
+        """Bytes by kind and channel.
+
+        An operation that overlaps others has parts in several computations, all with its channel. Collectives written
+        by hand (`jax.shard_map`) all have the same channel, and lie in one computation.
+        """
+        if name in done or name not in program.computations:
             return done.get(name, {})
-        sends = dict(computations[name].sends)
-        for called, condition, times in computations[name].calls:
+        sends: dict[tuple[str, str], int] = {}
+        calls: list[tuple[str, int]] = []
+        for instruction in program.computations[name].values():
+            if (sent := _sent(instruction, name)) is not None:
+                kind, size = sent
+                channel = _CHANNEL.search(instruction.attributes)
+                key = kind, channel[1] if channel else f"{name} {len(sends)}"
+                sends[key] = sends.get(key, 0) + size
+                continue  # The computation that it calls only adds two numbers.
+            times = program.trips(instruction) if instruction.operation == "while" else 1
+            calls.extend((called, times) for called in instruction.called)
+        for called, times in calls:
             inner = total(called)
-            if condition and not times:
-                times = max(computations[condition].constants, default=0) if condition in computations else 0
             if not times and inner:
                 loops.append(sum(inner.values()))
             for key, size in inner.items():
@@ -92,40 +66,24 @@ def collectives(text: str) -> Collectives:
         return sends
 
     sums = dict.fromkeys(KINDS, 0)
-    for (kind, _), size in total(entry).items():
+    for (kind, _), size in total(program.entry).items():
         sums[kind] += size
     return Collectives({kind: size for kind, size in sums.items() if size}, loops)
 
 
-def _read(instruction: str, name: str, computation: _Computation) -> None:
-    """Adds the bytes, calls and constants of one instruction."""
-    operation = _OPERATION.search(instruction)
-    if operation is None:
-        return
-    kind = operation[1].removesuffix("-start")
-    attributes = instruction[operation.end() :]
-    if kind in KINDS:
-        arrays = [_size(*array) for array in _ARRAY.findall(instruction[: operation.start()])]
-        # A "-start" returns its operands too; the result is the largest array.
-        size = max(arrays, default=0) if operation[1].endswith("-start") else sum(arrays)
-        if kind == "reduce-scatter":
-            size *= next(_taking_part(attributes), 1)
-        elif kind == "all-reduce" and name.startswith("all-reduce-scatter"):
-            kind = "reduce-scatter"  # The TPU's compiler writes it as a sum of which each device keeps its part.
-        elif kind == "all-reduce":
-            size *= 2
-        channel = _CHANNEL.search(attributes)
-        key = kind, channel[1] if channel else f"{name} {len(computation.sends)}"
-        computation.sends[key] = computation.sends.get(key, 0) + size
-        return  # The computation that it calls only adds two numbers.
-    if constant := _CONSTANT.search(instruction):
-        computation.constants.append(int(constant[1]))
-    trips, condition = _TRIPS.search(attributes), _CONDITION.search(attributes)
-    times = (int(trips[1]) if trips else 0) if condition else 1
-    for called in _CALLED.findall(attributes):
-        computation.calls.append((called, condition[1] if condition else "", times))
-    for names in _BRANCHES.findall(attributes):
-        computation.calls.extend((called.strip().lstrip("%"), "", 1) for called in names.split(","))
+def _sent(instruction: Instruction, computation: str) -> tuple[str, int] | None:
+    """Kind and bytes of a collective operation in the computation of that name; None for another operation."""
+    kind = instruction.operation.removesuffix("-start")
+    if kind not in KINDS:
+        return None
+    sizes = [array.bytes for array in instruction.results]
+    # A "-start" returns its operands too; the result is the largest array.
+    size = max(sizes, default=0) if instruction.operation.endswith("-start") else sum(sizes)
+    if kind == "reduce-scatter":
+        return kind, size * next(_taking_part(instruction.attributes), 1)
+    if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+        return "reduce-scatter", size  # The TPU's compiler writes it as a sum of which each device keeps its part.
+    return kind, 2 * size if kind == "all-reduce" else size
 
 
 def _taking_part(attributes: str) -> Iterator[int]:
@@ -136,7 +94,3 @@ def _taking_part(attributes: str) -> Iterator[int]:
     if along := _ALONG.search(attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", along[1]))
         yield prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", along[2]))
-
-
-def _size(dtype: str, shape: str) -> int:
-    return _BYTES.get(dtype, 4) * prod(int(size) for size in shape.split(",") if size)

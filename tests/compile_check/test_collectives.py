@@ -6,6 +6,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from actfer_jax.compile_check.collectives import collectives
+from actfer_jax.compile_check.hlo import read
 
 HLO = """\
 HloModule jit_f, is_scheduled=true
@@ -68,7 +69,7 @@ GATHER, SUM = 32 * 128 * 2, 2 * 2 * 16 * 4
 
 
 def test_everything_counts_as_often_as_it_runs() -> None:
-    found = collectives(HLO)
+    found = collectives(read(HLO))
     gathers = 8 * 128 * 2 + 5 * 36 * GATHER + GATHER  # an operation in two parts counts once
     scatters = 16 * 4 + 2 * (2 * 4) + 4 * (2 * 4)
     exchanges = (8 + 4) * 4  # of one channel, as those that are written as such are
@@ -78,7 +79,7 @@ def test_everything_counts_as_often_as_it_runs() -> None:
 
 
 def test_a_loop_of_unknown_length_counts_once_and_is_named() -> None:
-    found = collectives(HLO.replace(', backend_config={"known_trip_count":{"n":"5"}}', ""))
+    found = collectives(read(HLO.replace(', backend_config={"known_trip_count":{"n":"5"}}', "")))
     assert found.total["all-reduce"] == SUM
     assert found.unknown_loops == [36 * GATHER + SUM]
 
@@ -86,9 +87,9 @@ def test_a_loop_of_unknown_length_counts_once_and_is_named() -> None:
 def test_a_program_on_one_device_sends_nothing() -> None:
     mesh = Mesh(jax.devices()[:1], ("data",))
     x = jax.ShapeDtypeStruct((4, 4), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("data")))
-    assert collectives(jax.jit(lambda x: x @ x).lower(x).compile().as_text()).total == {}
+    assert collectives(read(jax.jit(lambda x: x @ x).lower(x).compile().as_text())).total == {}
 
 
 @pytest.mark.parametrize("text", ["", "HloModule empty"])
 def test_text_without_a_program_sends_nothing(text: str) -> None:
-    assert collectives(text).total == {}
+    assert collectives(read(text)).total == {}
