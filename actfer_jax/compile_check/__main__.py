@@ -24,7 +24,9 @@ from actfer_jax.outputs import check_file, write_file
 def main(argv: list[str]) -> None:
     import jax
 
-    from actfer_jax.compile_check.check import GIB, NO_TPU, Result, compile_check, load_config
+    from actfer_jax.compile_check.check import NO_TPU, compile_check, load_config
+    from actfer_jax.compile_check.results import GIB, Result
+    from actfer_jax.compile_check.step import Assumed, in_words
 
     del argv
     given = flags.FLAGS
@@ -33,10 +35,12 @@ def main(argv: list[str]) -> None:
     config, model_config = load_config(given.config)
     if given.json:
         check_file(given.json, "JSON")
-    report, lines = compile_check(config, model_config, given.topology, given.programs)
+    assumed = Assumed(given.mean_row, given.longest_row, given.loop_trips, given.dollars_per_chip_hour)
+    report, lines = compile_check(config, model_config, given.topology, given.programs, assumed)
     print(lines)
     print("The vision tower runs inside of prefill, slot fill, log-probs and update.")
     print("; ".join(f"{name} {size / GIB:.2f} GiB" for name, size in report["kept_bytes"].items()))
+    print(in_words(report["estimate"], config.steps))
     if given.json:
         write_file(given.json, json.dumps(report, indent=1) + "\n")
     large = [result for program in report["programs"] if not (result := Result(**program)).fits]
@@ -51,6 +55,10 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
     flags.DEFINE_string("topology", None, "TPU generation and shape, such as v5e:4x4 or 2xv5e:4x4.", required=True)
     flags.DEFINE_list("programs", [], "Compile only these, by their names in the table.")
+    flags.DEFINE_integer("mean_row", None, "Positions of a row on average, for the estimates.", lower_bound=1)
+    flags.DEFINE_integer("longest_row", None, "Most positions of a row, for the estimates.", lower_bound=1)
+    flags.DEFINE_integer("loop_trips", 0, "How often loops run of which a program does not say it.", lower_bound=0)
+    flags.DEFINE_float("dollars_per_chip_hour", None, "Price of a chip, for what the run costs.", lower_bound=0.0)
     flags.DEFINE(cli.PathFlag(), "json", None, "File for the results.")
     flags.mark_flag_as_required("config")
     cli.run(main, config="training.config.TrainConfig")

@@ -20,7 +20,11 @@ from jax.experimental import topologies
 
 import actfer_jax.models
 from actfer_jax.compile_check import flops, hlo
+from actfer_jax.compile_check.chips import CHIPS, Chip
 from actfer_jax.compile_check.collectives import collectives
+from actfer_jax.compile_check.estimate import estimate
+from actfer_jax.compile_check.results import GIB, Result, table
+from actfer_jax.compile_check.step import FULL, Assumed, estimate_step
 from actfer_jax.config import ConfigError
 from actfer_jax.models import KVCache, Qwen3VLConfig, on_mesh
 from actfer_jax.parallel import sharding
@@ -33,33 +37,11 @@ from actfer_jax.training.optimizer import make_optimizer
 from actfer_jax.training.state import abstract_state
 from actfer_jax.training.update import PolicyBatch, make_log_probs, make_policy_update, make_sft_update, split_batch
 
-GIB = 2**30
 EVALUATION = "evaluation: "
 PUBLISHED = Path(actfer_jax.models.__file__).parent / "qwen3_vl_4b.json"
 """Sizes of Qwen3-VL-4B-Instruct, as published in its config.json."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One chip of a TPU generation.
-
-    Attributes:
-      hbm: GiB of memory for programs and arrays, as in the compiler's messages.
-      teraflops: peak TFLOP/s of matrix products in bfloat16.
-      topologies: some existing ones, for messages.
-    """
-
-    hbm: float
-    teraflops: int
-    topologies: tuple[str, ...]
-
-
-# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
-CHIPS = {
-    "v5e": Chip(15.75, 197, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
-    "v5p": Chip(95.74, 459, ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")),
-    "v6e": Chip(31.25, 918, ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
-}
 TOPOLOGY = re.compile(r"(?:([1-9]\d*)x)?((\w+):\S*)")
 """Slices (one if not given), the topology of each, and its generation."""
 
@@ -92,33 +74,6 @@ class Program:
     advice: str
 
 
-@dataclasses.dataclass
-class Result:
-    """The result of compiling a program; sizes are bytes on one chip.
-
-    Attributes:
-      total: the program's peak and all other arrays in memory.
-      collectives: bytes sent, by kind (`Collectives`). Loops of unknown length count once.
-      per_iteration: bytes sent in one iteration of each of those loops.
-      error: why it was not compiled, or "".
-    """
-
-    name: str
-    arguments: int = 0
-    temporaries: int = 0
-    outputs: int = 0
-    peak: int = 0
-    others: dict[str, int] = dataclasses.field(default_factory=dict)
-    total: int = 0
-    teraflops: float = 0.0
-    collectives: dict[str, int] = dataclasses.field(default_factory=dict)
-    per_iteration: list[int] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-    fits: bool = False
-    advice: str = ""
-    error: str = ""
-
-
 def topology_devices(name: str) -> tuple[Chip, list[Any]]:
     """The chips of a TPU topology, `v5e:4x4`, or of several slices of it, `2xv5e:4x4`.
 
@@ -133,6 +88,8 @@ def topology_devices(name: str) -> tuple[Chip, list[Any]]:
     if parts is None or chip is None:
         raise ConfigError(f"topology {name!r} is not known; there are {known}")
     slices = {"num_slices": int(parts[1])} if parts[1] else {}
+    if slices:
+        chip = dataclasses.replace(chip, link=0)
     try:
         return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=parts[2], **slices).devices)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
@@ -316,12 +273,8 @@ def _reference_advice(config: TrainConfig, offload: bool = True) -> list[str]:
     return ["config.loss.reference_offload=True", *less] if offload and not config.loss.reference_offload else less
 
 
-def check(program: Program, limit: float) -> Result:
-    """Compiles one program.
-
-    Args:
-      limit: GiB on a chip.
-    """
+def check(program: Program, chip: Chip, assumed: Assumed = FULL) -> Result:
+    """Compiles one program."""
     result = Result(program.name, teraflops=program.flops / 1e12, advice=program.advice)
     result.others = {name: bytes_on_a_chip(tree) for name, tree in program.others.items()}
     began = time.perf_counter()
@@ -345,9 +298,13 @@ def check(program: Program, limit: float) -> Result:
     result.temporaries = memory.peak_memory_in_bytes - result.arguments - result.outputs
     result.peak = memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     result.total = result.peak + sum(result.others.values())
-    result.fits = result.total <= limit * GIB
-    sent = collectives(hlo.read(compiled.as_text()))
+    result.fits = result.total <= chip.hbm * GIB
+    text = hlo.read(compiled.as_text(), assumed.loop_trips)
+    sent = collectives(text)
     result.collectives, result.per_iteration = sent.total, sent.unknown_loops
+    found = estimate(text, chip, sum(sent.total.values()), assumed.mean_row)
+    result.estimated_seconds, result.no_estimate = found.seconds, "; ".join(found.unreckoned)
+    result.estimated = {"compiler": found.compiler, "collectives": found.collectives, "reckoned": found.reckoned}
     return result
 
 
@@ -356,52 +313,28 @@ def bytes_on_a_chip(tree: Any) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def table(results: list[Result], chip: Chip, chips: int) -> str:
-    """The results as lines for a terminal, with sizes in GiB on a chip."""
-    head = ["program", "arguments", "temporaries", "results", "peak", "others", "total", f"of {chip.hbm}"]
-    rows = [[*head, "TFLOP", "best ms", "sent", "compiled"]]
-    for result in results:
-        fits = "fits" if result.fits else "NO"
-        if result.error:
-            rows.append([result.name, *[""] * 5, result.error, fits, "", "", "", f"{result.seconds:.0f} s"])
-            continue
-        own = (result.arguments, result.temporaries, result.outputs, result.peak)
-        sizes = (*own, sum(result.others.values()), result.total)
-        each = result.teraflops / chips
-        unknown = "+" if result.per_iteration else ""
-        rows.append(
-            [
-                result.name,
-                *(f"{size / GIB:.2f}" for size in sizes),
-                fits,
-                f"{each:.1f}",
-                f"{each / chip.teraflops * 1e3:.0f}",
-                f"{sum(result.collectives.values()) / GIB:.2f}{unknown}",
-                f"{result.seconds:.0f} s",
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(pairs))
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    )
-
-
 def compile_check(
-    config: TrainConfig, model_config: Qwen3VLConfig, topology: str, only: Sequence[str] = ()
+    config: TrainConfig,
+    model_config: Qwen3VLConfig,
+    topology: str,
+    only: Sequence[str] = (),
+    assumed: Assumed = FULL,
 ) -> tuple[dict[str, Any], str]:
     """Compiles the programs of a config for a topology.
 
     Args:
       only: names of the programs to compile; all if empty.
+      assumed: what the estimates take as given.
 
     Returns:
-      The content of the `--json` file (the topology, meshes, sizes of arrays that stay in memory, and a `Result` of
-      each program), and its `table`.
+      The content of the `--json` file (the topology, meshes, sizes of arrays that stay in memory, a `Result` of each
+      program, and `estimate_step`), and its `table`.
 
     Raises:
-      ConfigError: the topology is not known, the config does not fit its meshes, or a named program does not exist.
+      ConfigError: the topology is not known, the config does not fit its meshes, or a named program does not exist, or
+        the assumed rows have no room.
     """
+    assumed = assumed.within(config)
     chip, devices = topology_devices(topology)
     meshes = make_meshes(config.mesh, devices)
     config.check_meshes(meshes)
@@ -421,7 +354,7 @@ def compile_check(
             kept[name.replace("decode chunk", "cache")] = bytes_on_a_chip(program.arguments[1].cache)
         if name in only or not only:
             print(f"  compiling {name} ...", file=sys.stderr, flush=True)
-            results.append(check(program, chip.hbm))
+            results.append(check(program, chip, assumed))
     report = {
         "topology": topology,
         "chips": len(devices),
@@ -430,6 +363,7 @@ def compile_check(
         "kept_bytes": kept,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "libtpu", "flax")},
         "programs": [dataclasses.asdict(result) for result in results],
+        "estimate": estimate_step(config, list(found), results, chip, len(devices), assumed),
     }
     return report, table(results, chip, len(devices))
 

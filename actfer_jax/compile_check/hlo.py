@@ -68,10 +68,17 @@ Computation = dict[str, Instruction]
 
 @dataclass(frozen=True)
 class Program:
-    """The computations of a program by name, and the name of the one that is run."""
+    """A program.
+
+    Attributes:
+      computations: by name.
+      entry: the name of the one that is run.
+      loop_trips: how often loops run of which the text does not say it; 0 if that is not known.
+    """
 
     computations: dict[str, Computation]
     entry: str
+    loop_trips: int = 0
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop runs: at most, if it can stop early; 0 if that is not known.
@@ -82,7 +89,7 @@ class Program:
         if noted := _TRIPS.search(loop.attributes):
             return int(noted[1])
         condition = _CONDITION.search(loop.attributes)
-        return max(self._constants(condition[1]), default=0) if condition else 0
+        return max(self._constants(condition[1]), default=self.loop_trips) if condition else self.loop_trips
 
     def _constants(self, name: str) -> Iterator[int]:
         for instruction in self.computations.get(name, {}).values():
@@ -91,7 +98,7 @@ class Program:
                 yield int(value[1])
 
 
-def read(text: str) -> Program:
+def read(text: str, loop_trips: int = 0) -> Program:
     """Reads `compiled.as_text()`; a text without a program has none that is run."""
     computations: dict[str, Computation] = {}
     entry, name = "", ""
@@ -104,4 +111,4 @@ def read(text: str) -> Program:
             arrays = _ARRAY.findall(parts[2][: operation.start()])
             results = tuple(Array(dtype, tuple(int(n) for n in shape.split(",") if n)) for dtype, shape in arrays)
             computations[name][parts[1]] = Instruction(parts[1], operation[1], results, parts[2][operation.end() :])
-    return Program(computations, entry)
+    return Program(computations, entry, loop_trips)

@@ -17,6 +17,7 @@ from flax import nnx
 
 from actfer_jax.compile_check import check as compile_check
 from actfer_jax.compile_check import flops
+from actfer_jax.compile_check.results import Result
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, demo_checkpoint
 from actfer_jax.parallel.sharding import make_meshes
@@ -122,11 +123,11 @@ def test_the_compiler_refuses_what_is_said_not_to_fit(topology: str, monkeypatch
         add = lambda total, piece: (total + jax.grad(loss)(weights, piece), None)  # noqa: E731
         return weights - jax.lax.scan(add, jnp.zeros_like(weights), pieces)[0], rest + 1
 
-    def check(rest: float, others: float = 0.0) -> compile_check.Result:
+    def check(rest: float, others: float = 0.0) -> Result:
         sizes = array(12, 2048, 2048), array(4, 8192, 2048, dtype=jnp.bfloat16), array(int(rest * 2**28))
         jitted = jax.jit(step, donate_argnums=(0, 2))
         kept = {"kept": array(int(others * 2**28))}
-        return compile_check.check(compile_check.Program("step", jitted, sizes, kept, 0.0, ""), chip.hbm)
+        return compile_check.check(compile_check.Program("step", jitted, sizes, kept, 0.0, ""), chip)
 
     own = check(1.0).peak / 2**30 - 1
     fits, refused = check(chip.hbm - own - 0.1), check(chip.hbm - own + 0.1)
