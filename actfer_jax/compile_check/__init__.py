@@ -1,1 +1,1 @@
-"""Checks with the TPU's compiler whether a run fits on TPUs."""
+"""Checks with the TPU's compiler whether a run fits on TPUs, and what it takes there."""

@@ -1,4 +1,4 @@
-"""Compiles every program of a training run for a TPU pod, on a machine without one, and says whether they fit.
+"""Compiles every program of a training run for a TPU pod, on a machine without one: whether they fit, what they take.
 
     pip install libtpu
     python -m actfer_jax.compile_check --config=configs/ucgrpo.py --topology=v5e:4x4 [--json=FILE]
@@ -6,8 +6,10 @@
         --config.mesh.slices=2 "--config.mesh.update=(2,-1,1)"
 
 It needs only shapes: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
-these. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs only a config.json. If a
-program does not fit, it says what to change and ends with status 1. docs/compile_check.md explains the table.
+these. `--longest_row` and `--mean_row` say how long rows are, for the time of a step, and `--dollars_per_chip_hour`
+asks what the run costs. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs only a
+config.json. If a program does not fit, it says what to change and ends with status 1. docs/compile_check.md explains
+the table.
 """
 
 import json
