@@ -15,6 +15,9 @@ BANDWIDTH_SHARE, PEAK_SHARE, GRID_STEP = 0.8, 0.4, 0.35e-6
 _SPLASH = re.compile(r"splash_m[hq]a_(fwd|dq|dkv)_")
 _PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 """Matrix products of splash attention for each block of scores."""
+_RAGGED = re.compile(r"ragged_attention\b")
+_RAGGED_BLOCK = 256
+"""Positions of a row that attention to the cache reads at a time."""
 
 
 class Work(NamedTuple):
@@ -38,6 +41,8 @@ def reckon(name: str, operands: Sequence[Array], results: Sequence[Array], mean_
     """
     if splash := _SPLASH.match(name):
         return _splash(_PRODUCTS[splash[1]], operands, results)
+    if _RAGGED.match(name):
+        return _ragged(operands, results, mean_row)
     return None
 
 
@@ -55,3 +60,13 @@ def _splash(products: int, operands: Sequence[Array], results: Sequence[Array]) 
     ]
     flops = 2 * products * rows * sum(seen) * size_q * size_k * dim
     return Work(flops, sum(array.bytes for array in (*operands, *results)), rows * blocks_q * blocks_k)
+
+
+def _ragged(operands: Sequence[Array], results: Sequence[Array], mean_row: int | None) -> Work:
+    """Attention to what rows have filled of a cache [layer, row, kv head, position, dim], in one step a row."""
+    query, keys, _ = operands[-3:]
+    (rows, kv_heads, queries, dim), capacity = query.shape, keys.shape[-2]
+    read = capacity if mean_row is None else min(-(-mean_row // _RAGGED_BLOCK) * _RAGGED_BLOCK, capacity)
+    scores = rows * kv_heads * queries * read
+    cached = 2 * Array(keys.dtype, (rows, kv_heads, read, dim)).bytes
+    return Work(2 * 2 * scores * dim, cached + sum(array.bytes for array in (query, *results)), rows)

@@ -76,6 +76,22 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
     assert found["kept_bytes"]["evaluation: cache"] == 2 * 4 * 72 * 2 * 224 * 32 * 4 // 4
     assert programs["update"]["collectives"]["all-gather"] > 0
     assert programs["update"]["teraflops"] > programs["reference log-probs"]["teraflops"] > 0
+    # 16 rows of up to 3 turns, of 32 tokens each and decoded in chunks of 16, and a fill of 32 rows between two turns.
+    estimated = {name: program["estimated_seconds"] for name, program in programs.items()}
+    times = {
+        "rollout weights": 1,
+        "prefill": 1,
+        "decode chunk": 6,
+        "slot fill": 2,
+        "reference log-probs": 1,
+        "update": 1,
+    }
+    assert found["estimate"]["runs"] == times
+    step = sum(count * estimated[name] for name, count in times.items())
+    assert found["estimate"]["step_seconds"] == pytest.approx(step)
+    assert found["estimate"]["decode_ms_per_token"] == pytest.approx(estimated["decode chunk"] / 16 * 1e3)
+    assert estimated["update"] > estimated["reference log-probs"] > 0
+    assert f"A step takes {step:.1f} s" in done.stdout
 
 
 @needs_libtpu

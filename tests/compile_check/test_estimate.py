@@ -17,6 +17,8 @@ from actfer_jax.compile_check.check import NO_TPU, topology_devices
 from actfer_jax.compile_check.chips import CHIPS
 from actfer_jax.compile_check.collectives import collectives
 from actfer_jax.compile_check.estimate import Estimate, estimate
+from actfer_jax.compile_check.hlo import Array
+from actfer_jax.compile_check.kernels import Work, reckon
 from actfer_jax.compile_check.results import Result
 from actfer_jax.compile_check.step import Assumed, estimate_step, in_words, runs
 from actfer_jax.config import ConfigError, read_config
@@ -162,6 +164,26 @@ def test_splash_attention_takes_the_flops_of_the_blocks_that_it_computes(monkeyp
         assert found.reckoned == pytest.approx(flops / (0.4 * 197e12) + steps * 0.35e-6, rel=1e-6)
 
 
+@pytest.mark.parametrize(("mean_row", "read"), [(None, 3072), (3072, 3072), (1536, 1536), (1300, 1536)])
+def test_attention_to_the_cache_takes_the_bytes_of_what_rows_have_filled(mean_row: int | None, read: int) -> None:
+    rows, kv_heads, group, dim, turn = 64, 2, 4, 128, 322
+
+    def work(queries: int) -> Work:
+        scalars = [Array("s32", (size,)) for size in (1, rows, rows, rows + 1)]
+        cache = Array("bf16", (36, 256, kv_heads, 3072, dim))
+        results = [Array("f32", (rows, kv_heads, queries, width)) for width in (1, 1, dim)]
+        operands = [*scalars, Array("bf16", (rows, kv_heads, queries, dim)), cache, cache]
+        found = reckon("ragged_attention.3", operands, results, mean_row)
+        assert found is not None
+        return found
+
+    own = rows * kv_heads * group * (dim * 2 + (dim + 2) * 4)
+    decoded = rows * kv_heads * read * dim * 2 * 2 + own
+    assert work(group).seconds(V5E) == pytest.approx(decoded / (0.8 * 819e9) + rows * 0.35e-6)
+    filled = 4 * rows * kv_heads * group * turn * read * dim
+    assert work(group * turn).seconds(V5E) == pytest.approx(filled / (0.4 * 197e12) + rows * 0.35e-6)
+
+
 def train_config(module: Any, **values: Any) -> TrainConfig:
     raw = module.get_config()
     raw.model.path = "demo"
@@ -207,16 +229,16 @@ def test_shorter_rows_take_the_shorter_update() -> None:
 
 def test_a_step_with_a_part_that_has_no_estimate_has_none_and_says_which() -> None:
     config = train_config(ucgrpo)
-    unknown = Result("slot fill", no_estimate="custom call ragged.1 (tpu_custom_call)")
+    unknown = Result("slot fill", no_estimate="custom call paged.1 (tpu_custom_call)")
     results = [*ROLLOUT, unknown, UPDATES[-1]]
     report = estimate_step(config, [one.name for one in (*results, *UPDATES)], results, V5E, 16, Assumed())
     assert report["step_seconds"] is None and report["mfu_bound"] is None
     assert report["without"] == [
-        "slot fill: custom call ragged.1 (tpu_custom_call)",
+        "slot fill: custom call paged.1 (tpu_custom_call)",
         "reference log-probs: not compiled",
     ]
     assert report["decode_ms_per_token"] == pytest.approx(20.0)
-    assert "ragged.1" in in_words(report, config.steps)
+    assert "paged.1" in in_words(report, config.steps)
 
 
 def test_a_step_of_supervised_training_is_an_update_and_readings_count_by_their_share() -> None:
