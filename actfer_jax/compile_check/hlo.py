@@ -89,7 +89,8 @@ class Program:
         if noted := _TRIPS.search(loop.attributes):
             return int(noted[1])
         condition = _CONDITION.search(loop.attributes)
-        return max(self._constants(condition[1]), default=self.loop_trips) if condition else self.loop_trips
+        constants = self._constants(condition[1]) if condition else ()
+        return max(constants, default=0) or self.loop_trips
 
     def _constants(self, name: str) -> Iterator[int]:
         for instruction in self.computations.get(name, {}).values():

@@ -99,6 +99,7 @@ def test_a_loop_of_unknown_length_runs_as_often_as_is_given() -> None:
     assert of_text(unknown).seconds is None
     assert of_text(unknown).unreckoned == ("loop known, of unknown length",)
     assert of_text(unknown, loop_trips=3) == of_text(PROGRAM)
+    assert of_text(PROGRAM, loop_trips=7) == of_text(PROGRAM)
 
 
 def test_a_kernel_that_nobody_reckons_leaves_no_figure_and_is_named() -> None:
