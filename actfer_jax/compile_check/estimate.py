@@ -14,10 +14,12 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _FREE = (
     "AllocateBuffer",
     "AssumeGatherIndicesInBound",
+    "AsyncCollectiveDone",
+    "AsyncCollectiveStart",
     "ConcatBitcast",
     "GatherScatterIndicesBitpacked",
 )
-"""Custom calls that the compiler puts in itself: they name memory, or say something of indices."""
+"""Custom calls of the compiler that do nothing: they name memory, mark what begins or ends, or speak of indices."""
 
 
 @dataclass(frozen=True)
