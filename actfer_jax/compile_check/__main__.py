@@ -40,9 +40,9 @@ def main(argv: list[str]) -> None:
     assumed = Assumed(given.mean_row, given.longest_row, given.loop_trips, given.dollars_per_chip_hour)
     report, lines = compile_check(config, model_config, given.topology, given.programs, assumed)
     print(lines)
+    print(in_words(report["estimate"], config.steps))
     print("The vision tower runs inside of prefill, slot fill, log-probs and update.")
     print("; ".join(f"{name} {size / GIB:.2f} GiB" for name, size in report["kept_bytes"].items()))
-    print(in_words(report["estimate"], config.steps))
     if given.json:
         write_file(given.json, json.dumps(report, indent=1) + "\n")
     large = [result for program in report["programs"] if not (result := Result(**program)).fits]
