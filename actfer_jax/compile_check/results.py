@@ -64,8 +64,8 @@ def table(results: Sequence[Result], chip: Chip, chips: int) -> str:
                 f"{each:.1f}",
                 f"{each / chip.teraflops * 1e3:.0f}",
                 f"{sum(result.collectives.values()) / GIB:.2f}{unknown}",
-                f"{result.estimated['collectives'] * 1e3:.0f}{unknown}",
-                "none" if seconds is None else f"{seconds * 1e3:.0f}",
+                f"{result.estimated['collectives'] * 1e3:.1f}{unknown}",
+                "none" if seconds is None else f"{seconds * 1e3:.1f}",
                 f"{reckoned / seconds:.0%}" if seconds and reckoned else "",
                 compiled,
             ]

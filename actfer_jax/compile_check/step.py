@@ -126,13 +126,13 @@ def estimate_step(
 def in_words(report: dict[str, Any], steps: int) -> str:
     """The section `estimate` of the report for a terminal."""
     decode = report["decode_ms_per_token"]
-    token = f"decoding takes {decode:.1f} ms a token; " if decode is not None else ""
+    token = f"decoding takes {decode:.3g} ms a token; " if decode is not None else ""
     if report["without"]:
         return f"{token}a step has no estimate ({'; '.join(report['without'])})."
     run = " + ".join(f"{count:g} x {name}" for name, count in report["runs"].items())
     cost = f", {report['dollars']:,.0f} dollars" if report["dollars"] is not None else ""
     return (
-        f"A step takes {report['step_seconds']:.1f} s on the devices, {report['reckoned']:.0%} of it reckoned: {run}.\n"
-        f"{token}{report['tokens_per_second_per_chip']:.0f} tokens a second and chip; {report['mfu_bound']:.0%} of "
-        f"the chips' peak; {steps} steps: {report['hours']:.1f} hours{cost}."
+        f"A step takes {report['step_seconds']:.3g} s on the devices, {report['reckoned']:.0%} of it reckoned: {run}.\n"
+        f"{token}{report['tokens_per_second_per_chip']:,.0f} tokens a second and chip; {report['mfu_bound']:.0%} of "
+        f"the chips' peak; {steps} steps: {report['hours']:,.1f} hours{cost}."
     )
