@@ -1,0 +1,85 @@
+"""Runs a sample of a study's cells again, and says whether they come out bit for bit."""
+
+import random
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+from actfer_jax.episodes.store import read_index
+from actfer_jax.errors import UserError
+from actfer_jax.evaluation.results import RESULTS
+from actfer_jax.parallel.hosts import Termination
+from actfer_jax.runs.metrics import is_timing
+from actfer_jax.studies.cell import CellError, Running
+from actfer_jax.studies.grid import Cell
+from actfer_jax.studies.results import read_json, read_training
+from actfer_jax.studies.run import Study, cores_of, run_cell
+
+VERIFY = "verify"
+
+
+def verify(study: Study, count: int, processes: int, stop: Termination) -> dict[str, str]:
+    """Runs cells again below `verify/`, and compares them with those of the study.
+
+    Args:
+      count: how many; which ones is drawn, the same for the same study.
+
+    Returns:
+      The first difference of each cell that was run again, by name; "" where there is none.
+
+    Raises:
+      UserError: no cell is done.
+    """
+    done = [cell for cell in study.cells if study.is_done(cell)]
+    if not done:
+        raise UserError(f"{study.workdir} has no cell that is done: run the study first")
+    chosen = random.Random(0).sample(done, min(count, len(done)))
+    shutil.rmtree(study.workdir / VERIFY, ignore_errors=True)
+    running, cores = Running(stop), cores_of(processes)
+    with ThreadPoolExecutor(processes) as pool:
+        places = [study.workdir / VERIFY / cell.name for cell in chosen]
+        futures = [
+            pool.submit(run_cell, study, cell, place, running, cores)
+            for cell, place in zip(chosen, places, strict=True)
+        ]
+        while wait(futures, timeout=1.0).not_done:
+            if stop.noticed:
+                running.stop()
+    found = {}
+    for cell, place, future in zip(chosen, places, futures, strict=True):
+        try:
+            found[cell.name] = first_difference(study, cell, place) if future.result() else "it was told to stop"
+        except CellError as error:
+            found[cell.name] = str(error)
+    return found
+
+
+def first_difference(study: Study, cell: Cell, again: Path) -> str:
+    """What of a cell another run of it does not repeat; "" if there is nothing."""
+    return next(_differences(study, study.directory(cell), again), "")
+
+
+def _differences(study: Study, first: Path, second: Path) -> Iterator[str]:
+    pairs = zip(_untimed(first), _untimed(second), strict=False)
+    for before, after in pairs:
+        if changed := [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]:
+            yield f"step {before['step']}: {changed[0]} was {before.get(changed[0])} and is {after.get(changed[0])}"
+    if len(_untimed(first)) != len(_untimed(second)):
+        yield f"{len(_untimed(first))} records of training, and {len(_untimed(second))} again"
+    for weights in sorted((first / "run" / "policy").glob("*.safetensors")):
+        if weights.read_bytes() != (second / "run" / "policy" / weights.name).read_bytes():
+            yield f"{weights.name} has other bytes"
+    for evaluation in study.config.evaluations:
+        one, other = first / evaluation.name, second / evaluation.name
+        if not (one / RESULTS).exists():
+            continue
+        if read_json(one / RESULTS)["results"] != read_json(other / RESULTS)["results"]:
+            yield f"{evaluation.name} has other figures"
+        for before, after in zip(read_index(one), read_index(other), strict=True):
+            if before != after:
+                yield f"{evaluation.name}: the episode {before['id']} is another"
+
+
+def _untimed(cell: Path) -> list[dict[str, float]]:
+    return [{name: value for name, value in record.items() if not is_timing(name)} for record in read_training(cell)]
