@@ -7,6 +7,7 @@ whether a training of its goes on, and two studies in one directory never run th
 import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -160,7 +161,7 @@ class Running:
             "ACTFER_STOPPED_STATUS": str(_STOPPED),
         }
         with open(directory / LOG, "ab") as log:
-            log.write(f"\n$ python -m {' '.join(command.arguments)}\n".encode())
+            log.write(f"\n$ python -m {shlex.join(command.arguments)}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 command.argv,

@@ -1,5 +1,7 @@
 """What a study is going to do, in words, before anything is run."""
 
+import shlex
+
 from actfer_jax.evaluation.tables import align
 from actfer_jax.studies.config import StudyConfig
 from actfer_jax.studies.grid import commands
@@ -25,5 +27,5 @@ def plan_text(study: Study) -> str:
         start = None if cell.start is None else study.directory(cell.start)
         lines.append(f"\n{cell.name}")
         for command in commands(study.config, cell, study.directory(cell), start, {cell.method.name: "CHOSEN"}):
-            lines.append(f"  python -m {' '.join(command.arguments)}")
+            lines.append(f"  python -m {shlex.join(command.arguments)}")
     return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""The cheapest study there is: two methods and two seeds, three steps each, on rendered faces."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.question = "Does a study work?"
+    config.seeds = (1, 2)
+    method = {
+        "train": "configs/ucgrpo.py:demo",
+        "settings": ("estimator.decision_start=1", "estimator.n_min=0", "estimator.ramp=0"),
+    }
+    config.methods = (
+        ConfigDict({"name": "grpo", "title": "GRPO", "train": "configs/grpo.py:demo"}),
+        ConfigDict(
+            {
+                "name": "ucgrpo",
+                "title": "UC-GRPO",
+                **method,
+                "search": {"key": "optimizer.learning_rate", "values": (8e-4, 16e-4)},
+            }
+        ),
+        ConfigDict({"name": "start", "policy": "demo", "seeds": (1,)}),
+    )
+    config.evaluations = (
+        ConfigDict(
+            {
+                "name": "greedy",
+                "config": "configs/eval/synth_faces.py",
+                "settings": ("data.size=7", "queries=7", "controls=('blank_crop',)"),
+            }
+        ),
+    )
+    config.figures = (
+        ("accuracy", "greedy/normal/accuracy"),
+        ("AU-F1", "greedy/normal/au_f1_sample"),
+        ("zoom", "greedy/normal/zoom/rate"),
+    )
+    config.primary = "accuracy"
+    config.contrasts = (("ucgrpo", "grpo"), ("ucgrpo", "start"))
+    config.curves = ("reward/total", "zoom_rate/subtle")
+    config.utility = "greedy/blank_crop"
+    config.settings = (
+        *("steps=3", "batch.queries=2", "batch.rollouts=4", "rollout.fill_rows=4", "data.size=14"),
+        *("checkpoint.every=1", "optimizer.warmup_steps=0"),
+    )
+    config.selection = ConfigDict({"seeds": (100,), "settings": ("data.split=validation",)})
+    return config
