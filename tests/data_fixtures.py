@@ -484,6 +484,10 @@ def write_unifer(directory: Path) -> dict[str, Any]:
     return {"directory": str(directory), "texts": str(directory / "texts")}
 
 
+def write_derived(directory: Path) -> dict[str, Any]:
+    return {"of": {"name": "raf_db"} | WRITERS["raf_db"](directory), "change": "blur", "strength": 2.0}
+
+
 def write_mixture(directory: Path) -> dict[str, Any]:
     raf, sfew = ({"name": name} | WRITERS[name](directory / name) for name in ("raf_db", "sfew"))
     return {"parts": {"raf_db": raf, "sfew": sfew}, "labels": "shared"}
@@ -564,6 +568,7 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "fea_20k": write_fea_20k,
     "unifer": write_unifer,
     "mixture": write_mixture,
+    "derived": write_derived,
     "raf_au": write_raf_au,
     "raf_ml": write_raf_ml,
     "raf_ce": write_raf_ce,

@@ -82,6 +82,8 @@ class TraceConfig:
         """The most turns of a trace that is written here: the alignment, the zooms, the answer."""
         if self.file:
             return 0
+        if self.answer_now == 1:
+            return 1
         zooms = 0 if self.no_zoom == 1 else 2 if self.two_zooms else 1
         return 2 + zooms
 

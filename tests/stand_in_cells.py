@@ -1,0 +1,91 @@
+"""Stands in for `python -m actfer_jax.train` and `.evaluate`: the same flags and files, in a tenth of a second.
+
+What it writes is a function of the settings alone, so that what a study says of it can be known: a policy of METHOD and
+seed s is right on sample n where `truth(METHOD, s)[n]`. It looks at every face of the stratum "subtle".
+"""
+
+import json
+import os
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+SAMPLES, STEPS = 40, 6
+SKILL = {"strong": 0.9, "weak": 0.5}
+CLASSES = ("anger", "fear")
+
+
+def truth(method: str, seed: int, split: str = "test", rate: float = 1.0) -> np.ndarray:
+    """Whether each sample is right: some are harder for all; the best rate is 2."""
+    hard = np.random.default_rng(zlib.crc32(split.encode())).uniform(-0.2, 0.2, SAMPLES)
+    own = np.random.default_rng([zlib.crc32(f"{method} {split}".encode()), seed])
+    return own.uniform(size=SAMPLES) < SKILL[method] + hard + own.normal(0, 0.03) - 0.1 * abs(rate - 2)
+
+
+def strata(n: int) -> list[str]:
+    return ["subtle" if n % 4 < 2 else "plain"]
+
+
+def main(arguments: list[str]) -> None:
+    program, *flags = arguments
+    given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
+    time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))
+    if given["config"] == os.environ.get("STAND_IN_FAILS"):
+        sys.exit(f"error: {given['config']} was told to fail")
+    if program == "actfer_jax.train":
+        train(given, Path(given["workdir"]))
+    else:
+        evaluate(given, Path(given["out"]))
+
+
+def train(given: dict[str, str], workdir: Path) -> None:
+    (workdir / "policy").mkdir(parents=True, exist_ok=True)
+    metrics = workdir / "metrics.jsonl"
+    done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+    with open(metrics, "a") as file:
+        for step in range(done + 1, STEPS + 1):
+            values = {"reward/total": step / STEPS, "perf/step_s": time.time(), "uc/ema/class/anger": 0.25}
+            tokens = {"length/policy_tokens": 30.0, "length/tool_tokens": 10.0}
+            file.write(json.dumps({"step": step} | values | tokens) + "\n")
+            file.flush()
+            time.sleep(float(os.environ.get("STAND_IN_STEP", "0")))
+    config = {"batch": {"queries": 2, "rollouts": 4}}
+    (workdir / "manifest.json").write_text(json.dumps({"config": config}))
+    rate = given.get("config.optimizer.learning_rate", "1")
+    (workdir / "policy" / "model.safetensors").write_text(f"{given['config']} {given['config.seed']} {rate}")
+
+
+def evaluate(given: dict[str, str], out: Path) -> None:
+    method, seed, rate = (Path(given["checkpoint"]) / "model.safetensors").read_text().split()
+    split = given.get("config.data.split", "test")
+    right = truth(method, int(seed), split, float(rate))
+    records, results = [], {}
+    for control in ("normal", "blank_crop"):
+        solved = right if control == "normal" else right & np.array(["plain" in strata(n) for n in range(SAMPLES)])
+        looked = np.array(["subtle" in strata(n) for n in range(SAMPLES)])
+        classes = np.array([CLASSES[n % 2] for n in range(SAMPLES)])
+        results[control] = {
+            "accuracy": {"value": float(solved.mean()), "low": None, "high": None},
+            "strata": {"subtle": {"accuracy": {"value": float(solved[looked].mean())}}},
+            "zoom": {"rate": {"value": float(looked.mean())}},
+            "classes": {
+                name: {"zoom_rate": 0.5, "zoom_rate_in": {"subtle": 1.0, "plain": 0.0}} for name in sorted({*classes})
+            },
+        }
+        for n in range(SAMPLES):
+            line = {"id": f"{control}/faces/{n}", "dataset": "faces", "image": str(n), "class": classes[n]}
+            line |= {"outcome": "right" if solved[n] else "wrong", "looked": bool(looked[n]), "strata": strata(n)}
+            records.append(line | {"reward": {"task": 0.85 * float(solved[n])}})
+    (out / "episodes").mkdir(parents=True, exist_ok=True)
+    (out / "episodes" / "step-00000000-host0.jsonl").write_text("")
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (out / "episodes" / "step-00000000-host0.index").write_text(lines)
+    made = {"dataset": "faces", "split": split, "size": SAMPLES}
+    (out / "results.json").write_text(json.dumps({"provenance": made, "results": results}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
