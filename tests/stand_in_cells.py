@@ -6,23 +6,20 @@ seed s is right on sample n where `truth(METHOD, s)[n]`. It looks at every face 
 
 import json
 import os
+import random
 import sys
 import time
-import zlib
 from pathlib import Path
-
-import numpy as np
 
 SAMPLES, STEPS = 40, 6
 SKILL = {"strong": 0.9, "weak": 0.5}
 CLASSES = ("anger", "fear")
 
 
-def truth(method: str, seed: int, split: str = "test", rate: float = 1.0) -> np.ndarray:
+def truth(method: str, seed: int, split: str = "test", rate: float = 1.0) -> list[bool]:
     """Whether each sample is right: some are harder for all; the best rate is 2."""
-    hard = np.random.default_rng(zlib.crc32(split.encode())).uniform(-0.2, 0.2, SAMPLES)
-    own = np.random.default_rng([zlib.crc32(f"{method} {split}".encode()), seed])
-    return own.uniform(size=SAMPLES) < SKILL[method] + hard + own.normal(0, 0.03) - 0.1 * abs(rate - 2)
+    hard, own = random.Random(split), random.Random(f"{method} {split} {seed}")
+    return [own.random() < SKILL[method] + hard.uniform(-0.2, 0.2) - 0.1 * abs(rate - 2) for _ in range(SAMPLES)]
 
 
 def strata(n: int) -> list[str]:
@@ -63,22 +60,21 @@ def evaluate(given: dict[str, str], out: Path) -> None:
     split = given.get("config.data.split", "test")
     right = truth(method, int(seed), split, float(rate))
     records, results = [], {}
+    looked = ["subtle" in strata(n) for n in range(SAMPLES)]
+    rates = {"zoom_rate": 0.5, "zoom_rate_in": {"subtle": 1.0, "plain": 0.0}}
     for control in ("normal", "blank_crop"):
-        solved = right if control == "normal" else right & np.array(["plain" in strata(n) for n in range(SAMPLES)])
-        looked = np.array(["subtle" in strata(n) for n in range(SAMPLES)])
-        classes = np.array([CLASSES[n % 2] for n in range(SAMPLES)])
+        solved = [is_right and (control == "normal" or not look) for is_right, look in zip(right, looked, strict=True)]
+        subtle = sum(solved[n] for n in range(SAMPLES) if looked[n]) / sum(looked)
         results[control] = {
-            "accuracy": {"value": float(solved.mean()), "low": None, "high": None},
-            "strata": {"subtle": {"accuracy": {"value": float(solved[looked].mean())}}},
-            "zoom": {"rate": {"value": float(looked.mean())}},
-            "classes": {
-                name: {"zoom_rate": 0.5, "zoom_rate_in": {"subtle": 1.0, "plain": 0.0}} for name in sorted({*classes})
-            },
+            "accuracy": {"value": sum(solved) / SAMPLES, "low": None, "high": None},
+            "strata": {"subtle": {"accuracy": {"value": subtle}}},
+            "zoom": {"rate": {"value": sum(looked) / SAMPLES}},
+            "classes": dict.fromkeys(CLASSES, rates),
         }
         for n in range(SAMPLES):
-            line = {"id": f"{control}/faces/{n}", "dataset": "faces", "image": str(n), "class": classes[n]}
-            line |= {"outcome": "right" if solved[n] else "wrong", "looked": bool(looked[n]), "strata": strata(n)}
-            records.append(line | {"reward": {"task": 0.85 * float(solved[n])}})
+            line = {"id": f"{control}/faces/{n}", "dataset": "faces", "image": str(n), "class": CLASSES[n % 2]}
+            line |= {"outcome": "right" if solved[n] else "wrong", "looked": looked[n], "strata": strata(n)}
+            records.append(line | {"reward": {"task": 0.85 * solved[n]}})
     (out / "episodes").mkdir(parents=True, exist_ok=True)
     (out / "episodes" / "step-00000000-host0.jsonl").write_text("")
     lines = "".join(json.dumps(record) + "\n" for record in records)

@@ -30,7 +30,7 @@ def get_config(**changes) -> ConfigDict:
             "curves": ("reward/total",),
             "utility": "greedy/blank_crop",
             "settings": ("steps=6",),
-            "selection": ConfigDict({"seeds": (100, 101)}),
+            "selection": ConfigDict({"seeds": (100,)}),
         }
         | changes
     )

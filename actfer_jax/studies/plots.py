@@ -97,17 +97,13 @@ def utility_figure(report: Report) -> Figure | None:
         return None
     figure, panels = _panels(len(methods), width=3.4, height=3.4)
     for axes, method in zip(panels, methods, strict=True):
+        colour = _colour(report, method["name"])
         for label, found in method["utility"].items():
             x, y = np.array(found["estimated"]), np.array(found["measured"])
-            axes.errorbar(
-                *(x.mean(), y.mean()),
-                xerr=[[x.mean() - x.min()], [x.max() - x.mean()]],
-                yerr=[[y.mean() - y.min()], [y.max() - y.mean()]],
-                fmt="o",
-                color=_colour(report, method["name"]),
-                markersize=4.5,
-                linewidth=0.9,
+            axes.plot(
+                [x.min(), x.max()], [y.mean()] * 2, [x.mean()] * 2, [y.min(), y.max()], color=colour, linewidth=0.9
             )
+            axes.plot(x.mean(), y.mean(), "o", color=colour, markersize=4.5)
             axes.annotate(label, (x.mean(), y.mean()), (5, 4), textcoords="offset points", fontsize=7.5)
         axes.set_title(method["title"], loc="left", fontsize=10)
         axes.set_xlabel("estimated, at the end of training")

@@ -130,8 +130,8 @@ class Derived:
         self.indices = [index for index in range(len(self.source)) if not wanted or self._is_wanted(index, wanted)]
         if len(self.indices) < (config.size or 1):
             raise DataError(
-                f"data.size is {config.size}, but {len(self.indices)} of {len(self.source)} samples of {config.of.name} "
-                "are left by data.strata: give a larger data.of.size"
+                f"data.size is {config.size}, but data.strata leaves {len(self.indices)} of {len(self.source)} samples "
+                f"of {config.of.name}: give a larger data.of.size"
             )
         self.indices = self.indices[: config.size]
 
