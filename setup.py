@@ -36,6 +36,7 @@ setup(
         "actfer_jax.configs",
         "actfer_jax.configs.eval",
         "actfer_jax.configs.baselines",
+        "actfer_jax.configs.studies",
     ],
     package_dir={"actfer_jax.configs": "configs"},  # so that `--config=ucgrpo:demo` finds what ships, in any directory
     package_data={"actfer_jax": ["py.typed", "models/demo/*", "models/*.json", "viewer/page/*"]},

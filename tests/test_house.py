@@ -26,8 +26,9 @@ ROOMS = {
     "viewer": ["episodes", "runs"],
     "evaluation": ["episodes", "rl", "data", "runs"],
     "training": ["evaluation"],
+    "studies": ["evaluation"],
     "compile_check": ["training"],
-    "doors": ["training", "compile_check", "viewer"],
+    "doors": ["training", "studies", "compile_check", "viewer"],
 }
 LEAVES = ("__init__", "cli", "config", "config_help", "errors", "facs", "files", "outputs", "plugins", "progress")
 DOORS = (
@@ -41,6 +42,7 @@ DOORS = (
     "rehearse",
     "traces",
     "browse",
+    "study",
     "make_demo",
 )
 LONGEST_DOOR, LONGEST_FILE, LONGEST_FUNCTION = 80, 500, 100

@@ -12,6 +12,7 @@ from actfer_jax.studies.report import Report
 
 _DPI = 150
 _MOST_COLUMNS = 3
+_LINES = ("-", "--", ":")
 _SMOOTHED = 5
 """Most steps of a curve that are averaged: a step is one small batch."""
 
@@ -58,7 +59,8 @@ def curves_figure(report: Report) -> Figure | None:
             if curve := method["curves"].get(name):
                 colour = _colour(report, method["name"])
                 steps, mean, low, high = (_smooth(curve[key]) for key in ("steps", "mean", "low", "high"))
-                axes.plot(steps, mean, color=colour, linewidth=1.4, label=method["title"])
+                line = _LINES[_place(report, method["name"]) // len(COLOURS) % len(_LINES)]
+                axes.plot(steps, mean, line, color=colour, linewidth=1.4, label=method["title"])
                 axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_xlabel("step")
@@ -68,25 +70,26 @@ def curves_figure(report: Report) -> Figure | None:
 
 
 def zoom_figure(report: Report) -> Figure | None:
-    """Zoom rates by class and stratum, a panel for each method."""
+    """Zoom rates by class and stratum in percent, a panel for each method."""
     methods = [method for method in report["methods"] if method["zoom"]]
     if not methods:
         return None
-    figure, panels = _panels(len(methods), width=4.0, height=2.8)
+    classes = list(methods[0]["zoom"])
+    strata = list(methods[0]["zoom"][classes[0]])
+    figure, panels = _panels(len(methods), width=1.6 + 0.55 * len(strata), height=1.3 + 0.28 * len(classes))
     for axes, method in zip(panels, methods, strict=True):
-        classes = list(method["zoom"])
-        strata = [name for name in method["zoom"][classes[0]] if name != "all"] or ["all"]
-        width = 0.8 / len(strata)
-        for index, name in enumerate(strata):
-            heights = [method["zoom"][label].get(name) for label in classes]
-            at = np.arange(len(classes)) + (index - (len(strata) - 1) / 2) * width
-            axes.bar(at, [height or 0.0 for height in heights], width * 0.9, color=COLOURS[index], label=name)
-        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_ylim(0, 1)
+        rates_CxS = np.array([[method["zoom"][label].get(name) for name in strata] for label in classes], float)
+        axes.imshow(rates_CxS, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for row, column in zip(*np.nonzero(~np.isnan(rates_CxS)), strict=True):
+            rate = rates_CxS[row, column]
+            axes.text(
+                column, row, f"{100 * rate:.0f}", ha="center", va="center", color="white" if rate > 0.55 else "#333333"
+            )
+        axes.set_xticks(range(len(strata)), strata, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(classes)), classes)
         axes.set_title(method["title"], loc="left", fontsize=10)
-        _plain(axes, grid="y")
-    panels[0].set_ylabel("share of episodes with a zoom")
-    _legend(figure, panels)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
     return figure
 
 
@@ -140,7 +143,11 @@ def _plain(axes: Axes, *, grid: Literal["x", "y", "both"]) -> None:
 
 def _colour(report: Report, name: str) -> str:
     """Of a method: the same in all plots."""
-    return COLOURS[[method["name"] for method in report["methods"]].index(name) % len(COLOURS)]
+    return COLOURS[_place(report, name) % len(COLOURS)]
+
+
+def _place(report: Report, name: str) -> int:
+    return [method["name"] for method in report["methods"]].index(name)
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:

@@ -50,10 +50,12 @@ def crossed_interval(values_KxN: Floats) -> Interval:
     by_seed_K, by_sample_N = values_KxN.mean(1), values_KxN.mean(0)
     rest_KxN = values_KxN - by_seed_K[:, None] - by_sample_N + mean
     between_seeds = samples * float(np.var(by_seed_K, ddof=1))
-    between_samples, rest = 0.0, 0.0
+    between_samples = rest = 0.0
     if samples > 1:
         between_samples = seeds * float(np.var(by_sample_N, ddof=1))
         rest = float((rest_KxN**2).sum()) / ((seeds - 1) * (samples - 1))
+    # In expectation it is at least the rest. A few seeds may agree by chance.
+    between_seeds = max(between_seeds, rest)
     total = between_seeds + max(between_samples - rest, 0.0)
     freedom = (total / between_seeds) ** 2 * (seeds - 1) if between_seeds else math.inf
     return _t_interval(mean, total / (seeds * samples), freedom)

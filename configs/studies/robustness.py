@@ -1,5 +1,5 @@
-"""Whether what was learned holds on changed pictures: light, blur, covered parts, turned and small faces, and tools that
-find no face.
+"""Whether what was learned holds on changed pictures: light, blur, covered parts, turned and small faces, and where the
+tools find no face.
 
     python -m actfer_jax.study --config=studies/robustness --workdir=runs/robustness --processes=2
 

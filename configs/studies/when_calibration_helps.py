@@ -12,43 +12,52 @@ from ml_collections import ConfigDict
 from configs.studies import common
 from configs.studies.common import RATES, method, searched
 
-RATE_OF_LOOKS = {"rarely": 0.05, "often": 0.5}
+LOOKS = {"rarely": 0.05, "often": 0.5}
 SUBTLE = ("surprise", "fear", "anger", "disgust")
 PLAIN = ("neutral", "happiness", "sadness")
-BY_CLASS = {emotion: "subtle" for emotion in SUBTLE} | {emotion: "plain" for emotion in PLAIN}
-WORLDS: dict[str, dict[str, str]] = {"class": BY_CLASS, "face": {}}
-SFT_STEPS = 300
+WORLDS: dict[str, dict[str, str]] = {
+    "class": dict.fromkeys(SUBTLE, "subtle") | dict.fromkeys(PLAIN, "plain"),
+    "face": {},
+}
 
 
 def get_config() -> ConfigDict:
     config = common.get_config()
     config.question = "Where does an estimate of the utility for each emotion pay?"
     config.seeds = (10, 11, 12)
-    methods, contrasts = [], []
-    for often, rate in RATE_OF_LOOKS.items():
-        methods.append(
-            method(
-                f"start_{often}",
-                f"start, looks {often}",
-                "sft:demo",
-                *("model.initialise=pretrained", f"steps={SFT_STEPS}", "optimizer.learning_rate=5e-4"),
-                *("traces.readings_steps=0", "traces.two_zooms=0.0", f"traces.no_zoom={1 - rate}"),
-                *("traces.answer_now=0.0", "traces.instructed_answer=0.0", "traces.instructed_zoom=0.0"),
-                *("rollout.max_turns=3", "rollout.max_length=208"),
-            )
-        )
-    for often in RATE_OF_LOOKS:
+    config.methods = tuple(_start(name, rate) for name, rate in LOOKS.items())
+    config.contrasts = ()
+    for looks in LOOKS:
         for world, strata in WORLDS.items():
-            settings = ("data.name=derived", *_faces("train", strata), "data.size=1920", "data.of.size=6000")
-            more = {
-                "start": f"start_{often}",
-                "evaluate": _faces("test", strata),
-                "search": searched(*RATES[1:3]),
-            }
-            corner, words = f"{often}_{world}", f"looks {often}, by {world}"
-            methods.append(method(f"gain_{corner}", f"gain: {words}", "ucgrpo:demo", "estimator.beta=0.0", *settings, **more))
-            methods.append(method(f"ucgrpo_{corner}", f"UC-GRPO: {words}", "ucgrpo:demo", *settings, **more))
-            contrasts.append((f"ucgrpo_{corner}", f"gain_{corner}"))
-    config.methods = tuple(methods)
-    config.contrasts = tuple(contrasts)
+            corner, words = f"{looks}_{world}", f"looks {looks}, by {world}"
+            more = {"start": f"start_{looks}", "evaluate": _faces(strata, 2800), "search": searched(*RATES[1:3])}
+            settings = _faces(strata, 6000)
+            config.methods += (
+                method(f"gain_{corner}", f"gain: {words}", "ucgrpo:demo", *settings, "estimator.beta=0.0", **more),
+                method(f"ucgrpo_{corner}", f"UC-GRPO: {words}", "ucgrpo:demo", *settings, **more),
+            )
+            config.contrasts += ((f"ucgrpo_{corner}", f"gain_{corner}"),)
     return config
+
+
+def _start(name: str, rate: float) -> ConfigDict:
+    """The demo's policy after more traces, of which a share takes one zoom."""
+    return method(
+        f"start_{name}",
+        f"start, looks {name}",
+        "sft:demo",
+        *("model.initialise=pretrained", "steps=300", "optimizer.learning_rate=5e-4", "traces.readings_steps=0"),
+        *(f"traces.no_zoom={1 - rate}", "traces.two_zooms=0.0", "traces.answer_now=0.0"),
+        *(
+            "traces.instructed_answer=0.0",
+            "traces.instructed_zoom=0.0",
+            "rollout.max_turns=3",
+            "rollout.max_length=208",
+        ),
+    )
+
+
+def _faces(strata: dict[str, str], size: int) -> tuple[str, ...]:
+    """Settings that choose among the first `size` faces of a split."""
+    of = {"name": "synth_faces", "size": size}
+    return "data.name=derived", f"data.of={of}", f"data.strata={strata}"

@@ -1,9 +1,9 @@
 """The samples of another data set, some of them or with changed pictures: for studies of what a policy depends on.
 
-    config.data.name = "derived"
-    config.data.of.name = "synth_faces"
-    config.data.change, config.data.strength = "blur", 3.0
-    config.data.strata = {"happiness": "plain", "fear": "subtle"}      # of these emotions only samples of a stratum
+config.data.name = "derived"
+config.data.of.name = "synth_faces"
+config.data.change, config.data.strength = "blur", 3.0
+config.data.strata = {"happiness": "plain", "fear": "subtle"}      # of these emotions only samples of a stratum
 """
 
 import zlib
