@@ -13,6 +13,7 @@ COMMANDS = {
     "traces": "traces",
     "texts": "training.texts",
     "evaluate": "evaluate",
+    "study": "study",
     "table": "table",
     "diff": "diff",
     "share": "evaluation.share",

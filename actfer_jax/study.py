@@ -18,43 +18,37 @@ from absl import flags
 from ml_collections import config_flags
 
 from actfer_jax import cli
-from actfer_jax.outputs import check_directory
-from actfer_jax.parallel.hosts import exit_as_told, termination
-from actfer_jax.studies.config import StudyConfig, read_study_config
-from actfer_jax.studies.grid import chosen_by_name
-from actfer_jax.studies.page import REPORT, in_words, write_report
-from actfer_jax.studies.plan import design_text, plan_text
-from actfer_jax.studies.report import make_report
-from actfer_jax.studies.run import Study, run_cells
-from actfer_jax.studies.verify import verify
-
-log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> None:
+    from actfer_jax.parallel.hosts import exit_as_told, termination
+    from actfer_jax.studies.config import read_study_config
+    from actfer_jax.studies.grid import named
+    from actfer_jax.studies.page import check_place, write_study
+    from actfer_jax.studies.plan import design_text, plan_text
+    from actfer_jax.studies.run import Study, run_cells
+    from actfer_jax.studies.verify import verify
+
     del argv
     given = flags.FLAGS
     study = Study.open(read_study_config(given.config), given.workdir)
     if given.dry_run:
         return print(plan_text(study))
-    check_directory(study.workdir / "report", REPORT)
+    check_place(study)
     with termination() as stop:
         if given.verify:
-            found = verify(study, given.verify, given.processes, stop)
-            print("\n".join(f"{cell}: {why or 'the same, bit for bit'}" for cell, why in found.items()))
-            problems = {cell: why for cell, why in found.items() if why}
+            problems = verify(study, given.verify, given.processes, stop)
         else:
-            log.info("%s", design_text(study.config))
-            wanted = chosen_by_name(study.cells, given.cells) if given.cells else study.cells
-            problems = run_cells(study, wanted, given.processes, stop)
+            logging.getLogger(__name__).info("%s", design_text(study.config))
+            problems = run_cells(study, named(study.cells, given.cells), given.processes, stop)
     if stop.noticed:
         exit_as_told(signal.Signals(stop.noticed))
     if not given.verify and not given.cells:
-        report = make_report(study, problems)
-        write_report(report, study.workdir / "report")
-        print(f"{in_words(report)}\nThe page is {study.workdir / 'report' / 'index.html'}")
+        print(write_study(study, problems))
     if problems:
-        sys.exit("error: " + "\n  ".join(["these cells are not done:", *(f"{n}: {w}" for n, w in problems.items())]))
+        said = "do not come out the same" if given.verify else "are not done"
+        lines = [f"{cell}: {why}" for cell, why in problems.items()]
+        sys.exit("\n  ".join([f"error: {len(lines)} cells {said}:", *lines]))
 
 
 if __name__ == "__main__":
@@ -67,4 +61,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool("dry_run", False, "Print the commands of all cells, and run none.")
     flags.DEFINE_integer("verify", 0, "How many of the cells to run again and compare.", lower_bound=0)
     flags.mark_flag_as_required("config")
-    cli.run(main, config=StudyConfig)
+    cli.run(main, config="studies.config.StudyConfig")

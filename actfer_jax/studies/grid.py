@@ -96,12 +96,14 @@ def needed_by(cell: Cell, cells: list[Cell]) -> list[Cell]:
     return searched + ([cell.start] if cell.start else [])
 
 
-def chosen_by_name(cells: list[Cell], patterns: list[str]) -> list[Cell]:
-    """The cells whose names match one of the patterns, such as "grpo/*" or "*/seed-10".
+def named(cells: list[Cell], patterns: list[str]) -> list[Cell]:
+    """The cells whose names match one of the patterns, such as "grpo/*" or "*/seed-10"; all without a pattern.
 
     Raises:
       UserError: a pattern matches none.
     """
+    if not patterns:
+        return cells
     for pattern in patterns:
         if not any(fnmatchcase(cell.name, pattern) for cell in cells):
             raise UserError(f"--cells={pattern} matches no cell; --dry_run lists them ({cells[0].name}, ...)")

@@ -11,10 +11,11 @@ from actfer_jax.cli import printable
 from actfer_jax.evaluation import plots
 from actfer_jax.evaluation.paper import Rows, render
 from actfer_jax.files import write_atomically
-from actfer_jax.outputs import Output, publish, staged
+from actfer_jax.outputs import Output, check_directory, publish, staged
 from actfer_jax.runs.provenance import heading
 from actfer_jax.studies.plots import figures_of
-from actfer_jax.studies.report import Report
+from actfer_jax.studies.report import Report, make_report
+from actfer_jax.studies.run import Study
 from actfer_jax.studies.tables import (
     contrasts_table,
     cost_table,
@@ -25,6 +26,7 @@ from actfer_jax.studies.tables import (
     zoom_table,
 )
 
+REPORT_NAME = "report"
 REPORT = Output(
     "the report of a study",
     re.compile(r"(report\.(json|md|tex)|index\.html|\w+\.png)"),
@@ -80,6 +82,25 @@ th { color: #5d6675; font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 img { max-width: 100%; height: auto; margin-top: 14px; }
 """
+
+
+def check_place(study: Study) -> None:
+    """
+    Raises:
+      OutputError: the report could not be written.
+    """
+    check_directory(study.workdir / REPORT_NAME, REPORT)
+
+
+def write_study(study: Study, problems: Mapping[str, str]) -> str:
+    """Writes the report of a study into its `report/`; the text to print.
+
+    Args:
+      problems: why cells are not done, by name.
+    """
+    report, directory = make_report(study, problems), study.workdir / REPORT_NAME
+    write_report(report, directory)
+    return f"{in_words(report)}\nThe page is {directory / 'index.html'}"
 
 
 def write_report(report: Report, directory: Path) -> None:

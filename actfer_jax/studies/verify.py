@@ -1,5 +1,6 @@
 """Runs a sample of a study's cells again, and says whether they come out bit for bit."""
 
+import logging
 import random
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from actfer_jax.studies.grid import Cell
 from actfer_jax.studies.results import read_json, read_training
 from actfer_jax.studies.run import Study, cores_of, run_cell
 
+log = logging.getLogger(__name__)
+
 VERIFY = "verify"
 
 
@@ -26,7 +29,7 @@ def verify(study: Study, count: int, processes: int, stop: Termination) -> dict[
       count: how many; which ones is drawn, the same for the same study.
 
     Returns:
-      The first difference of each cell that was run again, by name; "" where there is none.
+      The first difference of each cell that did not come out bit for bit, by name.
 
     Raises:
       UserError: no cell is done.
@@ -46,13 +49,16 @@ def verify(study: Study, count: int, processes: int, stop: Termination) -> dict[
         while wait(futures, timeout=1.0).not_done:
             if stop.noticed:
                 running.stop()
-    found = {}
+    problems = {}
     for cell, place, future in zip(chosen, places, futures, strict=True):
         try:
-            found[cell.name] = first_difference(study, cell, place) if future.result() else "it was told to stop"
+            why = first_difference(study, cell, place) if future.result() else "it was told to stop"
         except CellError as error:
-            found[cell.name] = str(error)
-    return found
+            why = str(error)
+        if why:
+            problems[cell.name] = why
+        log.info("%s: %s", cell.name, why or "the same, bit for bit")
+    return problems
 
 
 def first_difference(study: Study, cell: Cell, again: Path) -> str:
