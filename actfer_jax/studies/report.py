@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 
 COSTS = ("cost", "provenance")
 """The keys of a report that say what it took and when: all others are the same when the study is run again."""
+NOTHING = {"dataset": "nothing", "split": "yet", "size": 0}
 _EMA = "uc/ema/class/"
 
 
@@ -56,7 +57,7 @@ def make_report(study: Study, problems: Mapping[str, str]) -> Report:
         "methods": [_method(study, method, by_method[method.name]) for method in study.config.methods],
         "contrasts": _contrasts(study, by_method),
         "problems": dict(problems),
-        "provenance": provenance(**_measured_on(study, done), policy=f"{len(done)} of {len(study.cells)} cells"),
+        "provenance": _made(study, done),
         "cost": {method.name: _cost(study, by_method[method.name]) for method in study.config.methods},
     }
 
@@ -80,13 +81,16 @@ def _common(first: Sequence[int], second: Sequence[int]) -> list[int]:
     return [seed for seed in first if seed in second]
 
 
-def _measured_on(study: Study, done: Sequence[Cell]) -> dict[str, Any]:
-    for cell in done:
-        path = study.directory(cell) / study.config.primary_evaluation.name / RESULTS
-        if cell.value is None:
-            made = results.read_json(path)["provenance"]
-            return {key: made[key] for key in ("dataset", "split", "size")}
-    return {"dataset": "nothing", "split": "yet", "size": 0}
+def _made(study: Study, done: Sequence[Cell]) -> dict[str, Any]:
+    """Where the figures come from: as `provenance`, with a note if the code changed while the study ran."""
+    name = study.config.primary_evaluation.name
+    found = [
+        results.read_json(study.directory(cell) / name / RESULTS)["provenance"] for cell in done if cell.value is None
+    ]
+    measured = {key: found[0][key] for key in ("dataset", "split", "size")} if found else NOTHING
+    commits = dict.fromkeys(str(one.get("git_commit"))[:10] for one in found)
+    notes = [f"cells are of {len(commits)} commits: {', '.join(commits)}"] if len(commits) > 1 else []
+    return provenance(**measured, policy=f"{len(done)} of {len(study.cells)} cells", notes=notes)
 
 
 def _method(study: Study, method: MethodConfig, cells: Sequence[Cell]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The cheapest study there is: two methods and two seeds, three steps each, on rendered faces."""
+"""The cheapest studies there are, on rendered faces, three steps each: two methods and two seeds, or two cells."""
 
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.question = "Does a study work?"
     config.seeds = (1, 2)
@@ -46,4 +46,12 @@ def get_config() -> ConfigDict:
         *("checkpoint.every=1", "optimizer.warmup_steps=0"),
     )
     config.selection = ConfigDict({"seeds": (100,), "settings": ("data.split=validation",)})
+    if variant == "two_cells":
+        config.methods = (ConfigDict({"name": "sft", "train": "configs/sft.py:demo"}),)
+        config.evaluations[0].settings = ("data.size=4", "queries=4", "controls=()")
+        config.contrasts, config.curves, config.utility = (), ("sft/loss",), ""
+        config.settings = (
+            *("steps=3", "batch.queries=4", "batch.microbatches=1", "data.size=14", "traces.readings_steps=0"),
+            *("checkpoint.every=1", "logging.every=1", "model.initialise=pretrained"),
+        )
     return config
