@@ -62,15 +62,17 @@ class CellState:
         write_atomically(directory / CELL, json.dumps(vars(self), indent=1) + "\n")
 
     def is_done(self, plan: Sequence[Command]) -> bool:
-        """Whether all commands are done.
+        """Whether all commands are done, with these arguments."""
+        return all(self.done.get(one.name, {}).get("arguments") == list(one.arguments) for one in plan)
 
+    def check(self, plan: Sequence[Command]) -> None:
+        """
         Raises:
-          CellError: one was done with other arguments than now.
+          CellError: a command was done with other arguments; the message says with which.
         """
         for command in plan:
-            found = self.done.get(command.name)
-            if found is not None and found["arguments"] != list(command.arguments):
-                before, now = found["arguments"], command.arguments
+            before, now = self.done.get(command.name, {}).get("arguments"), list(command.arguments)
+            if before is not None and before != now:
                 was, asked = (
                     ", ".join(argument for argument in one if argument not in other) or "without"
                     for one, other in ((before, now), (now, before))
@@ -79,7 +81,6 @@ class CellState:
                     f"its {command.name} was run with {was}, and the config asks for {asked}: take another --workdir, "
                     "or delete the cell's directory"
                 )
-        return all(command.name in self.done for command in plan)
 
 
 @contextmanager
@@ -130,7 +131,7 @@ class Running:
           Stopped: the study was told to stop.
         """
         state = CellState.read(directory)
-        state.is_done(noted)
+        state.check(noted)
         state.failed = ""
         for command, note in zip(plan, noted, strict=True):
             if command.name in state.done:

@@ -56,7 +56,9 @@ _NOTES = {
         "the policy loses on the samples that it looked at when the control spoils what it sees. On the line the "
         "estimate is right."
     ),
-    "Cost": "Of a cell, in the mean. Core minutes are processor time, of all cores together.",
+    "Cost": (
+        "Of a cell, in the mean, and of the whole search. Core minutes are processor time, of all cores together."
+    ),
     "Not done": "These cells are in no figure.",
 }
 _PLOTS = {

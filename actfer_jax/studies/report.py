@@ -43,13 +43,13 @@ def make_report(study: Study, problems: Mapping[str, str]) -> Report:
         zoom (by class, by stratum: the mean rate), utility (by class: estimated, measured, each by seed);
       contrasts: first, second, seeds, difference (over seeds), crossed (over seeds and samples), deviation, t, p, holm,
         smallest (the difference that it could have seen);
-      problems; provenance; cost: by method, means over cells.
+      problems; provenance; cost: by method, means over cells, and search_core_minutes.
     """
     done = [cell for cell in study.cells if study.is_done(cell)]
-    by_method = {
-        method.name: [cell for cell in done if cell.method.name == method.name and cell.value is None]
-        for method in study.config.methods
-    }
+    by_method: dict[str, list[Cell]] = {method.name: [] for method in study.config.methods}
+    searches: dict[str, list[Cell]] = {method.name: [] for method in study.config.methods}
+    for cell in done:
+        (by_method if cell.value is None else searches)[cell.method.name].append(cell)
     return {
         "question": study.config.question,
         "primary": study.config.primary,
@@ -58,7 +58,7 @@ def make_report(study: Study, problems: Mapping[str, str]) -> Report:
         "contrasts": _contrasts(study, by_method),
         "problems": dict(problems),
         "provenance": _made(study, done),
-        "cost": {method.name: _cost(study, by_method[method.name]) for method in study.config.methods},
+        "cost": {name: _cost(study, cells, searches[name]) for name, cells in by_method.items()},
     }
 
 
@@ -217,13 +217,18 @@ def _contrast(study: Study, pairs: Sequence[Sequence[Cell]], path: str) -> dict[
     return empty | vars(tested) | {"crossed": crossed}
 
 
-def _cost(study: Study, cells: Sequence[Cell]) -> dict[str, float]:
-    """Means over cells: core minutes of training and of evaluations, and what was sampled."""
-    rows = []
-    for cell in cells:
+def _cost(study: Study, cells: Sequence[Cell], search: Sequence[Cell]) -> dict[str, float]:
+    """Means over cells: core minutes of training and of evaluations, and what was sampled; and the core minutes of the
+    whole search."""
+
+    def minutes(cell: Cell, trains: bool) -> float:
         done = CellState.read(study.directory(cell)).done
-        minutes = {name: command["cpu_seconds"] / 60 for name, command in done.items()}
-        trained = minutes.pop("train", 0.0)
-        row = {"train_core_minutes": trained, "evaluate_core_minutes": sum(minutes.values())}
-        rows.append(row | results.tokens(study.directory(cell)))
-    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} if rows else {}
+        return sum(one["cpu_seconds"] for name, one in done.items() if (name == "train") is trains) / 60
+
+    rows = [
+        {"train_core_minutes": minutes(cell, True), "evaluate_core_minutes": minutes(cell, False)}
+        | results.tokens(study.directory(cell))
+        for cell in cells
+    ]
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} if rows else {}
+    return means | {"search_core_minutes": sum(minutes(cell, trains) for cell in search for trains in (True, False))}

@@ -71,13 +71,9 @@ class Study:
         return self.workdir / CELLS / cell.name
 
     def is_done(self, cell: Cell) -> bool:
-        """
-        Raises:
-          CellError: it was made by other commands than those of the config.
-        """
-        if (noted := self.noted(cell)) is None:
-            return False
-        return CellState.read(self.directory(cell)).is_done(noted)
+        """Whether a cell is done, as the config asks for it."""
+        noted = self.noted(cell)
+        return noted is not None and CellState.read(self.directory(cell)).is_done(noted)
 
     def choice(self, method: MethodConfig) -> Choice | None:
         """What the search of a method found; None while it is not done."""
@@ -88,7 +84,11 @@ class Study:
         for cell in searched:
             assert cell.value is not None
             value = figure(read_summaries(self.directory(cell), self.config), self.config.primary_path)
-            found.setdefault(cell.value, []).append(float("-inf") if value is None else value)
+            if value is None:
+                raise UserError(
+                    f"{self.config.primary} is not defined on the samples of {cell.name}: nothing can be chosen"
+                )
+            found.setdefault(cell.value, []).append(value)
         means = {value: sum(figures) / len(figures) for value, figures in found.items()}
         return Choice(max(sorted(means), key=lambda value: means[value]), means)
 
@@ -123,8 +123,9 @@ def run_cells(study: Study, wanted: Sequence[Cell], processes: int, stop: Termin
     running, cores = Running(stop), cores_of(processes)
     problems, states = dict[str, str](), dict[str, bool | None]()
     for cell in wanted:
+        noted, states[cell.name] = study.noted(cell), study.is_done(cell) or None
         try:
-            states[cell.name] = study.is_done(cell) or None
+            CellState.read(study.directory(cell)).check(noted or ())
         except CellError as error:
             problems[cell.name], states[cell.name] = str(error), False
     line = _Line(study, wanted, processes)

@@ -71,10 +71,12 @@ def zoom_table(report: Report) -> Rows:
 
 def cost_table(report: Report) -> Rows:
     """A row for each method: what a cell took in the mean."""
-    rows = [["method", "core minutes, training", "evaluations", "episodes", "policy tokens", "tool tokens"]]
+    rows = [
+        ["method", "core minutes, training", "evaluations", "whole search", "episodes", "policy tokens", "tool tokens"]
+    ]
     for method in report["methods"]:
         cost = report["cost"][method["name"]]
-        minutes = [_number(cost.get(key), ".1f") for key in ("train_core_minutes", "evaluate_core_minutes")]
+        minutes = [_number(cost.get(f"{kind}_core_minutes"), ".1f") for kind in ("train", "evaluate", "search")]
         counts = [_number(cost.get(key), ",.0f") for key in ("episodes", "policy_tokens", "tool_tokens")]
         rows.append([method["title"], *minutes, *counts])
     return rows

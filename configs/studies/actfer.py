@@ -26,6 +26,7 @@ The base without tools is asked through a server (docs/endpoint.md) that has the
 
 from ml_collections import ConfigDict
 
+from configs import common
 from configs.studies.common import method
 
 BASE = "Qwen/Qwen3-VL-4B-Instruct"
@@ -45,20 +46,17 @@ def get_config(data: str = "/data") -> ConfigDict:
     config = ConfigDict()
     config.question = "Does looking, learned by UC-GRPO, read faces better than the same model without?"
     config.seeds = (10, 11, 12)
-    config.settings = (
-        *(f"data.parts.{name}.directory={data}/{folder}" for name, folder in SETS.items()),
-        f"data.exclude=('ferbench:{data},questions={data}/UniFER',)",
-    )
-    marked = tuple(f"data.parts.{name}.annotations={{'name': 'libreface', 'file': 'libreface'}}" for name in SETS)
+    config.settings = ("data.name=mixture", f"data.exclude=('ferbench:{data},questions={data}/UniFER',)")
+    plain, marked = _parts(data), _parts(data, annotations={"name": "libreface", "file": "libreface"})
     model = f"model.path={BASE}"
     passive = ("endpoint.passive=True", "endpoint.ask_aus=False", "controls=()")
     config.methods = (
         method("base_passive", "base, passive", policy=BASE, endpoint=SERVER, evaluate=passive, seeds=(10,)),
         method("base_tools", "base with tools", policy=BASE, seeds=(10,)),
-        method("labels", "SFT, label alone", "sft:ferbench", model, *SUPERVISED, *LABEL_ALONE),
-        method("traces", "SFT, traces", "sft:ferbench", model, *SUPERVISED, *marked),
-        method("grpo", "GRPO", "grpo:ferbench", *FROM_ROLLOUTS, *marked, start="traces"),
-        method("ucgrpo", "UC-GRPO", "ucgrpo:ferbench", *FROM_ROLLOUTS, *marked, start="traces"),
+        method("labels", "SFT, label alone", "sft:ferbench", model, plain, *SUPERVISED, *LABEL_ALONE),
+        method("traces", "SFT, traces", "sft:ferbench", model, *SUPERVISED, marked),
+        method("grpo", "GRPO", "grpo:ferbench", *FROM_ROLLOUTS, marked, start="traces"),
+        method("ucgrpo", "UC-GRPO", "ucgrpo:ferbench", *FROM_ROLLOUTS, marked, start="traces"),
     )
     config.evaluations = (
         _evaluation("ferbench", f"data.directory={data}", f"data.questions={data}/UniFER"),
@@ -84,6 +82,14 @@ def get_config(data: str = "/data") -> ConfigDict:
     )
     config.curves = ("reward/total", "reward/emotion", "zoom_rate/raf_db", "zoom_rate/affectnet", "policy/entropy")
     return config
+
+
+def _parts(data: str, **more: object) -> str:
+    """The setting of the training sets' directories, with more keys for each."""
+    parts = common.get_config("ferbench").data.parts.to_dict()
+    for name, folder in SETS.items():
+        parts[name] |= {"directory": f"{data}/{folder}", **more}
+    return f"data.parts={parts}"
 
 
 def _evaluation(name: str, *settings: str) -> ConfigDict:
