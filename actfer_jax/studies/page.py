@@ -49,7 +49,7 @@ _NOTES = {
         "differences between seeds: by itself, and where Holm compares it with 0.05 over the number of contrasts."
     ),
     "Chosen on validation samples": "By the primary figure, on seeds that no other run of the study has.",
-    "Training": "Mean over seeds; the band is their range. Five steps are averaged.",
+    "Training": "Mean over seeds; the band is their range. Of twenty steps or more, five at a time are averaged.",
     "When it looks": "Share of the episodes with a zoom into the face, by class and stratum: mean over seeds.",
     "What a look brings": (
         "Task reward by class, mean and range over seeds: the running contrast at the end of training, against what "

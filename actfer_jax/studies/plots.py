@@ -14,7 +14,7 @@ _DPI = 150
 _MOST_COLUMNS = 3
 _LINES = ("-", "--", ":")
 _SMOOTHED = 5
-"""Most steps of a curve that are averaged: a step is one small batch."""
+"""Steps of a curve that are averaged, where there are enough: a step is one small batch."""
 
 
 def figures_of(report: Report) -> dict[str, Figure]:
@@ -43,6 +43,8 @@ def primary_figure(report: Report) -> Figure | None:
         axes.plot(100 * found["value"], row, "o", color=colour, markersize=6.5)
     axes.set_yticks(range(len(methods)), [one["title"] for one in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, -2), min(high, 102))  # An interval of two seeds may leave what is possible.
     axes.set_xlabel(f"{report['primary']}, percent: mean, 95% interval, and each seed (small)")
     _plain(axes, grid="x")
     return figure
@@ -151,5 +153,5 @@ def _place(report: Report, name: str) -> int:
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
-    window = min(_SMOOTHED, len(values))
+    window = _SMOOTHED if len(values) >= 4 * _SMOOTHED else 1
     return np.convolve(values, np.ones(window) / window, "valid")
