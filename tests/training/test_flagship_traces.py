@@ -38,3 +38,21 @@ def test_traces_with_no_one_and_two_zooms_fit_and_are_replayed(tmp_path):
         assert (again.tokens, again.loss_mask) == (trace.tokens, trace.loss_mask)
         spoken = [token for token, policy in zip(trace.tokens, trace.loss_mask, strict=True) if policy]
         assert stage.chat.tokenizer.decode(spoken) == "".join(f"{turn}<|im_end|>" for turn in turns)
+
+
+@needs_words
+def test_a_trace_of_the_label_alone_is_one_turn_after_a_prompt_without_tools(tmp_path):
+    """As the row "SFT, label alone" of configs/studies/actfer.py trains, and plays."""
+    config = sft.get_config()
+    config.model.path, config.data.cache_directory = WORDS, str(tmp_path)
+    config.rollout.update({"format": "passive", "max_turns": 1, "ask_aus": False})
+    config.traces.update({"no_zoom": 1.0, "answer_now": 1.0, "instructed_answer": 0.0})
+    stage = _stage(config, "")
+    maker = TraceMaker(stage.training.traces, stage.chat, stage.encoder, stage.toolbox, stage.rollout)
+    reference = Reference(facs.EMOTIONS, "fear")  # Without action units, as the pictures of the study have none.
+    sample = Sample("photographs", "one", (skimage.data.astronaut(),), reference)
+    trace = maker.episode(sample, np.random.default_rng(0))
+    spoken = [token for token, policy in zip(trace.tokens, trace.loss_mask, strict=True) if policy]
+    said = stage.chat.tokenizer.decode(spoken)
+    assert said.endswith("<answer>fear</answer><|im_end|>") and "tool_call" not in said and "<aus>" not in said
+    assert len(trace.views) == 1 and "zoom" not in stage.chat.tokenizer.decode(trace.tokens)
