@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from numpy.typing import NDArray
 
 from actfer_jax.episodes.store import read_index
@@ -53,14 +54,14 @@ def read_summaries(directory: Path, config: StudyConfig) -> Summaries:
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: epath.PathLike) -> dict[str, Any]:
     """The content of a file that a command of a cell wrote.
 
     Raises:
       UserError: it is damaged.
     """
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(epath.Path(path).read_text()))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); delete the cell, and the study runs it anew") from error
 

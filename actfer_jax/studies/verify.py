@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from etils import epath
+
 from actfer_jax.episodes.store import read_index
 from actfer_jax.errors import UserError
+from actfer_jax.evaluation.difference import differences
 from actfer_jax.evaluation.results import RESULTS
 from actfer_jax.parallel.hosts import Termination
-from actfer_jax.runs.metrics import is_timing
 from actfer_jax.studies.cell import CellError, Running
-from actfer_jax.studies.grid import Cell
-from actfer_jax.studies.results import read_json, read_training
+from actfer_jax.studies.grid import Cell, evaluations_of
+from actfer_jax.studies.results import read_json
 from actfer_jax.studies.run import Study, cores_of, run_cell
 
 log = logging.getLogger(__name__)
@@ -63,29 +65,20 @@ def verify(study: Study, count: int, processes: int, stop: Termination) -> dict[
 
 def first_difference(study: Study, cell: Cell, again: Path) -> str:
     """What of a cell another run of it does not repeat; "" if there is nothing."""
-    return next(_differences(study, study.directory(cell), again), "")
+    return next(_differences(study, cell, study.directory(cell), again), "")
 
 
-def _differences(study: Study, first: Path, second: Path) -> Iterator[str]:
-    pairs = zip(_untimed(first), _untimed(second), strict=False)
-    for before, after in pairs:
-        if changed := [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]:
-            yield f"step {before['step']}: {changed[0]} was {before.get(changed[0])} and is {after.get(changed[0])}"
-    if len(_untimed(first)) != len(_untimed(second)):
-        yield f"{len(_untimed(first))} records of training, and {len(_untimed(second))} again"
-    for weights in sorted((first / "run" / "policy").glob("*.safetensors")):
-        if weights.read_bytes() != (second / "run" / "policy" / weights.name).read_bytes():
-            yield f"{weights.name} has other bytes"
-    for evaluation in study.config.evaluations:
-        one, other = first / evaluation.name, second / evaluation.name
-        if not (one / RESULTS).exists():
-            continue
-        if read_json(one / RESULTS)["results"] != read_json(other / RESULTS)["results"]:
-            yield f"{evaluation.name} has other figures"
+def _differences(study: Study, cell: Cell, first: Path, second: Path) -> Iterator[str]:
+    if cell.method.train:
+        one, other = (epath.Path(directory / "run") for directory in (first, second))
+        yield from differences(one, other)
+        for weights in sorted((one / "policy").glob("*.safetensors")):
+            if weights.read_bytes() != (other / "policy" / weights.name).read_bytes():
+                yield f"policy/{weights.name} has other bytes"
+    for evaluation in evaluations_of(study.config, cell):
+        one, other = (epath.Path(directory / evaluation.name) for directory in (first, second))
         for before, after in zip(read_index(one), read_index(other), strict=True):
             if before != after:
                 yield f"{evaluation.name}: the episode {before['id']} is another"
-
-
-def _untimed(cell: Path) -> list[dict[str, float]]:
-    return [{name: value for name, value in record.items() if not is_timing(name)} for record in read_training(cell)]
+        if read_json(one / RESULTS)["results"] != read_json(other / RESULTS)["results"]:
+            yield f"{evaluation.name} has other figures"

@@ -198,7 +198,8 @@ def test_verify_finds_what_does_not_repeat(tmp_path):
     assert len(list((tmp_path / "verify").rglob("results.json"))) == 3
     metrics = study.directory(study.cells[0]) / "run" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"reward/total": 0.5,', '"reward/total": 0.5000001,'))
-    assert verify(study, 3, 2, stop) == {"weak/seed-1": "step 3: reward/total was 0.5000001 and is 0.5"}
+    told = "step 3, metric reward/total: 0.5000001 in the first run, 0.5 in the second"
+    assert verify(study, 3, 2, stop) == {"weak/seed-1": told}
 
 
 @pytest.mark.parametrize(
