@@ -215,35 +215,3 @@ def test_verify_finds_what_does_not_repeat(tmp_path):
 def test_mistakes_in_a_study_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         read_study_config(get_config(**changes))
-
-
-@pytest.mark.slow
-def test_a_real_study_that_was_killed_ends_with_the_same_report(tmp_path):
-    """Its commands train and evaluate; a kill leaves them running, and the next start waits for them."""
-    cheap = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # of machine code: compiles faster
-    cheap |= {"JAX_COMPILATION_CACHE_DIR": f"{tmp_path}/programs", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-
-    def begin(workdir: str) -> subprocess.Popen:
-        config = "--config=tests/studies/tiny.py:two_cells"
-        command = [sys.executable, "-m", "actfer_jax.study", config, f"--workdir={tmp_path / workdir}"]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | cheap, **streams)
-
-    def report(workdir: str) -> dict:
-        found = json.loads((tmp_path / workdir / "report" / "report.json").read_text())
-        return {key: value for key, value in found.items() if key not in COSTS}
-
-    peaceful = begin("peaceful")
-    said, _ = peaceful.communicate(timeout=900)
-    assert peaceful.returncode == 0, said
-    metrics = tmp_path / "killed" / "cells" / "sft" / "seed-1" / "run" / "metrics.jsonl"
-    killed, steps = begin("killed"), random.randrange(1, 4)
-    while not metrics.exists() or len(metrics.read_bytes().splitlines()) < steps:
-        assert killed.poll() is None, killed.stdout.read()
-        time.sleep(0.05)
-    killed.kill()
-    killed.wait()
-    again = begin("killed")
-    said, _ = again.communicate(timeout=900)
-    assert again.returncode == 0, said
-    assert report("killed") == report("peaceful")
