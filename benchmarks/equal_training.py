@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -35,6 +34,7 @@ from actfer_jax.files import absolute, as_path, write_atomically
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.outputs import check_file
 from actfer_jax.rollout.programs import row_keys
+from actfer_jax.rollout.sampling import noise
 from actfer_jax.runs.manifest import MANIFEST
 from actfer_jax.runs.metrics import is_timing, read_metrics
 
@@ -181,8 +181,9 @@ def relative(value: float | None, other: float | None, least: float = 0.0) -> fl
 def is_tie(episode: Mapping[str, Any], other: Mapping[str, Any], *, seed: int, rollouts: int, vocabulary: int) -> bool:
     """Whether the first token in which two episodes differ was a tie.
 
-    The token that is drawn has the largest sum of log-probability and Gumbel noise, and the noise depends on the seed
-    and on the token's place alone: in a tie, both episodes took a token of nearly the same sum.
+    Of the tokens of a block, the one that is drawn has the largest sum of log-probability and Gumbel noise, and the
+    noise depends on the seed and on the token's place alone: in a tie, both episodes took a token of nearly the same
+    sum. Records do not say what the blocks of a large vocabulary weighed, so tokens of two blocks count as no tie.
 
     Args:
       episode, other: records of the same id.
@@ -195,8 +196,14 @@ def is_tie(episode: Mapping[str, Any], other: Mapping[str, Any], *, seed: int, r
         return False
     step, query, rollout = map(int, episode["id"].split("-"))
     key = row_keys(seed, step, [query], rollouts)[rollout]
-    noise = jax.random.gumbel(jax.random.fold_in(key, place), (vocabulary,))
-    drawn, another = (run["logprobs"][place] + float(noise[run["token_ids"][place]]) for run in (episode, other))
+    token_noise, _ = noise(key, place, vocabulary)
+    tokens = [run["token_ids"][place] for run in (episode, other)]
+    if len({token // len(token_noise) for token in tokens}) > 1:
+        return False
+    drawn, another = (
+        run["logprobs"][place] + float(token_noise[token % len(token_noise)])
+        for run, token in zip((episode, other), tokens, strict=True)
+    )
     return abs(drawn - another) <= TIE
 
 

@@ -1,4 +1,4 @@
-"""Attention within segments, with several backends, and attention to a read-only cache."""
+"""Attention within segments, with several backends. `cached_attention.py` has attention to a cache."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import Mesh
 
+from actfer_jax.models.online_softmax import MASKED
 from actfer_jax.models.precision import exact_products
-from actfer_jax.parallel.sharding import AxisNames, platform, shard_mapped
+from actfer_jax.parallel.sharding import platform, shard_mapped
 
 BACKENDS = ("auto", "xla", "tiled", "cudnn", "splash", "splash_interpret")
-_MASKED = -1e30  # Finite, so that a fully masked row stays finite.
 _TILE = 64
-_BY_HEAD = ("rows", None, "kv_heads")  # axes of queries, keys and values [B, L, H, D]
+BY_HEAD = ("rows", None, "kv_heads")  # axes of queries, keys and values [B, L, H, D]
 
 
 def attention(
@@ -50,88 +50,14 @@ def attention(
             return _tiled(query, key, value, segment_ids_BxL, causal)
         if backend.startswith("splash"):
             return _splash(query, key, value, segment_ids_BxL, causal, interpret=backend == "splash_interpret")
-        mask_BxLxL = _mask(segment_ids_BxL, causal)
+        mask_BxLxL = segment_mask(segment_ids_BxL, causal)
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask_BxLxL[:, None], implementation="cudnn" if backend == "cudnn" else "xla"
         )
 
-    names = (_BY_HEAD, _BY_HEAD, _BY_HEAD, ("rows",))
+    names = (BY_HEAD, BY_HEAD, BY_HEAD, ("rows",))
     with exact_products(query_BxLxHxD.dtype):
-        return shard_mapped(attend, mesh, names, _BY_HEAD)(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL)
-
-
-def cached_attention(
-    query_BxLxHxD: jax.Array,
-    key_BxLxKxD: jax.Array,
-    value_BxLxKxD: jax.Array,
-    segment_ids_BxL: jax.Array,
-    cached_keys_RxKxTxD: jax.Array,
-    cached_values_RxKxTxD: jax.Array,
-    cache_length_B: jax.Array,
-    cache_row_B: jax.Array | None = None,
-    mesh: Mesh | None = None,
-) -> jax.Array:
-    """Causal attention to new tokens of the same segment, and to the first `cache_length` positions of a row's cache.
-
-    Old and new keys are combined only in the softmax, so the cache is never copied.
-
-    Args:
-      cache_row_B: the cache row of each row; None for the same row (R = B). If rows are divided over devices, a row's
-        cache row must be on the same device.
-      mesh: the mesh over which rows and heads are divided; each device computes its own.
-    """
-    arguments = [query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL, cached_keys_RxKxTxD, cached_values_RxKxTxD]
-    cached, by_row = ("rows", "kv_heads"), ("rows",)
-    names: list[AxisNames] = [_BY_HEAD, _BY_HEAD, _BY_HEAD, by_row, cached, cached, by_row]
-    arguments.append(cache_length_B)
-    if cache_row_B is not None:
-        arguments += [cache_row_B, jnp.arange(len(cached_keys_RxKxTxD))]
-        names += [by_row, by_row]
-
-    def attend(
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        segment_ids_BxL: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
-        length_B: jax.Array,
-        *chosen: jax.Array,
-    ) -> jax.Array:
-        if chosen:
-            row_B, number_R = chosen
-            keys, values = keys[row_B - number_R[0]], values[row_B - number_R[0]]
-        return _cached(query, key, value, segment_ids_BxL, keys, values, length_B)
-
-    with exact_products(query_BxLxHxD.dtype):
-        return shard_mapped(attend, mesh, names, _BY_HEAD)(*arguments)
-
-
-def _cached(
-    query_BxLxHxD: jax.Array,
-    key_BxLxKxD: jax.Array,
-    value_BxLxKxD: jax.Array,
-    segment_ids_BxL: jax.Array,
-    cached_keys_BxKxTxD: jax.Array,
-    cached_values_BxKxTxD: jax.Array,
-    cache_length_B: jax.Array,
-) -> jax.Array:
-    batch, length, heads, dim = query_BxLxHxD.shape
-    kv_heads, capacity = cached_keys_BxKxTxD.shape[1:3]
-    query = query_BxLxHxD.reshape(batch, length, kv_heads, heads // kv_heads, dim)
-    old = jnp.einsum("blkgd,bktd->bkglt", query, cached_keys_BxKxTxD, preferred_element_type=jnp.float32) * dim**-0.5
-    filled_BxT = jnp.arange(capacity)[None] < cache_length_B[:, None]
-    old = jnp.where(filled_BxT[:, None, None, None], old, _MASKED)
-    new = jnp.einsum("blkgd,bskd->bkgls", query, key_BxLxKxD, preferred_element_type=jnp.float32) * dim**-0.5
-    new = jnp.where(_mask(segment_ids_BxL, True)[:, None, None], new, _MASKED)
-    top = jnp.maximum(old.max(-1, keepdims=True), new.max(-1, keepdims=True))
-    old, new = jnp.exp(old - top), jnp.exp(new - top)
-    total = old.sum(-1, keepdims=True) + new.sum(-1, keepdims=True)
-    dtype = value_BxLxKxD.dtype
-    old, new = old.astype(dtype), new.astype(dtype)
-    output = jnp.einsum("bkglt,bktd->bkgld", old, cached_values_BxKxTxD, preferred_element_type=jnp.float32)
-    output += jnp.einsum("bkgls,bskd->bkgld", new, value_BxLxKxD, preferred_element_type=jnp.float32)
-    return (output / total).astype(dtype).transpose(0, 3, 1, 2, 4).reshape(query_BxLxHxD.shape)
+        return shard_mapped(attend, mesh, names, BY_HEAD)(query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL)
 
 
 def _backend(query_BxLxHxD: jax.Array, platform: str) -> str:
@@ -146,7 +72,8 @@ def _backend(query_BxLxHxD: jax.Array, platform: str) -> str:
     return "xla"
 
 
-def _mask(segment_ids_BxL: jax.Array, causal: bool) -> jax.Array:
+def segment_mask(segment_ids_BxL: jax.Array, causal: bool) -> jax.Array:
+    """Which tokens attend to which, bool [B, L, L]."""
     same_BxLxL = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
     return jnp.tril(same_BxLxL) if causal else same_BxLxL
 
@@ -173,7 +100,7 @@ def _tiled(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids_BxL: 
                 mask &= jnp.arange(begin, end)[:, None] >= jnp.arange(keys)[None]
             scores = query_GxLxD[:, begin:end].reshape(-1, dim) @ key_LxD[:keys].T
             scores = scores.reshape(group, end - begin, keys).astype(jnp.float32) * dim**-0.5
-            weights = jax.nn.softmax(jnp.where(mask[None], scores, _MASKED)).astype(value.dtype)
+            weights = jax.nn.softmax(jnp.where(mask[None], scores, MASKED)).astype(value.dtype)
             outputs.append((weights.reshape(-1, keys) @ value_LxD[:keys]).reshape(group, end - begin, dim))
         return jnp.concatenate(outputs, axis=1)
 

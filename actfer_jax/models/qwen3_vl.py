@@ -27,7 +27,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from actfer_jax.models.attention import cached_attention
+from actfer_jax.models.cached_attention import cached_attention
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import (
@@ -57,6 +57,16 @@ class KVCache(NamedTuple):
 
     keys: jax.Array
     values: jax.Array
+
+
+class Past(NamedTuple):
+    """What a layer reads of a cache: its own layer, and of each row the first `length` positions of a cache row."""
+
+    keys: jax.Array
+    values: jax.Array
+    layer: jax.Array
+    length_B: jax.Array
+    row_B: jax.Array | None
 
 
 def init_cache(config: Qwen3VLConfig, batch: int, length: int, dtype: DTypeLike) -> KVCache:
@@ -250,28 +260,20 @@ class Attention(nnx.Module):
         x_BxLxD: jax.Array,
         angles_BxLxF: jax.Array,
         segment_ids_BxL: jax.Array,
-        cache: KVCache | None,
-        cache_length_B: jax.Array | None,
-        cache_row_B: jax.Array | None,
+        past: Past | None,
     ) -> tuple[jax.Array, KVCache]:
         heads = (*x_BxLxD.shape[:2], -1, self.dim)
-        query = rotate(self.q_norm(self.q_proj(x_BxLxD).reshape(heads)), angles_BxLxF)
-        key = rotate(self.k_norm(self.k_proj(x_BxLxD).reshape(heads)), angles_BxLxF)
-        value = self.v_proj(x_BxLxD).reshape(heads)
-        if cache is None or cache_length_B is None:
+        query, key, value = self.q_proj(x_BxLxD), self.k_proj(x_BxLxD), self.v_proj(x_BxLxD)
+        if past is not None:
+            # Else the TPU's compiler joins the products with the norms, and for that copies every layer's weights.
+            query, key = jax.lax.optimization_barrier((query, key))
+        query = rotate(self.q_norm(query.reshape(heads)), angles_BxLxF)
+        key = rotate(self.k_norm(key.reshape(heads)), angles_BxLxF)
+        value = value.reshape(heads)
+        if past is None:
             output = self.execution.attend(query, key, value, segment_ids_BxL, causal=True)
         else:
-            output = cached_attention(
-                query,
-                key,
-                value,
-                segment_ids_BxL,
-                cache.keys,
-                cache.values,
-                cache_length_B,
-                cache_row_B,
-                self.execution.mesh,
-            )
+            output = cached_attention(query, key, value, segment_ids_BxL, *past, mesh=self.execution.mesh)
         new = KVCache(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3))
         return self.o_proj(output.reshape(*x_BxLxD.shape[:2], -1)), new
 
@@ -300,13 +302,9 @@ class DecoderLayer(nnx.Module):
         x_BxLxD: jax.Array,
         angles_BxLxF: jax.Array,
         segment_ids_BxL: jax.Array,
-        cache: KVCache | None,
-        cache_length_B: jax.Array | None,
-        cache_row_B: jax.Array | None,
+        past: Past | None,
     ) -> tuple[jax.Array, KVCache]:
-        attended_BxLxD, new = self.self_attn(
-            self.input_layernorm(x_BxLxD), angles_BxLxF, segment_ids_BxL, cache, cache_length_B, cache_row_B
-        )
+        attended_BxLxD, new = self.self_attn(self.input_layernorm(x_BxLxD), angles_BxLxF, segment_ids_BxL, past)
         x_BxLxD = self.execution.constrain(x_BxLxD + attended_BxLxD, "rows")
         x_BxLxD = self.execution.constrain(x_BxLxD + self.mlp(self.post_attention_layernorm(x_BxLxD)), "rows")
         return x_BxLxD, new
@@ -411,7 +409,7 @@ class Qwen3VL(nnx.Module):
           positions_BxLx3: M-RoPE positions, from `mrope_positions`.
           segment_ids_BxL: a token attends to earlier tokens of its own segment; 0 is padding.
           cache: earlier keys and values, which the new tokens attend to as well; it is only read.
-          cache_length_B: how many positions of the cache are valid, per row.
+          cache_length_B: how many positions of the cache are valid, per row. A row of length 0 costs no attention.
           cache_row_B: the cache row of each row; None for the same row.
 
         Returns:
@@ -422,9 +420,10 @@ class Qwen3VL(nnx.Module):
             raise ValueError("a cache and its lengths go together")
         angles_BxLxF = _mrope_angles(positions_BxLx3, self.config.text)
 
-        def run(layer: DecoderLayer, x_BxLxD: jax.Array, inputs: tuple[jax.Array, KVCache | None]) -> Any:
-            index, cache = inputs
-            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxL, cache, cache_length_B, cache_row_B)
+        def run(layer: DecoderLayer, x_BxLxD: jax.Array, index: jax.Array) -> Any:
+            # The cache is not scanned over: a layer of it that a loop or a kernel reads would be copied.
+            past = None if cache is None or cache_length_B is None else Past(*cache, index, cache_length_B, cache_row_B)
+            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxL, past)
             if deepstack_FxBxLxD is not None:
                 last = deepstack_FxBxLxD.shape[0] - 1
                 x_BxLxD += jnp.where(index <= last, deepstack_FxBxLxD[jnp.minimum(index, last)], 0)
@@ -433,7 +432,7 @@ class Qwen3VL(nnx.Module):
         index = jnp.arange(self.config.text.num_hidden_layers)
         unroll = None if cache is None else 1  # When unrolled, XLA's CPU backend copies the whole cache.
         with exact_products(self.execution.dtype):
-            x_BxLxD, new = self.execution.scan(run, self.language_model.layers, x_BxLxD, (index, cache), unroll=unroll)
+            x_BxLxD, new = self.execution.scan(run, self.language_model.layers, x_BxLxD, index, unroll=unroll)
         return self.language_model.norm(x_BxLxD), new
 
     def unembed(self, hidden: jax.Array) -> jax.Array:

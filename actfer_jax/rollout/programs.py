@@ -16,12 +16,12 @@ from jax.typing import ArrayLike
 
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import Params
-from actfer_jax.models.log_probs import take_log_prob
 from actfer_jax.models.qwen3_vl import KVCache, Qwen3VL, init_cache, write_cache
 from actfer_jax.parallel import sharding
 from actfer_jax.parallel.resharding import reshard
 from actfer_jax.parallel.sharding import ONE_DEVICE, Meshes
 from actfer_jax.rollout.batch import encode_views
+from actfer_jax.rollout.sampling import sample
 
 
 class RowState(NamedTuple):
@@ -117,8 +117,9 @@ class Programs:
         self.graphdef = graphdef
         self.group_size, self.length, self.chunk = group_size, length, chunk
         self.turn_tokens, self.turn_end_id = turn_tokens, turn_end_id
-        self.temperature, self.banned_V = temperature, jnp.asarray(banned_V)
+        self.banned_V = jnp.asarray(banned_V)
         self.update_mesh, self.mesh = meshes
+        self.sample = partial(sample, temperature=temperature, banned_V=self.banned_V, mesh=self.mesh)
         self.reshard = jax.jit(self._reshard)
         self.prefill = jax.jit(self._prefill)
         self.decode = jax.jit(self._decode, donate_argnums=1)
@@ -198,11 +199,13 @@ class Programs:
             pending = state.tokens[row, state.length - 1][:, None]
             positions = jnp.broadcast_to(state.position[:, None, None], (row.size, 1, 3))
             x, _ = model.embed(pending)
+            # What an idle row computes is dropped, so it need not read its cache.
+            filled = jnp.where(state.active, state.length - 1, 0)
             hidden, new = model.hidden(
-                x, None, positions, jnp.ones_like(pending), cache=state.cache, cache_length_B=state.length - 1
+                x, None, positions, jnp.ones_like(pending), cache=state.cache, cache_length_B=filled
             )
             logits, told = model.unembed(hidden[:, 0]), state.tokens[row, state.length]
-            token, log_prob, raw_log_prob = self._sample(logits, state.keys, state.length, told)
+            token, log_prob, raw_log_prob = self.sample(logits, state.keys, state.length, told)
             # An idle row writes out of bounds, which is dropped.
             at = row, jnp.where(state.active, state.length, self.length)
             length = state.length + state.active
@@ -222,30 +225,6 @@ class Programs:
             return (carry[0] < self.chunk) & carry[1].active.any()
 
         return self._divided(jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), state))[1])
-
-    def _sample(
-        self, logits_RxV: jax.Array, keys: jax.Array, length_R: jax.Array, told_R: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The next token of each row with its log-probability as sampled, and at temperature 1 without the ban.
-
-        Where `told_R` is not -1, that is the token.
-        """
-        scaled = jnp.where(self.banned_V[None], -jnp.inf, logits_RxV / (self.temperature or 1.0))
-        if self.temperature:
-
-            def draw(key: jax.Array, t: jax.Array) -> jax.Array:
-                return jax.random.gumbel(jax.random.fold_in(key, t), logits_RxV.shape[1:])
-
-            noise_RxV = sharding.constrain(jax.vmap(draw)(keys, length_R), self.mesh, "row_groups", "vocab")
-            token = jnp.argmax(scaled + noise_RxV, axis=-1)
-        else:
-            token = jnp.argmax(scaled, axis=-1)
-        token = jnp.where(told_R < 0, token, told_R)
-
-        def log_prob(logits: jax.Array) -> jax.Array:
-            return take_log_prob(jax.nn.log_softmax(logits), token, self.mesh)
-
-        return token.astype(jnp.int32), log_prob(scaled), log_prob(logits_RxV)
 
     def _fill(self, params: Params, state: RowState, fill: Fill) -> RowState:
         """Appends the replies to their rows, which go on decoding; all other rows are left alone."""

@@ -1,11 +1,12 @@
-"""Every attention backend against a brute-force computation in numpy, and a cache against no cache."""
+"""Every attention backend, of segments and of a cache, against a brute-force computation in numpy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actfer_jax.models.attention import attention, cached_attention
+from actfer_jax.models.attention import attention
+from actfer_jax.models.cached_attention import cached_attention
 
 CUDNN = ("cudnn",) if jax.default_backend() == "gpu" else ()
 
@@ -99,22 +100,75 @@ def test_half_precision_keeps_softmax_in_float32() -> None:
         assert np.sqrt(np.mean((np.asarray(found, np.float32) - expected) ** 2)) < 4e-3
 
 
-def test_cached_attention_equals_attention_over_everything() -> None:
-    query, key, value, _ = inputs(24)
-    cached, capacity = np.array([17, 5]), 20
-    expected = np.zeros_like(query[:, :4])
-    cache = np.full((2, 2, 2, capacity, 8), 1e3, np.float32)  # keys and values; what is past the length must not count
-    for row, length in enumerate(cached):
-        whole = [x[row : row + 1, : length + 4] for x in (query, key, value)]
-        expected[row] = brute_force(*whole, np.ones((1, length + 4)), True)[0, length:]
-        for kind, array in enumerate((key, value)):
-            cache[kind, row, :, :length] = array[row, :length].swapaxes(0, 1)
-    new = [np.stack([x[row, length : length + 4] for row, length in enumerate(cached)]) for x in (query, key, value)]
-    found = cached_attention(*new, np.ones((2, 4), np.int32), cache[0], cache[1], cached)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
-
-
 def test_splash_says_which_lengths_it_takes() -> None:
     query, key, value, segments = inputs(100)
     with pytest.raises(ValueError, match="multiples of 128, not 100"):
         attention(query, key, value, segments, causal=True, backend="splash_interpret")
+
+
+CACHED = ("rows", "blocks", "ragged_interpret")
+LAYERS, ROWS, KV_HEADS, HEADS, DIM = 2, 6, 2, 4, 8
+LAYER = 1
+
+
+def cached_case(
+    capacity: int, lengths: list[int], rows: list[int], new: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Arguments for rows with so many positions in the cache, and what must come of them."""
+    random = np.random.default_rng(0)
+    batch, most = len(lengths), max(lengths) + new
+    query, key, value = (
+        random.normal(size=(batch, most, heads, DIM)).astype(np.float32) for heads in (HEADS, KV_HEADS, KV_HEADS)
+    )
+    # What is past a length, in another row or layer must not count.
+    cache = np.full((2, LAYERS, ROWS, KV_HEADS, capacity, DIM), 1e3, np.float32)
+    last = [np.empty((batch, new, heads, DIM), np.float32) for heads in (HEADS, KV_HEADS, KV_HEADS)]
+    expected = np.empty((batch, new, HEADS, DIM))
+    for b, (length, row) in enumerate(zip(lengths, rows, strict=True)):
+        whole = [x[b : b + 1, : length + new] for x in (query, key, value)]
+        expected[b] = brute_force(*whole, np.ones((1, length + new)), True)[0, length:]
+        cache[:, LAYER, row, :, :length] = np.stack([key[b, :length], value[b, :length]]).swapaxes(1, 2)
+        for part, x in zip(last, (query, key, value), strict=True):
+            part[b] = x[b, length : length + new]
+    names = "query_BxLxHxD", "key_BxLxKxD", "value_BxLxKxD", "cached_keys_NxRxKxTxD", "cached_values_NxRxKxTxD"
+    arguments = dict(zip(names, (*last, *cache), strict=True))
+    arguments |= {"cache_length_B": np.array(lengths, np.int32), "cache_row_B": np.array(rows, np.int32)}
+    return arguments | {"segment_ids_BxL": np.ones((batch, new), np.int32)}, expected
+
+
+@pytest.mark.parametrize("new", [1, 5])
+@pytest.mark.parametrize("backend", CACHED)
+def test_every_length_in_any_row_equals_brute_force(backend: str, new: int) -> None:
+    """No block, part of one, whole ones, and all of the capacity."""
+    arguments, expected = cached_case(768, [0, 700, 1, 0, 256, 768], [3, 0, 5, 1, 4, 2], new)
+    found = cached_attention(**arguments, layer=LAYER, backend=backend)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["rows", "blocks"])
+def test_blocks_need_not_fill_the_capacity(backend: str) -> None:
+    for capacity in (20, 600):
+        arguments, expected = cached_case(capacity, [17, capacity, 5], [0, 1, 2], 4)
+        found = cached_attention(**arguments, layer=LAYER, backend=backend)
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", CACHED)
+def test_the_lengths_of_others_change_no_bit_of_a_row(backend: str) -> None:
+    arguments, _ = cached_case(768, [300, 40, 768], [0, 1, 2], 1)
+    found = [
+        cached_attention(**arguments | {"cache_length_B": np.array([300, *others])}, layer=LAYER, backend=backend)[0]
+        for others in ([40, 768], [0, 0], [768, 1])
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("backend", CACHED)
+def test_half_precision_keeps_softmax_over_a_cache_in_float32(backend: str) -> None:
+    arguments, expected = cached_case(768, [700, 300, 768], [0, 1, 2], 3)
+    half = {name: jnp.asarray(x, jnp.bfloat16) if x.dtype == np.float32 else x for name, x in arguments.items()}
+    found = cached_attention(**half, layer=LAYER, backend=backend)
+    assert found.dtype == jnp.bfloat16
+    # Inputs and weights rounded to 8 bits give errors of this size; a softmax in bfloat16 doubles them.
+    assert np.sqrt(np.mean((np.asarray(found, np.float32) - expected) ** 2)) < 2e-3

@@ -71,7 +71,7 @@ def play_by_script(engine: RolloutEngine, scripts: list[list[int]]) -> None:
         banned_1xV = engine.programs.banned_V[None]
         return token, log_prob(jnp.where(banned_1xV, -jnp.inf, logits_RxV)), log_prob(logits_RxV)
 
-    engine.programs._sample = chosen
+    engine.programs.sample = chosen
 
 
 @needs_words

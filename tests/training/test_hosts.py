@@ -8,14 +8,14 @@ import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from actfer_jax.rollout.programs import Programs, row_keys
+from actfer_jax.rollout.programs import row_keys
+from actfer_jax.rollout.sampling import sample
 from actfer_jax.runs.metrics import read_metrics
 from benchmarks.equal_training import compare, ends, episodes, is_tie, log_of, metrics, start
 
@@ -194,11 +194,11 @@ def test_a_tie_is_told_from_a_difference():
     """The sampler draws from logits that are changed until another token is drawn."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(1, 50)).astype(np.float32)
-    sampler = SimpleNamespace(temperature=0.8, banned_V=np.zeros(50, bool), mesh=None)
+    options = {"temperature": 0.8, "banned_V": np.zeros(50, bool)}
     keys, place = row_keys(7, 3, [5], 2)[1:], 4
 
     def episode(logits: np.ndarray) -> dict[str, Any]:
-        token, log_prob, _ = Programs._sample(sampler, logits, keys, np.array([place]), np.array([-1]))
+        token, log_prob, _ = sample(logits, keys, np.array([place]), np.array([-1]), **options)
         drawn = {"token_ids": [1] * place + [int(token[0])], "logprobs": [0.0] * place + [float(log_prob[0])]}
         return {"id": "3-5-1", "loss_mask": [0] * place + [1], **drawn}
 

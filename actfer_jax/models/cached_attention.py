@@ -1,0 +1,158 @@
+"""Attention to a read-only cache and to new tokens, which costs what the rows have filled and not what they could.
+
+The cache is read in blocks. A block past a row's length adds exactly nothing, so how many blocks others have changes no
+number of a row. Every backend takes the whole cache and a layer's index: a layer that is sliced out for a loop or a
+kernel would be copied.
+
+Shape letters: N layers, B rows of new tokens, L new tokens, H query heads, K key heads, M queries of a key head (H / K
+times L), D head size; R rows of the cache, T its positions, S positions of a block.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from actfer_jax.models.attention import BY_HEAD, segment_mask
+from actfer_jax.models.online_softmax import MASKED, Softmax, no_keys, scores
+from actfer_jax.models.precision import exact_products
+from actfer_jax.models.ragged_attention import ragged_attention
+from actfer_jax.parallel.sharding import platform, shard_mapped
+
+
+def cached_attention(
+    query_BxLxHxD: jax.Array,
+    key_BxLxKxD: jax.Array,
+    value_BxLxKxD: jax.Array,
+    segment_ids_BxL: jax.Array,
+    cached_keys_NxRxKxTxD: jax.Array,
+    cached_values_NxRxKxTxD: jax.Array,
+    layer: jax.Array | int,
+    cache_length_B: jax.Array,
+    cache_row_B: jax.Array | None = None,
+    *,
+    backend: str = "auto",
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Causal attention to new tokens of the same segment, and to the first `cache_length` positions of a row's cache.
+
+    Args:
+      layer: the layer of the cache to read.
+      cache_length_B: a row of length 0 costs nothing.
+      cache_row_B: the cache row of each row; None for the same row (R = B). If rows are divided over devices, a row's
+        cache row must be on the same device.
+      backend: "rows" (row by row, for CPU); "blocks" (all rows at once, as far as the longest); "ragged" (a kernel for
+        TPU, for 16-bit types, with capacities and heads in multiples of 128); "ragged_interpret" (the same anywhere,
+        slowly); "auto" picks by platform, sizes and type.
+      mesh: the mesh over which rows and heads are divided; each device computes its own.
+
+    Returns:
+      [B, L, H, D].
+    """
+    if backend == "auto":
+        backend = _backend(query_BxLxHxD, cached_keys_NxRxKxTxD, platform(mesh))
+    attend_to_cache = _BACKENDS[backend]
+
+    def attend(
+        query_BxLxHxD: jax.Array,
+        key_BxLxKxD: jax.Array,
+        value_BxLxKxD: jax.Array,
+        segment_ids_BxL: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        layer_1: jax.Array,
+        length_B: jax.Array,
+        row_B: jax.Array,
+        number_R: jax.Array,
+    ) -> jax.Array:
+        batch, length, heads, dim = query_BxLxHxD.shape
+        kv_heads = key_BxLxKxD.shape[2]
+        group = heads // kv_heads
+        by_head = query_BxLxHxD.reshape(batch, length, kv_heads, group, dim).transpose(0, 2, 3, 1, 4)
+        query_BxKxMxD = by_head.reshape(batch, kv_heads, group * length, dim)
+        past = attend_to_cache(query_BxKxMxD, keys, values, layer_1[0], row_B - number_R[0], length_B)
+        mask_BxMxL = jnp.tile(segment_mask(segment_ids_BxL, causal=True), (1, group, 1))
+        score_BxKxMxL = scores(query_BxKxMxD, key_BxLxKxD.transpose(0, 2, 1, 3))
+        score_BxKxMxL = jnp.where(mask_BxMxL[:, None], score_BxKxMxL, MASKED)
+        whole = past.add(score_BxKxMxL, value_BxLxKxD.transpose(0, 2, 1, 3))
+        output = (whole.output / whole.total).astype(value_BxLxKxD.dtype)
+        output = output.reshape(batch, kv_heads, group, length, dim).transpose(0, 3, 1, 2, 4)
+        return output.reshape(query_BxLxHxD.shape)
+
+    number_R = jnp.arange(cached_keys_NxRxKxTxD.shape[1])
+    row_B = number_R if cache_row_B is None else cache_row_B
+    new = query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL
+    cache = cached_keys_NxRxKxTxD, cached_values_NxRxKxTxD, jnp.reshape(layer, 1)
+    cached, by_row = ("layers", "rows", "kv_heads"), ("rows",)
+    names = (BY_HEAD, BY_HEAD, BY_HEAD, by_row, cached, cached, (None,), by_row, by_row, by_row)
+    with exact_products(query_BxLxHxD.dtype):
+        return shard_mapped(attend, mesh, names, BY_HEAD)(*new, *cache, cache_length_B, row_B, number_R)
+
+
+def _backend(query_BxLxHxD: jax.Array, cached_NxRxKxTxD: jax.Array, platform: str) -> str:
+    if platform == "cpu":
+        return "rows"
+    half = query_BxLxHxD.dtype in (jnp.bfloat16, jnp.float16)
+    if platform == "tpu" and half and not any(size % 128 for size in cached_NxRxKxTxD.shape[3:]):
+        return "ragged"
+    return "blocks"
+
+
+def _blocks(
+    query_BxKxMxD: jax.Array,
+    keys_NxRxKxTxD: jax.Array,
+    values_NxRxKxTxD: jax.Array,
+    layer: jax.Array,
+    row_B: jax.Array,
+    length_B: jax.Array,
+    *,
+    size: int,
+) -> Softmax:
+    """All rows at once, with as many blocks of `size` positions as the longest has filled."""
+    kv_heads, capacity, dim = keys_NxRxKxTxD.shape[2:]
+    size = min(size, capacity)
+
+    def add_block(block: jax.Array, past: Softmax) -> Softmax:
+        begin = jnp.minimum(block * size, capacity - size)  # The last block may begin within the one before.
+        position_S = begin + jnp.arange(size)
+
+        def read(cache: jax.Array) -> jax.Array:
+            def read_row(row: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_slice(cache, (layer, row, 0, begin, 0), (1, 1, kv_heads, size, dim))[0, 0]
+
+            return jax.vmap(read_row)(row_B)
+
+        in_block_BxS = (position_S[None] >= block * size) & (position_S[None] < length_B[:, None])
+        score_BxKxMxS = scores(query_BxKxMxD, read(keys_NxRxKxTxD))
+        score_BxKxMxS = jnp.where(in_block_BxS[:, None, None], score_BxKxMxS, MASKED)
+        return past.add(score_BxKxMxS, read(values_NxRxKxTxD))
+
+    return jax.lax.fori_loop(0, -(-length_B.max() // size), add_block, no_keys(query_BxKxMxD.shape))
+
+
+def _rows(
+    query_BxKxMxD: jax.Array,
+    keys_NxRxKxTxD: jax.Array,
+    values_NxRxKxTxD: jax.Array,
+    layer: jax.Array,
+    row_B: jax.Array,
+    length_B: jax.Array,
+) -> Softmax:
+    """Row by row, each with the blocks that it has filled. XLA's CPU backend is slow at batched products."""
+
+    def one(inputs: tuple[jax.Array, ...]) -> Softmax:
+        query, row, length = (x[None] for x in inputs)
+        past = _blocks(query, keys_NxRxKxTxD, values_NxRxKxTxD, layer, row, length, size=128)
+        return jax.tree.map(partial(jnp.squeeze, axis=0), past)
+
+    return jax.lax.map(one, (query_BxKxMxD, row_B, length_B))
+
+
+_BACKENDS: dict[str, Callable[..., Softmax]] = {
+    "rows": _rows,
+    "blocks": partial(_blocks, size=512),
+    "ragged": ragged_attention,
+    "ragged_interpret": partial(ragged_attention, interpret=True),
+}

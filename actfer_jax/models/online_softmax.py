@@ -1,0 +1,42 @@
+"""Attention to keys that come in blocks (Milakov & Gimelshein, arXiv 1805.02867)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30  # Finite, so that a fully masked row stays finite.
+
+
+class Softmax(NamedTuple):
+    """Attention of M queries to the keys seen so far, in float32.
+
+    Attributes:
+      top: the highest score, [..., M, 1]; `MASKED` if there was no key.
+      total: the sum of exp(score - top), [..., M, 1].
+      output: the sum of the values, each times its exp(score - top), [..., M, D].
+    """
+
+    top: jax.Array
+    total: jax.Array
+    output: jax.Array
+
+    def add(self, scores_xMxS: jax.Array, values_xSxD: jax.Array) -> "Softmax":
+        """Attention to S more keys. Where all of their scores are `MASKED`, and earlier ones not, nothing changes."""
+        top = jnp.maximum(self.top, scores_xMxS.max(-1, keepdims=True))
+        kept, weights = jnp.exp(self.top - top), jnp.exp(scores_xMxS - top)
+        total = self.total * kept + weights.sum(-1, keepdims=True)
+        added = jnp.matmul(weights.astype(values_xSxD.dtype), values_xSxD, preferred_element_type=jnp.float32)
+        return Softmax(top, total, self.output * kept + added)
+
+
+def no_keys(shape: tuple[int, ...]) -> Softmax:
+    """Attention of queries of a shape [..., M, D] to no key."""
+    column = (*shape[:-1], 1)
+    return Softmax(jnp.full(column, MASKED), jnp.zeros(column), jnp.zeros(shape))
+
+
+def scores(query_xMxD: jax.Array, key_xSxD: jax.Array) -> jax.Array:
+    """Scaled scores [..., M, S], float32."""
+    key_xDxS = jnp.swapaxes(key_xSxD, -1, -2)
+    return jnp.matmul(query_xMxD, key_xDxS, preferred_element_type=jnp.float32) * query_xMxD.shape[-1] ** -0.5

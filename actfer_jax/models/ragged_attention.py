@@ -1,0 +1,129 @@
+"""A Pallas kernel for TPU: attention to a cache of rows of different lengths, which reads what each row has filled.
+
+The cache stays in HBM. While a block of it is computed, the next is copied, also across rows; rows of length 0 are
+passed over. The idea is that of paged attention (Kwon et al., arXiv 2309.06180, and jax's kernel of that name); here a
+row's positions lie next to each other, so a block needs no table.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from actfer_jax.models.online_softmax import MASKED, Softmax, scores
+
+BLOCKS = (256, 128)
+"""Positions of a block: the first that divides the capacity."""
+
+Ref = Any  # of Pallas, which has no type that mypy reads
+Index = jax.Array | int
+
+
+def ragged_attention(
+    query_BxKxMxD: jax.Array,
+    keys_NxRxKxTxD: jax.Array,
+    values_NxRxKxTxD: jax.Array,
+    layer: jax.Array,
+    row_B: jax.Array,
+    length_B: jax.Array,
+    *,
+    interpret: bool = False,
+) -> Softmax:
+    """Attention of M queries a key head to the first `length` positions of a row and layer of the cache.
+
+    Returns:
+      What `Softmax` says, [B, K, M, 1] and [B, K, M, D]; of a row of length 0 it is attention to nothing.
+    """
+    batch, kv_heads, queries, dim = query_BxKxMxD.shape
+    capacity = keys_NxRxKxTxD.shape[3]
+    size = next(size for size in BLOCKS if capacity % size == 0)
+    # Of each row, and past the last: the first row from there on that has filled anything.
+    filled = jnp.where(length_B > 0, jnp.arange(batch), batch)
+    next_filled = jnp.append(jax.lax.cummin(filled, reverse=True), batch)
+    scalars = (x.astype(jnp.int32) for x in (layer.reshape(1), row_B, length_B, next_filled))
+
+    def of_row(width: int) -> pl.BlockSpec:
+        return pl.BlockSpec((1, kv_heads, queries, width), lambda b, *_: (b, 0, 0, 0))
+
+    block = pltpu.VMEM((2, kv_heads, size, dim), keys_NxRxKxTxD.dtype)
+    result = [jax.ShapeDtypeStruct((batch, kv_heads, queries, width), jnp.float32) for width in (1, 1, dim)]
+    call = pl.pallas_call(
+        _kernel,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=4,
+            grid=(batch,),
+            in_specs=[of_row(dim), pl.BlockSpec(memory_space=pl.ANY), pl.BlockSpec(memory_space=pl.ANY)],
+            out_specs=[of_row(1), of_row(1), of_row(dim)],
+            scratch_shapes=[block, block, pltpu.SemaphoreType.DMA((2, 2)), pltpu.SMEM((1,), jnp.int32)],
+        ),
+        out_shape=result,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=2**26),
+        name="ragged_attention",
+        interpret=interpret,
+    )
+    return Softmax(*call(*scalars, query_BxKxMxD, keys_NxRxKxTxD, values_NxRxKxTxD))
+
+
+def _kernel(
+    layer: Ref,
+    row_B: Ref,
+    length_B: Ref,
+    next_filled: Ref,
+    query: Ref,
+    keys: Ref,
+    values: Ref,
+    top: Ref,
+    total: Ref,
+    output: Ref,
+    key_blocks: Ref,
+    value_blocks: Ref,
+    copied: Ref,
+    turn: Ref,
+) -> None:
+    """One row. Blocks of all rows take turns in the two halves of the scratch; `turn` counts them."""
+    b = pl.program_id(0)
+    size = key_blocks.shape[2]
+
+    def copies(b: Index, block: Index, turn: Index) -> list[Any]:
+        """Of a block of keys and of values."""
+        half = turn % 2
+        at = layer[0], row_B[b], slice(None), pl.ds(block * size, size)
+        both = (keys, key_blocks), (values, value_blocks)
+        return [
+            pltpu.make_async_copy(cache.at[at], blocks.at[half], copied.at[half, i])
+            for i, (cache, blocks) in enumerate(both)
+        ]
+
+    def start(b: Index, block: Index, turn: Index) -> None:
+        @pl.when(b < pl.num_programs(0))
+        def _() -> None:
+            for copy in copies(b, block, turn):
+                copy.start()
+
+    @pl.when(b == 0)
+    def _() -> None:
+        turn[0] = 0
+        start(next_filled[0], 0, 0)
+
+    top[...] = jnp.full(top.shape, MASKED)
+    total[...] = jnp.zeros(total.shape)
+    output[...] = jnp.zeros(output.shape)
+    count = pl.cdiv(length_B[b], size)
+
+    def add_block(block: jax.Array, now: jax.Array) -> jax.Array:
+        is_last = block + 1 == count
+        start(jnp.where(is_last, next_filled[b + 1], b), jnp.where(is_last, 0, block + 1), now + 1)
+        for copy in copies(b, block, now):
+            copy.wait()
+        for head in range(query.shape[1]):
+            score_MxS = scores(query[0, head], key_blocks[now % 2, head])
+            position_MxS = block * size + jax.lax.broadcasted_iota(jnp.int32, score_MxS.shape, 1)
+            score_MxS = jnp.where(position_MxS < length_B[b], score_MxS, MASKED)
+            past = Softmax(top[0, head], total[0, head], output[0, head])
+            past = past.add(score_MxS, value_blocks[now % 2, head])
+            top[0, head], total[0, head], output[0, head] = past
+        return now + 1
+
+    turn[0] = jax.lax.fori_loop(0, count, add_block, turn[0])
