@@ -10,13 +10,14 @@ times L), D head size; R rows of the cache, T its positions, S positions of a bl
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from actfer_jax.models.attention import BY_HEAD, segment_mask
-from actfer_jax.models.online_softmax import MASKED, Softmax, no_keys, scores
+from actfer_jax.models.online_softmax import MASKED, Softmax, scores, softmax
 from actfer_jax.models.precision import exact_products
 from actfer_jax.models.ragged_attention import ragged_attention
 from actfer_jax.parallel.sharding import platform, shard_mapped
@@ -72,23 +73,23 @@ def cached_attention(
         group = heads // kv_heads
         by_head = query_BxLxHxD.reshape(batch, length, kv_heads, group, dim).transpose(0, 2, 3, 1, 4)
         query_BxKxMxD = by_head.reshape(batch, kv_heads, group * length, dim)
-        past = attend_to_cache(query_BxKxMxD, keys, values, layer_1[0], row_B - number_R[0], length_B)
         mask_BxMxL = jnp.tile(segment_mask(segment_ids_BxL, causal=True), (1, group, 1))
         score_BxKxMxL = scores(query_BxKxMxD, key_BxLxKxD.transpose(0, 2, 1, 3))
         score_BxKxMxL = jnp.where(mask_BxMxL[:, None], score_BxKxMxL, MASKED)
-        whole = past.add(score_BxKxMxL, value_BxLxKxD.transpose(0, 2, 1, 3))
-        output = (whole.output / whole.total).astype(value_BxLxKxD.dtype)
+        new = softmax(score_BxKxMxL, value_BxLxKxD.transpose(0, 2, 1, 3))
+        output = attend_to_cache(query_BxKxMxD, new, keys, values, layer_1[0], row_B - number_R[0], length_B)
+        output = output.astype(value_BxLxKxD.dtype)
         output = output.reshape(batch, kv_heads, group, length, dim).transpose(0, 3, 1, 2, 4)
         return output.reshape(query_BxLxHxD.shape)
 
     number_R = jnp.arange(cached_keys_NxRxKxTxD.shape[1])
     row_B = number_R if cache_row_B is None else cache_row_B
-    new = query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL
+    rows = query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL
     cache = cached_keys_NxRxKxTxD, cached_values_NxRxKxTxD, jnp.reshape(layer, 1)
     cached, by_row = ("layers", "rows", "kv_heads"), ("rows",)
     names = (BY_HEAD, BY_HEAD, BY_HEAD, by_row, cached, cached, (None,), by_row, by_row, by_row)
     with exact_products(query_BxLxHxD.dtype):
-        return shard_mapped(attend, mesh, names, BY_HEAD)(*new, *cache, cache_length_B, row_B, number_R)
+        return shard_mapped(attend, mesh, names, BY_HEAD)(*rows, *cache, cache_length_B, row_B, number_R)
 
 
 def _backend(query_BxLxHxD: jax.Array, cached_NxRxKxTxD: jax.Array, platform: str) -> str:
@@ -102,6 +103,7 @@ def _backend(query_BxLxHxD: jax.Array, cached_NxRxKxTxD: jax.Array, platform: st
 
 def _blocks(
     query_BxKxMxD: jax.Array,
+    new: Softmax,
     keys_NxRxKxTxD: jax.Array,
     values_NxRxKxTxD: jax.Array,
     layer: jax.Array,
@@ -109,7 +111,7 @@ def _blocks(
     length_B: jax.Array,
     *,
     size: int,
-) -> Softmax:
+) -> jax.Array:
     """All rows at once, with as many blocks of `size` positions as the longest has filled."""
     kv_heads, capacity, dim = keys_NxRxKxTxD.shape[2:]
     size = min(size, capacity)
@@ -129,28 +131,28 @@ def _blocks(
         score_BxKxMxS = jnp.where(in_block_BxS[:, None, None], score_BxKxMxS, MASKED)
         return past.add(score_BxKxMxS, read(values_NxRxKxTxD))
 
-    return jax.lax.fori_loop(0, -(-length_B.max() // size), add_block, no_keys(query_BxKxMxD.shape))
+    return jax.lax.fori_loop(0, -(-length_B.max() // size), add_block, new).result()
 
 
 def _rows(
     query_BxKxMxD: jax.Array,
+    new: Softmax,
     keys_NxRxKxTxD: jax.Array,
     values_NxRxKxTxD: jax.Array,
     layer: jax.Array,
     row_B: jax.Array,
     length_B: jax.Array,
-) -> Softmax:
+) -> jax.Array:
     """Row by row, each with the blocks that it has filled. XLA's CPU backend is slow at batched products."""
 
-    def one(inputs: tuple[jax.Array, ...]) -> Softmax:
-        query, row, length = (x[None] for x in inputs)
-        past = _blocks(query, keys_NxRxKxTxD, values_NxRxKxTxD, layer, row, length, size=128)
-        return jax.tree.map(partial(jnp.squeeze, axis=0), past)
+    def one_row(inputs: Any) -> jax.Array:
+        query, new, row, length = jax.tree.map(lambda x: x[None], inputs)
+        return _blocks(query, new, keys_NxRxKxTxD, values_NxRxKxTxD, layer, row, length, size=128)[0]
 
-    return jax.lax.map(one, (query_BxKxMxD, row_B, length_B))
+    return jax.lax.map(one_row, (query_BxKxMxD, new, row_B, length_B))
 
 
-_BACKENDS: dict[str, Callable[..., Softmax]] = {
+_BACKENDS: dict[str, Callable[..., jax.Array]] = {
     "rows": _rows,
     "blocks": partial(_blocks, size=512),
     "ragged": ragged_attention,

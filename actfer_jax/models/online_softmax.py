@@ -5,14 +5,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # Finite, so that a fully masked row stays finite.
+MASKED = -1e30
+"""The score of a key that does not count: finite, so that a fully masked row stays finite."""
 
 
 class Softmax(NamedTuple):
     """Attention of M queries to the keys seen so far, in float32.
 
     Attributes:
-      top: the highest score, [..., M, 1]; `MASKED` if there was no key.
+      top: the highest score, [..., M, 1].
       total: the sum of exp(score - top), [..., M, 1].
       output: the sum of the values, each times its exp(score - top), [..., M, D].
     """
@@ -22,18 +23,26 @@ class Softmax(NamedTuple):
     output: jax.Array
 
     def add(self, scores_xMxS: jax.Array, values_xSxD: jax.Array) -> "Softmax":
-        """Attention to S more keys. Where all of their scores are `MASKED`, and earlier ones not, nothing changes."""
+        """Attention to S more keys. Where all of their scores are `MASKED`, nothing changes."""
         top = jnp.maximum(self.top, scores_xMxS.max(-1, keepdims=True))
         kept, weights = jnp.exp(self.top - top), jnp.exp(scores_xMxS - top)
         total = self.total * kept + weights.sum(-1, keepdims=True)
-        added = jnp.matmul(weights.astype(values_xSxD.dtype), values_xSxD, preferred_element_type=jnp.float32)
-        return Softmax(top, total, self.output * kept + added)
+        return Softmax(top, total, self.output * kept + _weighted(weights, values_xSxD))
+
+    def result(self) -> jax.Array:
+        """The mean of the values by their weights."""
+        return self.output / self.total
 
 
-def no_keys(shape: tuple[int, ...]) -> Softmax:
-    """Attention of queries of a shape [..., M, D] to no key."""
-    column = (*shape[:-1], 1)
-    return Softmax(jnp.full(column, MASKED), jnp.zeros(column), jnp.zeros(shape))
+def softmax(scores_xMxS: jax.Array, values_xSxD: jax.Array) -> Softmax:
+    """Attention to S keys, of which at least one is not masked for each query."""
+    top = scores_xMxS.max(-1, keepdims=True)
+    weights = jnp.exp(scores_xMxS - top)
+    return Softmax(top, weights.sum(-1, keepdims=True), _weighted(weights, values_xSxD))
+
+
+def _weighted(weights_xMxS: jax.Array, values_xSxD: jax.Array) -> jax.Array:
+    return jnp.matmul(weights_xMxS.astype(values_xSxD.dtype), values_xSxD, preferred_element_type=jnp.float32)
 
 
 def scores(query_xMxD: jax.Array, key_xSxD: jax.Array) -> jax.Array:
