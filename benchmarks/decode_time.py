@@ -101,8 +101,8 @@ class Decoder:
             banned_V=np.arange(vocabulary) == 0,  # so that no row ends
         )
 
-    def milliseconds(self, filled: str) -> float:
-        """Of wall time a token."""
+    def milliseconds(self, filled: str) -> tuple[float, float]:
+        """Wall time and processor time a token."""
         rows, capacity = self.size.rows, self.size.capacity
         length_R, active_R = lengths(filled, self.size)
         state = RowState(
@@ -118,9 +118,11 @@ class Decoder:
             cache=jax.tree.map(lambda x: x + 0.1, init_cache(self.config, rows, capacity, jnp.float32)),
         )
         jax.block_until_ready(state)
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         jax.block_until_ready(self.programs.decode(self.params, state))
-        return (time.perf_counter() - began) / CHUNK * 1e3
+        ended = time.perf_counter(), time.process_time()
+        wall, processor = ((end - begin) / CHUNK * 1e3 for begin, end in zip(began, ended, strict=True))
+        return wall, processor
 
 
 def serve() -> None:
@@ -134,7 +136,7 @@ def serve() -> None:
 
 
 def measure(other: str) -> list[dict[str, Any]]:
-    """Milliseconds a token of every size and filling: of this version, and of the other one if there is one."""
+    """Milliseconds a token of every size and filling, by version: this one, and the other if there is one."""
     checkouts = {"this": str(ROOT)} | ({"other": other} if other else {})
     servers = {
         version: subprocess.Popen(
@@ -147,12 +149,13 @@ def measure(other: str) -> list[dict[str, Any]]:
         for version, checkout in checkouts.items()
     }
 
-    def ask(version: str, *question: str) -> float:
+    def ask(version: str, *question: str) -> tuple[float, float]:
         pipes = servers[version]
         assert pipes.stdin is not None and pipes.stdout is not None
         pipes.stdin.write(json.dumps(question) + "\n")
         pipes.stdin.flush()
-        return float(json.loads(pipes.stdout.readline()))
+        wall, processor = json.loads(pipes.stdout.readline())
+        return wall, processor
 
     measured = []
     for name in SIZES:
@@ -160,24 +163,27 @@ def measure(other: str) -> list[dict[str, Any]]:
             for version in servers:
                 ask(version, name, filled)  # compiles
             rounds = [{version: ask(version, name, filled) for version in servers} for _ in range(ROUNDS)]
-            times = {version: [one[version] for one in rounds] for version in servers}
-            measured.append({"size": name, "filled": filled, "milliseconds": times})
-            medians = (f"{version} {np.median(x):.2f} ms a token" for version, x in times.items())
-            print(f"{name}, {filled}: {', '.join(medians)}", flush=True)
+            for place, clock in enumerate(("wall", "processor")):
+                times = {version: [one[version][place] for one in rounds] for version in servers}
+                measured.append({"size": name, "filled": filled, "clock": clock, "milliseconds": times})
+                print(row(measured[-1]), flush=True)
     for server in servers.values():
         server.communicate()
     return measured
 
 
-def table(measured: list[dict[str, Any]]) -> str:
-    versions = list(measured[0]["milliseconds"])
-    rows = [["size", "filled", *versions, *(["other / this"] if len(versions) > 1 else [])]]
-    for one in measured:
-        times = one["milliseconds"]
-        cells = [f"{np.median(x):.2f} ({min(x):.2f} to {max(x):.2f})" for x in times.values()]
-        medians = [float(np.median(x)) for x in times.values()]
-        rows.append([one["size"], one["filled"], *cells, *([f"{medians[1] / medians[0]:.2f}"] if medians[1:] else [])])
-    return align(rows, left=2)
+def row(measured: dict[str, Any]) -> list[str]:
+    """Of the table."""
+    times = list(measured["milliseconds"].values())
+    medians = [float(np.median(x)) for x in times]
+    cells = [f"{median:.2f} ({min(x):.2f} to {max(x):.2f})" for median, x in zip(medians, times, strict=True)]
+    return [
+        measured["size"],
+        measured["filled"],
+        measured["clock"],
+        *cells,
+        *(f"{x / medians[0]:.2f}" for x in medians[1:]),
+    ]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -187,7 +193,9 @@ def main(argv: Sequence[str]) -> None:
         return
     check_places(json=flags.FLAGS.json)
     measured = measure(flags.FLAGS.other)
-    print(table(measured))
+    versions = list(measured[0]["milliseconds"])
+    head = ["size", "filled", "clock", *versions, *(f"{version} / this" for version in versions[1:])]
+    print(align([head, *map(row, measured)], left=3))
     if flags.FLAGS.json:
         figures = {"device": jax.devices()[0].device_kind, "chunk": CHUNK, "measured": measured}
         write_file(flags.FLAGS.json, json.dumps(figures, indent=1) + "\n")

@@ -41,11 +41,18 @@ def softmax(scores_xMxS: jax.Array, values_xSxD: jax.Array) -> Softmax:
     return Softmax(top, weights.sum(-1, keepdims=True), _weighted(weights, values_xSxD))
 
 
-def _weighted(weights_xMxS: jax.Array, values_xSxD: jax.Array) -> jax.Array:
-    return jnp.matmul(weights_xMxS.astype(values_xSxD.dtype), values_xSxD, preferred_element_type=jnp.float32)
-
-
 def scores(query_xMxD: jax.Array, key_xSxD: jax.Array) -> jax.Array:
     """Scaled scores [..., M, S], float32."""
-    key_xDxS = jnp.swapaxes(key_xSxD, -1, -2)
-    return jnp.matmul(query_xMxD, key_xDxS, preferred_element_type=jnp.float32) * query_xMxD.shape[-1] ** -0.5
+    return _product(query_xMxD, jnp.swapaxes(key_xSxD, -1, -2)) * query_xMxD.shape[-1] ** -0.5
+
+
+def _weighted(weights_xMxS: jax.Array, values_xSxD: jax.Array) -> jax.Array:
+    return _product(weights_xMxS.astype(values_xSxD.dtype), values_xSxD)
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """A batched matrix product in float32. XLA's CPU backend takes long for many small ones."""
+    if 1 not in y.shape[-2:]:
+        return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    return x * y if y.shape[-2] == 1 else (x * jnp.swapaxes(y, -1, -2)).sum(-1, keepdims=True)
