@@ -64,9 +64,9 @@ def _splash(products: int, operands: Sequence[Array], results: Sequence[Array]) 
 
 def _ragged(operands: Sequence[Array], results: Sequence[Array], mean_row: int | None) -> Work:
     """Attention to what rows have filled of a cache [layer, row, kv head, position, dim], in one step a row."""
-    query, keys, _ = operands[-3:]
-    (rows, kv_heads, queries, dim), capacity = query.shape, keys.shape[-2]
+    *own, keys, _ = operands[3:]  # Before them are the layer, and of each row its number and its length.
+    (rows, kv_heads, queries, dim), capacity = own[0].shape, keys.shape[-2]
     read = capacity if mean_row is None else min(-(-mean_row // _RAGGED_BLOCK) * _RAGGED_BLOCK, capacity)
     scores = rows * kv_heads * queries * read
     cached = 2 * Array(keys.dtype, (rows, kv_heads, read, dim)).bytes
-    return Work(2 * 2 * scores * dim, cached + sum(array.bytes for array in (query, *results)), rows)
+    return Work(2 * 2 * scores * dim, cached + sum(array.bytes for array in (*own, *results)), rows)
