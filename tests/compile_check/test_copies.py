@@ -1,12 +1,12 @@
 """What the TPU's compiler copies in the decode program of Qwen3-VL-4B: no weight, and nothing of the cache."""
 
 import dataclasses
+import importlib.util
 import re
 from math import prod
 
 import jax
 import pytest
-from test_compile_check import needs_libtpu
 
 from actfer_jax.compile_check import check
 from actfer_jax.config import read_config
@@ -15,6 +15,7 @@ from actfer_jax.parallel.sharding import make_meshes
 from actfer_jax.training.config import TrainConfig
 from configs import ucgrpo
 
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 COPIES = ("copy", "copy-start", "dynamic-slice", "slice", "transpose")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%[\w.\-]+ = \(?(\w+)\[([\d,]*)\].*? ([a-z][a-z\-]*)\(")
