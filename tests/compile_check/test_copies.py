@@ -82,7 +82,7 @@ def test_a_slice_within_a_product_is_no_copy():
 @needs_libtpu
 @pytest.mark.slow
 def test_decoding_copies_no_weights_and_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the width of the flagship, with tensor 4. A loop of few layers shows what all do; of two, weights fit in VMEM."""
+    """At the flagship's width, with tensor 4. A loop of few layers shows what all do (of two, all fit in VMEM)."""
     for name, value in check.NO_TPU.items():
         monkeypatch.setenv(name, value)
     raw = ucgrpo.get_config()
