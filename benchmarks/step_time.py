@@ -133,7 +133,7 @@ def work(config: TrainConfig, model_config: Qwen3VLConfig, length: int) -> dict[
     prompts = abstract_batch(size.queries, 1, rollout.prompt_tokens, no_views, model_config)
     replies = abstract_batch(rollout.fill_rows, 1, rollout.reply_tokens + 2, one_view, model_config)
     fills = (rollout.max_turns - 1) * -(-rows // rollout.fill_rows)
-    episodes = abstract_batch(rows, size.rollouts, length, slots, model_config)
+    episodes = abstract_batch(rows, size.rollouts, length, slots, model_config, policy_tokens=config.policy_tokens)
     steps = rollout.max_turns * rollout.turn_tokens
     counted = {
         "prefill": flops.prefill(model_config, prompts),

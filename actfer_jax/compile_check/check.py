@@ -175,13 +175,13 @@ def _sft_programs(
 ) -> Iterator[Program]:
     size, mesh = config.batch, meshes.update
     update = make_sft_update(graphdef, optimizer, chunk=size.chunk, mesh=mesh)
-    batches = {"update": (size.queries, size.length, slots)}
+    batches = {"update": (size.queries, size.length, slots, config.policy_tokens)}
     if config.traces.readings_steps:
         one_view = dataclasses.replace(slots, scene=slots.view, scenes=1, views=0)
         rows = size.queries * len(config.traces.readings_views)
-        batches["readings: update"] = (rows, config.traces.readings_length, one_view)
-    for name, (rows, length, views) in batches.items():
-        batch = abstract_batch(rows, 1, length, views, model_config)
+        batches["readings: update"] = (rows, config.traces.readings_length, one_view, None)
+    for name, (rows, length, views, room) in batches.items():
+        batch = abstract_batch(rows, 1, length, views, model_config, policy_tokens=room)
         work = flops.update(model_config, batch)
         microbatches = _split(batch, size.microbatches, mesh)
         yield Program(
@@ -275,7 +275,7 @@ def _update_programs(
     update = make_policy_update(graphdef, optimizer, config.loss, **options)
     for length in (*sorted(size.length_buckets), size.length):
         suffix = "" if length == size.length else f" of {length}"
-        batch = abstract_batch(rows, shared, length, slots, model_config)
+        batch = abstract_batch(rows, shared, length, slots, model_config, policy_tokens=config.policy_tokens)
         microbatches = _split(batch, size.microbatches, mesh)
         forward = flops.forward(model_config, batch)
         if config.loss.importance_cap:

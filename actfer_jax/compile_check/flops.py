@@ -17,10 +17,10 @@ def update(config: Qwen3VLConfig, batch: EpisodeBatch) -> float:
 
 
 def forward(config: Qwen3VLConfig, batch: EpisodeBatch) -> float:
-    """Log-probabilities of all tokens of a batch."""
+    """Log-probabilities of the policy tokens of a batch."""
     rows, length = batch.tokens.shape
-    tokens = rows * length
-    decoder = tokens * (_token(config.text) + _unembed(config.text)) + rows * _attention(config.text, length)
+    logits = batch.policy_index.shape[1] * _unembed(config.text)
+    decoder = rows * (length * _token(config.text) + logits + _attention(config.text, length))
     return decoder + vision(config.vision, batch.scenes) + vision(config.vision, batch.views)
 
 

@@ -58,6 +58,7 @@ class EpisodeBatch(NamedTuple):
       positions: rotary positions int32 [R, L, 3].
       segment_ids: int32 [R, L]: 1 at tokens, 0 at padding.
       loss_mask: bool [R, L]: the tokens that the policy chose; nothing else is ever trained on.
+      policy_index: int32 [R, C]: where the policy tokens of a row are, in order; 0, where none is, past the last.
       image_index: int32 [R, L]: -1 at text, else an index into the row's image tokens (I scenes, then S views).
       scenes: [Q, I, P0, ...].
       views: [R, S, P1, ...].
@@ -67,6 +68,7 @@ class EpisodeBatch(NamedTuple):
     positions: jax.Array
     segment_ids: jax.Array
     loss_mask: jax.Array
+    policy_index: jax.Array
     image_index: jax.Array
     scenes: ImageInputs
     views: ImageInputs
@@ -134,6 +136,7 @@ def make_batch(
     slots: ViewSlots,
     config: Qwen3VLConfig,
     *,
+    policy_tokens: int | None = None,
     length_key: str = "batch.length",
 ) -> EpisodeBatch:
     """Pads episodes into a batch; rows of one group follow one another and share the scenes of the first.
@@ -141,14 +144,21 @@ def make_batch(
     Rows that lie on other processes only may be empty.
 
     Args:
+      policy_tokens: most policy tokens of a row (`EpisodeConfig.policy_tokens`); None for as many as fit into it.
       length_key: where the config has `length`, for the message.
 
     Raises:
-      ConfigError: an episode is longer than `length`.
+      ConfigError: an episode is longer than `length`, or has more policy tokens than there is room for.
     """
     longest = max(len(row.tokens) for row in rows)
     if longest > length:
         raise ConfigError(f"a row has {longest} tokens: raise config.{length_key} (now {length})")
+    room, most = policy_room(policy_tokens, length), max(sum(row.loss_mask) for row in rows)
+    if most > room:
+        raise ConfigError(
+            f"a row has {most} policy tokens: raise config.rollout.max_turns or config.rollout.turn_tokens, whose "
+            f"product is the most (now {room})"
+        )
     merge = config.vision.spatial_merge_size
     shape = (len(rows), length)
     tokens, segment_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -171,11 +181,31 @@ def make_batch(
     scenes = placed_inputs(scene_of, (len(queries), slots.scenes), slots.scene, config, slots.dtype)
     view_of = {(r, s): view for r, row in enumerate(rows) for s, view in enumerate(row.views[row.scenes :])}
     views = placed_inputs(view_of, (len(rows), slots.views), slots.view, config, slots.dtype)
-    arrays: tuple[Any, ...] = tokens, positions, segment_ids, loss_mask, image_index, scenes, views
+    index = policy_index(loss_mask, room)
+    arrays: tuple[Any, ...] = tokens, positions, segment_ids, loss_mask, index, image_index, scenes, views
     return EpisodeBatch(*arrays)
 
 
-def abstract_batch(rows: int, group_size: int, length: int, slots: ViewSlots, config: Qwen3VLConfig) -> EpisodeBatch:
+def policy_room(policy_tokens: int | None, length: int) -> int:
+    """Policy tokens that a row of `length` positions has room for: the first token of a row is never one."""
+    return length - 1 if policy_tokens is None else min(policy_tokens, length - 1)
+
+
+def policy_index(loss_mask_RxL: np.ndarray, room: int) -> np.ndarray:
+    """`EpisodeBatch.policy_index` of a mask, which is false at the first token of every row, int32 [R, room]."""
+    order_RxC = np.argsort(~loss_mask_RxL, axis=1, kind="stable")[:, :room]
+    return np.where(np.take_along_axis(loss_mask_RxL, order_RxC, axis=1), order_RxC, 0).astype(np.int32)
+
+
+def abstract_batch(
+    rows: int,
+    group_size: int,
+    length: int,
+    slots: ViewSlots,
+    config: Qwen3VLConfig,
+    *,
+    policy_tokens: int | None = None,
+) -> EpisodeBatch:
     """The shapes of `make_batch`."""
 
     def shape(dtype: DTypeLike, *more: int) -> Any:
@@ -190,6 +220,7 @@ def abstract_batch(rows: int, group_size: int, length: int, slots: ViewSlots, co
         positions=shape(jnp.int32, 3),
         segment_ids=shape(jnp.int32),
         loss_mask=shape(jnp.bool),
+        policy_index=jax.ShapeDtypeStruct((rows, policy_room(policy_tokens, length)), jnp.int32),
         image_index=shape(jnp.int32),
         scenes=views(rows // group_size, slots.scenes, slots.scene),
         views=views(rows, slots.views, slots.view),
@@ -226,11 +257,22 @@ def encode_episodes(model: Qwen3VL, scenes: ImageInputs, views: ImageInputs) -> 
 def episode_log_probs(
     model: Qwen3VL, batch: EpisodeBatch, *, temperature: float, banned_V: jax.Array | None, chunk: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of each token after those before it, and the entropy there, float32 [R, L]; 0 at the first."""
+    """Log-probability of each policy token after those before it, and the entropy there, float32 [R, L]; 0 elsewhere.
+
+    Logits exist at policy tokens only (`EpisodeBatch.policy_index`).
+    """
     x, deepstack = model.embed(batch.tokens, batch.image_index, encode_episodes(model, batch.scenes, batch.views))
     hidden, _ = model.hidden(x, deepstack, batch.positions, batch.segment_ids)
+    index_RxC = batch.policy_index
+    before_RxCxD = jnp.take_along_axis(hidden, jnp.maximum(index_RxC - 1, 0)[..., None], axis=1)
+    targets_RxC = jnp.take_along_axis(batch.tokens, index_RxC, axis=1)
     log_prob, entropy = token_log_probs(
-        model, hidden[:, :-1], batch.tokens[:, 1:], temperature=temperature, banned_V=banned_V, chunk=chunk
+        model, before_RxCxD, targets_RxC, temperature=temperature, banned_V=banned_V, chunk=chunk
     )
-    pad = ((0, 0), (1, 0))
-    return jnp.pad(log_prob, pad), jnp.pad(entropy, pad)
+
+    @jax.vmap
+    def scatter(values_C: jax.Array, index_C: jax.Array) -> jax.Array:
+        values_C = jnp.where(index_C > 0, values_C, 0)
+        return jnp.zeros(batch.tokens.shape[1], values_C.dtype).at[index_C].add(values_C)
+
+    return scatter(log_prob, index_RxC), scatter(entropy, index_RxC)

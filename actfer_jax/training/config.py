@@ -231,6 +231,12 @@ class TrainConfig:
             )
 
     @property
+    def policy_tokens(self) -> int | None:
+        """The most tokens of an episode that are trained on; None where that may be all."""
+        everything = self.algorithm == "sft" and self.traces.loss_on_prompt
+        return None if everything else self.rollout.policy_tokens
+
+    @property
     def trained_on(self) -> tuple[str, ...]:
         """Data sets behind the policy: those of the weights that it began with, those behind the traces that
         it learns from, and the run's own."""

@@ -330,7 +330,8 @@ def make_pack(size: BatchConfig, engine: RolloutEngine, mesh: Mesh | None, confi
 
     def pack(rows: list[TokenSequence]) -> EpisodeBatch:
         length = size.padded(max(len(row.tokens) for row in rows))
-        return make_batch(rows, scene_rows, length, engine.slots, config)
+        room = engine.config.policy_tokens
+        return make_batch(rows, scene_rows, length, engine.slots, config, policy_tokens=room)
 
     return pack
 

@@ -95,7 +95,8 @@ def test_all_turns_are_played_trained_on_and_replayed_by_pytorch(config, agent, 
     rows = [rollout.sequence for rollout in rollouts]
     length = config.batch.padded(max(len(row.tokens) for row in rows))
     assert length < config.batch.length
-    episodes = make_batch(rows, 1, length, engine.slots, agent.model_config)
+    episodes = make_batch(rows, 1, length, engine.slots, agent.model_config, policy_tokens=config.rollout.policy_tokens)
+    assert episodes.policy_index.shape[1] == 4 * 192 < length
     sampled = np.zeros((len(rows), length), np.float32)
     for r, rollout in enumerate(rollouts):
         sampled[r, : len(rollout.log_probs)] = rollout.log_probs

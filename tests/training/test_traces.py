@@ -109,3 +109,7 @@ def test_an_episode_that_does_not_fit_names_the_setting(agent):
     slots = view_slots(agent.rollout, agent.toolbox.view_config, agent.model_config)
     with pytest.raises(ConfigError, match=r"a row has 9 tokens: raise config.batch.length \(now 8\)"):
         make_batch([Sequence([1] * 9, [True] * 9, [])], 1, 8, slots, agent.model_config)
+    written = Sequence([1] * 9, [False] * 3 + [True] * 6, [])
+    with pytest.raises(ConfigError, match=r"a row has 6 policy tokens: raise config.rollout.max_turns.* \(now 5\)"):
+        make_batch([written], 1, 16, slots, agent.model_config, policy_tokens=5)
+    make_batch([written], 1, 16, slots, agent.model_config, policy_tokens=6)
