@@ -52,7 +52,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Qwen3VLConfig:
 
 
 def random_batch(config: Qwen3VLConfig) -> EpisodeBatch:
-    """Text with the tokens of a scene (2) and two crops (1 each) at fixed places."""
+    """Text with the tokens of a scene (2) and two crops (1 each) at fixed places.
+
+    The rows of the first group have 8 tokens in common, those of the second 4, which end inside of the scene.
+    """
     random = np.random.default_rng(0)
 
     def values(x: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -61,14 +64,22 @@ def random_batch(config: Qwen3VLConfig) -> EpisodeBatch:
         integers = np.issubdtype(x.dtype, np.integer)
         return random.integers(0, 20, x.shape, x.dtype) if integers else random.normal(size=x.shape).astype(x.dtype)
 
-    batch: EpisodeBatch = jax.tree.map(values, abstract_batch(ROWS, GROUP, LENGTH, SLOTS, config))
+    batch: EpisodeBatch = jax.tree.map(values, abstract_batch(ROWS, GROUP, LENGTH, SLOTS, config, prefix=8))
     image_index = np.full((ROWS, LENGTH), -1, np.int32)
     image_index[:, [3, 4, 11, 17]] = range(4)
-    batch.loss_mask[:, 0] = False
+    shared_Rx1 = np.repeat([[8], [4]], GROUP, axis=0)
+    suffix_index = shared_Rx1 + np.arange(LENGTH - 8)
+    used = np.arange(LENGTH) <= suffix_index[:, -1:]
+    loss_mask = batch.loss_mask & used & (np.arange(LENGTH) > shared_Rx1)
+    for first, count in ((0, 8), (GROUP, 4)):
+        for x in (batch.tokens, batch.positions):
+            x[first : first + GROUP, :count] = x[first, :count]
     return batch._replace(
-        policy_index=policy_index(batch.loss_mask, int(batch.loss_mask.sum(axis=1).max())),
+        loss_mask=loss_mask,
+        suffix_index=suffix_index.astype(np.int32),
+        policy_index=policy_index(loss_mask, int(loss_mask.sum(axis=1).max())),
         image_index=image_index,
-        segment_ids=np.ones((ROWS, LENGTH), np.int32),
+        segment_ids=used.astype(np.int32),
     )
 
 
@@ -77,7 +88,7 @@ def split(config: Qwen3VLConfig, remat: str, dtype: DTypeLike = jnp.float32) -> 
 
 
 def all_log_probs(model: Qwen3VL, batch: EpisodeBatch, **options: Any) -> tuple[jax.Array, jax.Array]:
-    """`episode_log_probs` with logits at every token."""
+    """`episode_log_probs` with logits at every token, and every row computed alone."""
     features = encode_episodes(model, batch.scenes, batch.views)
     embedded = model.embed(batch.tokens, batch.image_index, features)
     hidden, _ = model.hidden(*embedded, batch.positions, batch.segment_ids)
@@ -100,7 +111,7 @@ def test_pieces_add_up_to_the_gradient_of_the_batch(config: Qwen3VLConfig) -> No
             log_prob, entropy = log_probs(
                 nnx.merge(graph, params), microbatch, temperature=1.0, banned_V=None, chunk=16
             )
-            return -(log_prob * jnp.arange(LENGTH)).sum(), {
+            return -(log_prob * jnp.arange(LENGTH)[None]).sum(), {
                 "sum": entropy.sum(),
                 "entropy_max": entropy.max(),
             }
