@@ -223,8 +223,8 @@ def card(
 """
     label = rollout.episode.answer.answer if rollout.episode.answer else None
     verdict = "no face" if not faces else "no answer" if rollout.episode.answer is None else label or "action units"
-    file = name.rpartition("/")[2]
-    caption = f'<b>{_text(verdict)}</b><br><span class="muted">{_text(file)}{which}</span>'
+    tile = f"{which.removeprefix(' · ')} {_text(name.rpartition('/')[2])}".strip()
+    caption = f'<b>{_text(verdict)}</b><br><span class="muted">{tile}</span>'
     return Card(_img(scene.pixels, _TILE_SIDE, verdict) + caption, article)
 
 
@@ -286,7 +286,7 @@ def _answer(rollout: Rollout, face_found: bool, probability: float | None) -> st
     named, parts = named_after(rollout.episode), [faceless]
     if answer.answer is not None:
         guess = "" if face_found else "What the model says is a guess: "
-        number = "" if probability is None else f" <small>{probability:.2f}</small>"
+        number = "" if probability is None else f" <small>{probability:.1%}</small>"
         parts.append(f'<p class="emotion">{guess}{_text(answer.answer)}{number}</p>')
         if facs.normalise_emotion(answer.answer) not in labels:
             parts.append('<p class="muted">This is not one of the labels that were asked for.</p>')

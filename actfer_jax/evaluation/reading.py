@@ -244,7 +244,7 @@ def _answer_line(episode: Episode, probability: float | None) -> str:
         return f"no answer: {why_no_answer(episode)}"
     parts = [] if answer.answer is None else [printable(answer.answer)]
     if probability is not None:
-        parts[0] += f" ({probability:.2f})"
+        parts[0] += f" ({probability:.1%})"
     if answer.aus is not None:
         parts.append(", ".join(f"AU{au} {facs.AU_NAMES[au]}" for au in sorted(answer.aus)) or "no action units")
     return ": ".join(parts)

@@ -28,14 +28,15 @@ def most_faces(which: str) -> int:
     return _WORDS.get(which) or int(which)
 
 
-def largest_first(faces: Sequence[Face]) -> tuple[Face, ...]:
-    """Faces by the area of their boxes; those with a doubtful score last, since they may be none."""
+def largest_first(found: Sequence[Face]) -> tuple[Face, ...]:
+    """Faces by the area of their boxes; those with a doubtful score only where there are no others."""
 
-    def order(face: Face) -> tuple[bool, float]:
+    def area(face: Face) -> float:
         left, top, right, bottom = face.box
-        return face.score < _DOUBTFUL, -(right - left) * (bottom - top)
+        return (right - left) * (bottom - top)
 
-    return tuple(sorted(faces, key=order))
+    sure = [face for face in found if face.score >= _DOUBTFUL]
+    return tuple(sorted(sure or found, key=area, reverse=True))
 
 
 def surroundings(image: NDArray[np.uint8], face: Face) -> tuple[int, int, int, int]:
