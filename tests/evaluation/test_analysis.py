@@ -16,10 +16,12 @@ from scripted_episodes import ScriptedAgent, answer, call, play, small_toolbox
 
 from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.agent.policy_card import PolicyCard
-from actfer_jax.data.datasets import synth_faces
 from actfer_jax.episodes import page as analysis_page
+from actfer_jax.errors import UserError
 from actfer_jax.evaluation import analysis as analyze
 from actfer_jax.evaluation.reading import RENDERED_ONLY, Policy
+from actfer_jax.faces.choice import largest_first, most_faces, surroundings
+from actfer_jax.faces.detector import Face
 from actfer_jax.outputs import MARKER
 from actfer_jax.rollout.engine import Query
 from tests.runs.test_checkpoints import contents
@@ -163,18 +165,6 @@ def decode(source: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))))
 
 
-def test_the_shipped_policy_reads_a_real_photograph(portrait, tmp_path, capsys):
-    """With real detection, alignment and zooms; it says that it was trained on rendered faces only."""
-    assert analyze.analyze([str(portrait)], "demo", tmp_path / "out", "float32") == 0
-    (record,) = map(json.loads, (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
-    calls = [(turn["call"]["name"], turn["reply"]["ok"]) for turn in record["turns"] if turn["call"]]
-    assert calls[0] == ("align_face", True) and ("zoom", True) in calls
-    assert record["prediction"]["emotion"] in synth_faces.DEMO_EMOTIONS
-    assert len(record["images"]) == 1 + len(calls)
-    for shown in (capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()):
-        assert "rendered faces only" in shown
-
-
 def test_large_pictures_are_shrunk_on_the_page_and_outlined_in_their_own_pixels(run, tmp_path, astronaut):
     path = tmp_path / "large.png"
     Image.fromarray(np.kron(astronaut, np.ones((4, 4, 1), np.uint8))).save(path)
@@ -255,6 +245,53 @@ def test_a_picture_with_a_typo_costs_no_earlier_analysis(run, portrait, tmp_path
     assert unread == 1 and contents(out) == before
 
 
+def test_the_page_grows_and_a_killed_call_leaves_it_to_be_read(run, portrait, tmp_path, monkeypatch):
+    monkeypatch.setattr(analyze, "PER_PAGE", 2)
+    monkeypatch.setattr(analyze, "_GROWS_EVERY", 1)
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path in paths[:4]:
+        shutil.copy(portrait, path)
+    killed = tmp_path / "killed"
+
+    def script(query, treatment):
+        if query.name == str(paths[3]) and not killed.exists():
+            shutil.copytree(tmp_path / "out", killed)  # What a kill would leave now.
+        return looks_twice(query, treatment)
+
+    unread, out = run(paths, script)
+    assert unread == 1
+    pages = [Page((killed / name).read_text()) for name in ("index.html", "page-2.html")]
+    assert "Pictures 1 to 2 of 5, read" in pages[0].text and "Pictures 3 to 4 of 5, 3 of them done" in pages[1].text
+    assert [len(page.all("article")) for page in pages] == [2, 1]
+    assert len((killed / "readings.csv").read_text().splitlines()) == 1 + 3
+    assert not (killed / "episodes.jsonl").exists()
+
+    assert sorted(path.name for path in out.glob("*.html")) == ["index.html", "page-2.html", "page-3.html"]
+    last = Page((out / "page-3.html").read_text())
+    assert "1 file could not be read" in last.text and not last.all("article")
+    for page in map(Page, (path.read_text() for path in out.glob("*.html"))):
+        assert all((out / link["href"]).exists() for link in page.all("a") if link["href"][0] != "#")
+
+    # The same command starts anew, and fewer pictures leave no page of before.
+    (tmp_path / "out").rename(tmp_path / "whole")
+    killed.rename(tmp_path / "out")
+    run(paths[:1], looks_twice)
+    assert not (out / "page-2.html").exists() and len((out / "episodes.jsonl").read_text().splitlines()) == 1
+    assert "1 picture, read by" in (out / "index.html").read_text()
+
+
+def test_an_earlier_analysis_is_complete_until_the_next_is(run, portrait):
+    _, out = run([portrait], looks_twice)
+    before = contents(out)
+
+    def script(query, treatment):
+        assert {name: data for name, data in contents(out).items() if name in before} == before
+        return [answer("neutral")]
+
+    run([portrait, portrait], script)
+    assert "neutral" in (out / "readings.csv").read_text()
+
+
 def test_files_beside_an_analysis_stay(run, portrait, tmp_path):
     """Also beside one that was made before there were markers, with what a system puts into directories."""
     _, out = run([portrait], lambda query, treatment: [answer("neutral")])
@@ -285,6 +322,22 @@ def test_only_a_policy_of_rendered_faces_is_called_so(run, portrait, trained_on,
     expected = trained_on == ("synth_faces",)
     assert (RENDERED_ONLY in Page((out / "index.html").read_text()).text) == expected
     assert (RENDERED_ONLY in capsys.readouterr().out) == expected
+
+
+def test_which_faces_are_read():
+    def face(left: float, side: float, score: float = 1.0) -> Face:
+        return Face((left, 10.0, left + side, 10.0 + side), score, np.full((68, 2), left))
+
+    large, small, doubtful = face(20, 30), face(60, 20), face(0, 90, 0.1)
+    assert largest_first([small, doubtful, large]) == (large, small)
+    assert largest_first([doubtful]) == (doubtful,)
+    assert [most_faces(word) for word in ("whole", "largest", "3")] == [0, 1, 3] and most_faces("all") > 10**6
+    for word in ("0", "-1", "both", ""):
+        with pytest.raises(UserError, match="largest, all, whole"):
+            most_faces(word)
+    # With a margin, but never outside of the picture, even for a face that is.
+    assert surroundings(np.zeros((60, 100, 3), np.uint8), large) == (0, 0, 73, 60)
+    assert surroundings(np.zeros((60, 100, 3), np.uint8), face(200, 8)) == (99, 4, 100, 24)
 
 
 def test_why_there_is_no_answer():

@@ -4,6 +4,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 import skimage.data
 from absl import flags
 from etils import epath
-from flagship import WORDS, needs_words, write_narrow_model
+from flagship import needs_words, write_narrow_model
 from PIL import Image
 
 import actfer_jax
@@ -20,10 +21,12 @@ from actfer_jax import analyze as door
 from actfer_jax import facs
 from actfer_jax.data.datasets import synth_faces
 from actfer_jax.evaluation import analysis
+from actfer_jax.evaluation.command import read_card
 from actfer_jax.evaluation.pictures import find_pictures
 from actfer_jax.evaluation.reading import Policy
 from actfer_jax.faces.views import cut
 from actfer_jax.outputs import MARKER
+from actfer_jax.rollout.agent import ModelConfig, load_agent
 from tests.evaluation.test_analysis import Page
 
 ODD = '=two & "odd" näme\n.png'
@@ -134,6 +137,20 @@ def test_the_page_says_which_face_and_first_that_there_is_none(read):
     assert all(image["src"].startswith("data:image/jpeg") and image["loading"] == "lazy" for image in page.all("img"))
 
 
+def test_each_action_unit_has_the_view_after_which_it_was_named(read):
+    """Of the astronaut: in the thoughts of the record, and as the badges of the card."""
+    (record, *_) = records_of(read)
+    thoughts = [turn["text"].partition("</think>")[0] for turn in record["turns"]]
+    first = {}
+    for shown, thought in enumerate(thoughts):  # Every turn but the last brings a view.
+        for au in set(map(int, re.findall(r"AU(\d+)", thought))) & set(record["prediction"]["aus"]):
+            first.setdefault(au, shown)
+    assert all(turn["view"] for turn in record["turns"][:-1]) and len(set(first.values())) > 1
+    article = (read / "index.html").read_text().split("<article")[1]
+    badge = r'<b>AU(\d+)</b>[^<]*<span class="badge"[^>]*>(\d+)</span>'
+    assert {int(au): int(number) for au, number in re.findall(badge, article)} == first
+
+
 def test_what_is_read_again_is_not_what_was_written(read, folder):
     """The results lie in the folder that was read."""
     assert (read / MARKER).exists() and list((read / "images").rglob("*.png"))
@@ -154,14 +171,9 @@ def test_look_reads_as_the_command_does(policy, folder, read):
 @needs_words
 def test_the_flagship_looks(tmp_path):
     """Qwen3-VL's tokenizer, template and views on a model of random weights, which answers nothing that can be read."""
-    from actfer_jax.agent.policy_card import FILE_NAME  # noqa: F401
-    from actfer_jax.evaluation.command import read_card
-    from actfer_jax.rollout.agent import ModelConfig, load_agent
-
     model = ModelConfig(path=str(write_narrow_model(tmp_path / "model")), initialise="random", dtype="float32")
     card, views, rollout = read_card(model.directory)
     agent = load_agent(model, views, rollout)
     seen = Policy(agent, card, "narrow").look(skimage.data.astronaut())
     assert seen.views[0].width * seen.views[0].height >= 256 * 256
     assert seen.emotion is None and "no answer" in seen.text and "No answer" in Page(seen.html).text
-    assert WORDS
