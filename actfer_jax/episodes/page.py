@@ -57,8 +57,8 @@ figcaption { margin-top: 8px; }
 .aus { display: flex; flex-wrap: wrap; gap: 6px; margin: 12px 0 0; padding: 0; list-style: none; }
 .aus li { padding: 2px 10px; border: 1px solid #c9d6e8; border-radius: 14px; background: #fff; font-size: 14px; }
 .aus .badge { min-width: 18px; height: 18px; padding: 0 5px; margin-left: 4px; font-size: 11px; line-height: 18px; }
-.crops { display: flex; flex-wrap: wrap; gap: 12px; margin: 0 0 20px; padding: 0; list-style: none; font-size: 13px; }
-.crops li { flex: 0 1 150px; min-width: 0; }
+.crops { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 12px; margin: 0 0 20px;
+  padding: 0; list-style: none; font-size: 13px; }
 .crops .badge { margin-right: 4px; }
 .crops img { display: block; width: 100%; height: auto; margin-bottom: 4px; border: 3px solid; border-radius: 6px; }
 .steps { margin: 0; padding: 0; list-style: none; }
@@ -84,6 +84,7 @@ footer { padding-bottom: 40px; }
 @media (max-width: 820px) {
   .columns { grid-template-columns: minmax(0, 1fr); }
   .picture { position: static; }
+  .crops { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   main, header, footer { padding-left: 14px; padding-right: 14px; }
   article { padding: 16px; }
 }

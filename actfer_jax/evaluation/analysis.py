@@ -168,7 +168,9 @@ class _Results:
         shutil.rmtree(self.staging / "growing", ignore_errors=True)
         self._write_page(self.staging)
         self._write_table(self.staging)
-        write_atomically(self.staging / RECORDS, "".join(shard.read_text() for shard in shards(self.staging)))
+        with (self.staging / RECORDS).open("wb") as records:
+            for shard in shards(self.staging):
+                records.write(shard.read_bytes())
         shutil.rmtree(self.staging / "episodes")
 
     @property

@@ -238,6 +238,23 @@ def test_who_interrupts_a_long_list_keeps_what_was_read(run, portrait, tmp_path)
         assert b"1 picture of 3 so far, read by" in now["interrupted/index.html"]
 
 
+def test_each_action_unit_has_the_number_of_the_view_after_which_it_was_named(run, portrait):
+    def script(query, treatment):
+        return [
+            call("align_face", "A face; AU10?"),
+            call("zoom", "AU12 perhaps, and AU 6.", region="mouth"),
+            call("zoom", "Lip Corner Puller, sure.", region="nowhere"),
+            answer("happiness", "AU1 AU6 AU10 AU12 AU25", "AU25, after all."),
+        ]
+
+    _, out = run([portrait], script)
+    page = (out / "index.html").read_text()
+    items = re.search(r'<ul class="aus">(.*?)</ul>', page)[1].split("</li>")[:-1]
+    numbers = {item.partition("</b>")[0].rpartition(">")[2]: re.findall(r">(\d+)</span>", item) for item in items}
+    # AU10 was named in the scene, which has no number, and AU1 nowhere; the refused call brought no view.
+    assert numbers == {"AU1": [], "AU6": ["1"], "AU10": [], "AU12": ["1"], "AU25": ["2"]}
+
+
 def test_a_picture_with_a_typo_costs_no_earlier_analysis(run, portrait, tmp_path):
     _, out = run([portrait], looks_twice)
     before = contents(out)

@@ -4,7 +4,6 @@
 import csv
 import io
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,20 +134,6 @@ def test_the_page_says_which_face_and_first_that_there_is_none(read):
     assert links == [f"#reading-{index}" for index in range(4)]
     assert "1 file could not be read" in page.text and "broken.jpg" in page.text
     assert all(image["src"].startswith("data:image/jpeg") and image["loading"] == "lazy" for image in page.all("img"))
-
-
-def test_each_action_unit_has_the_view_after_which_it_was_named(read):
-    """Of the astronaut: in the thoughts of the record, and as the badges of the card."""
-    (record, *_) = records_of(read)
-    thoughts = [turn["text"].partition("</think>")[0] for turn in record["turns"]]
-    first = {}
-    for shown, thought in enumerate(thoughts):  # Every turn but the last brings a view.
-        for au in set(map(int, re.findall(r"AU(\d+)", thought))) & set(record["prediction"]["aus"]):
-            first.setdefault(au, shown)
-    assert all(turn["view"] for turn in record["turns"][:-1]) and len(set(first.values())) > 1
-    article = (read / "index.html").read_text().split("<article")[1]
-    badge = r'<b>AU(\d+)</b>[^<]*<span class="badge"[^>]*>(\d+)</span>'
-    assert {int(au): int(number) for au, number in re.findall(badge, article)} == first
 
 
 def test_what_is_read_again_is_not_what_was_written(read, folder):
