@@ -46,8 +46,8 @@ def analyze(
 
     If no picture can be read, nothing is written. The pages and the table grow in `out` while it works, unless `out`
     has an earlier analysis, which is replaced when all is done. So a killed call leaves what it had read on pages that
-    can be opened; the same command then starts anew. If the call ends early otherwise, all of the pictures analysed by
-    then is written to `out`, or to `out/interrupted` if `out` has an earlier analysis.
+    can be opened; the same command then starts anew. If the call ends early otherwise, all that was analysed by then
+    is written to `out`, or to `out/interrupted` if `out` has an earlier analysis.
 
     Args:
       paths: the picture files.

@@ -24,7 +24,7 @@ from actfer_jax.evaluation import command
 from actfer_jax.evaluation.confidence import confidence
 from actfer_jax.faces.choice import largest_first, most_faces, moved, surroundings
 from actfer_jax.faces.detector import Face
-from actfer_jax.faces.images import load_image
+from actfer_jax.faces.images import ImageError, load_image
 from actfer_jax.faces.views import View, compose
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.engine import Query, Rollout
@@ -90,7 +90,17 @@ class Reading:
     @property
     def text(self) -> str:
         """The episode as lines for a terminal."""
-        return transcript(self)
+        lines = [] if self.faces else ["  no face was found in this picture: what follows is a guess"]
+        if self.number is not None and len(self.faces) > 1:
+            lines = [f"  face {self.number} of {len(self.faces)}"]
+        for number, turn in enumerate(self.rollout.episode.turns, start=1):
+            parsed = turn.parsed
+            lines += _indented(f"  {number}  ", parsed.think if parsed.well_formed else turn.text)
+            if parsed.calls:
+                lines += _indented("     ", call_text(parsed.call) if parsed.call else "unreadable call")
+            if turn.reply is not None:
+                lines += _indented("     -> ", turn.reply.text)
+        return "\n".join([*lines, f"  {_answer_line(self.rollout.episode, self.probability)}"])
 
     @property
     def card(self) -> Card:
@@ -134,7 +144,7 @@ class Policy:
           name: of the picture; by default the file's.
 
         Raises:
-          ImageError: the file cannot be read, or the array is no such image.
+          ImageError: the file cannot be read, the array is no such image, or a face tool failed on it.
         """
         return next(self.look_at_faces(image, "largest", name=name))
 
@@ -181,12 +191,14 @@ class Policy:
         crop: tuple[int, int, int, int] | None,
         known: tuple[Face, ...],
     ) -> Reading:
-        """One episode, in which the tools know of the faces `known`."""
+        """One episode, in which the tools know of the faces `known`, in pixels of the part that is shown."""
         left, top, right, bottom = crop or (0, 0, image.shape[1], image.shape[0])
         shown = np.ascontiguousarray(image[top:bottom, left:right])
         query = Query("pictures", name, (shown,), Reference(labels=self.card.labels))
         self.agent.toolbox.remember(query.key, known)
         rollout = self._engine.run(self.agent.params, [query], seed=0, step=0).rollouts[0][0]
+        if rollout.failure:
+            raise ImageError(f"{name}: a face tool failed ({rollout.failure})")
         probability = confidence(self.agent.chat, rollout)
         if crop is not None:
             rollout = _in_whole_picture(rollout, left, top)
@@ -221,21 +233,6 @@ def _in_whole_picture(rollout: Rollout, left: int, top: int) -> Rollout:
         for turn in rollout.episode.turns
     ]
     return replace(rollout, episode=replace(rollout.episode, turns=turns), views=[place(v) for v in rollout.views])
-
-
-def transcript(reading: Reading) -> str:
-    """A reading as lines for a terminal."""
-    lines = [] if reading.faces else ["  no face was found in this picture: what follows is a guess"]
-    if reading.number is not None and len(reading.faces) > 1:
-        lines = [f"  face {reading.number} of {len(reading.faces)}"]
-    for number, turn in enumerate(reading.rollout.episode.turns, start=1):
-        parsed = turn.parsed
-        lines += _indented(f"  {number}  ", parsed.think if parsed.well_formed else turn.text)
-        if parsed.calls:
-            lines += _indented("     ", call_text(parsed.call) if parsed.call else "unreadable call")
-        if turn.reply is not None:
-            lines += _indented("     -> ", turn.reply.text)
-    return "\n".join([*lines, f"  {_answer_line(reading.rollout.episode, reading.probability)}"])
 
 
 def _answer_line(episode: Episode, probability: float | None) -> str:
