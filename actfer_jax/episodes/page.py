@@ -95,8 +95,8 @@ class Card(NamedTuple):
     """One reading on a page.
 
     Attributes:
-      tile: in the overview, as HTML. It leads to the address "#NAME" of an element that `page` names.
-      article: as a whole, as HTML.
+      tile: what the overview shows of it, as HTML.
+      article: the whole of it, as HTML.
     """
 
     tile: str
@@ -239,7 +239,7 @@ def _found(faces: Sequence[Face], number: int | None) -> str:
     return f"{len(faces)} faces were found; the model was shown the part around the one with the solid box."
 
 
-def named_after(episode: Episode) -> dict[int, int]:
+def _named_after(episode: Episode) -> dict[int, int]:
     """For each action unit of the answer that a thought names, how many views had been shown when it was first named.
 
     A thought names it by number (AU12) or in words (lip corner puller). 0 is the scene alone.
@@ -284,7 +284,7 @@ def _answer(rollout: Rollout, face_found: bool, probability: float | None) -> st
         none = f'<p class="emotion">No answer</p><p class="muted">{_text(reason)}</p>'
         return f'<div class="answer none">{faceless}{none}</div>'
     labels = {facs.normalise_emotion(label) for label in rollout.query.reference.labels}
-    named, parts = named_after(rollout.episode), [faceless]
+    named, parts = _named_after(rollout.episode), [faceless]
     if answer.answer is not None:
         guess = "" if face_found else "What the model says is a guess: "
         number = "" if probability is None else f" <small>{probability:.1%}</small>"
