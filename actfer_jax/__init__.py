@@ -1,7 +1,9 @@
 """Training, evaluation and use of agents that read facial expressions, in JAX."""
 
+import importlib
 import os
 import sys
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -18,3 +20,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 # So does transformers, that PyTorch is missing, which nothing here needs.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def __getattr__(name: str) -> Any:
+    """`actfer_jax.load_policy` (evaluation.reading), imported at first use: it takes jax along."""
+    if name == "load_policy":
+        return importlib.import_module("actfer_jax.evaluation.reading").load_policy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

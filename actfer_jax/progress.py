@@ -35,7 +35,7 @@ class ProgressLine:
         if not self._warm:
             # The first stretch compiles and loads: later rates leave it out.
             self._start, self._warm = (done, now), True
-        line = f"{done}/{total} {self._unit} | {rate:.1f} a second | {duration(left)} left"
+        line = f"{done}/{total} {self._unit} | {rate:.{1 if rate >= 0.1 else 3}f} a second | {duration(left)} left"
         if self._stream.isatty():
             self._stream.write(f"\r{line:<78}" + ("\n" if done == total else ""))
         elif done == total or now - self._shown >= _SECONDS_BETWEEN_LINES:

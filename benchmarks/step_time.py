@@ -44,9 +44,9 @@ from actfer_jax.outputs import write_file
 from actfer_jax.parallel import hosts
 from actfer_jax.parallel.sharding import make_meshes
 from actfer_jax.rollout.agent import load_agent
-from actfer_jax.rollout.batch import abstract_batch
+from actfer_jax.rollout.batch import abstract_batch, longest_row
 from actfer_jax.rollout.engine import view_slots
-from actfer_jax.training.config import TrainConfig, read_train_config
+from actfer_jax.training.config import RowLayout, TrainConfig, read_train_config, row_layout
 from actfer_jax.training.optimizer import make_optimizer
 from actfer_jax.training.rl_steps import rl_steps
 from actfer_jax.training.state import initial_state
@@ -118,11 +118,11 @@ def true_size(directory: Path, words: str) -> None:
     shutil.copyfile(PUBLISHED, directory / "config.json")
 
 
-def work(config: TrainConfig, model_config: Qwen3VLConfig, length: int) -> dict[str, float]:
+def work(config: TrainConfig, model_config: Qwen3VLConfig, layout: RowLayout, length: int) -> dict[str, float]:
     """TFLOP of the phases of a step that compute, with every slot and position that they have.
 
     Args:
-      length: positions of a row in the update.
+      layout, length: of the rows in the update.
     """
     size, rollout = config.batch, config.rollout
     rows, slots = size.queries * size.rollouts, view_slots(rollout, config.views, model_config)
@@ -133,7 +133,8 @@ def work(config: TrainConfig, model_config: Qwen3VLConfig, length: int) -> dict[
     prompts = abstract_batch(size.queries, 1, rollout.prompt_tokens, no_views, model_config)
     replies = abstract_batch(rollout.fill_rows, 1, rollout.reply_tokens + 2, one_view, model_config)
     fills = (rollout.max_turns - 1) * -(-rows // rollout.fill_rows)
-    episodes = abstract_batch(rows, size.rollouts, length, slots, model_config)
+    rooms: dict[str, Any] = {"prefix": layout.prefix, "policy_tokens": config.policy_tokens}
+    episodes = abstract_batch(rows, layout.group_size, length, slots, model_config, **rooms)
     steps = rollout.max_turns * rollout.turn_tokens
     counted = {
         "prefill": flops.prefill(model_config, prompts),
@@ -168,7 +169,9 @@ def measure(config: TrainConfig) -> dict[str, Any]:
         steps.append(metrics)
         seconds = metrics["perf/rollout_s"] + metrics["perf/train_s"]
         print(f"step {step}/{config.steps}: {seconds:.1f} s{', compiling included' * (step == 1)}", flush=True)
-    longest = max(len(rollout.sequence.tokens) for group in rollouts for rollout in group)
+    layout = row_layout(config.batch, config.rollout, meshes.update)
+    sequences = [rollout.sequence for group in rollouts for rollout in group]
+    length = layout.padded(longest_row(sequences, layout.group_size, layout.prefix))
     memory = [device.memory_stats() or {} for device in jax.local_devices()]
     return {
         "device": jax.devices()[0].device_kind,
@@ -177,7 +180,7 @@ def measure(config: TrainConfig) -> dict[str, Any]:
         "parameters": parameters,
         "rows": config.batch.queries * config.batch.rollouts,
         "memory_gib": max(stats.get("peak_bytes_in_use", 0) for stats in memory) / 2**30,
-        "teraflop": work(config, agent.model_config, config.batch.padded(longest)),
+        "teraflop": work(config, agent.model_config, layout, length),
         "steps": steps,
     }
 

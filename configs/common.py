@@ -65,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch.queries = 32
     config.batch.rollouts = 8
     config.batch.length = 3072
-    config.batch.length_buckets = (1536, 2048)  # tried first, where all episodes of a step fit
+    config.batch.length_buckets = (1792, 2304)  # tried first, where all episodes of a step fit after 1280 for prompts
     config.batch.microbatches = 4
     config.batch.updates = 1
     config.batch.chunk = 1024
@@ -217,7 +217,7 @@ def use_demo(config: ConfigDict) -> None:
 
     config.batch.queries = 16
     config.batch.length = 208
-    config.batch.length_buckets = (144,)
+    config.batch.length_buckets = (144, 160)
     config.batch.microbatches = 1
     config.batch.chunk = 2048
 

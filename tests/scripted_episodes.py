@@ -43,7 +43,7 @@ def play(query: Query, texts: Sequence[str], toolbox: Toolbox, *, max_turns: int
             turn.parsed.call,
             turn.parsed.error,
             images=[query.images[0]],
-            key=query.name,
+            key=query.key,
             views=views,
             treatment=treatment,
         )
@@ -74,7 +74,7 @@ class ScriptedEngine:
 
 
 class ScriptedChat:
-    """What evaluation uses of a `Chat`, for turns of a single token."""
+    """What evaluation and analysis use of a `Chat`, for turns of a single token."""
 
     def token_at(self, ids: list[int], place: int) -> int:
         return 0

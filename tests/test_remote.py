@@ -25,6 +25,7 @@ from actfer_jax.data.sources import DataConfig
 from actfer_jax.episodes.store import EpisodeWriter, picture_name, read_episodes, read_index, read_record
 from actfer_jax.evaluation import analysis as analyze
 from actfer_jax.evaluation.command import load_policy
+from actfer_jax.evaluation.reading import Policy
 from actfer_jax.evaluation.run import evaluation_output
 from actfer_jax.models import demo_checkpoint, load_pretrained, local_directory, logits, save_pretrained
 from actfer_jax.outputs import MARKER, OutputError, check_directory
@@ -281,7 +282,9 @@ def test_a_profile_is_traced(bucket):
 
 def test_an_analysis_into_a_bucket(bucket, tmp_path, monkeypatch):
     agent = ScriptedAgent(small_toolbox(), lambda query, treatment: [answer("happiness", "AU6 AU12", "A smile.")])
-    monkeypatch.setattr(analyze, "load_policy", lambda *_: (agent, PolicyCard(("happiness",), (), {}, {})))
+    monkeypatch.setattr(
+        analyze, "load_policy", lambda *_: Policy(agent, PolicyCard(("happiness",), (), {}, {}), "a/policy")
+    )
     Image.fromarray(skimage.data.astronaut()).save(tmp_path / "portrait.png")
     out = epath.Path("gs://bucket/analysis")
     assert analyze.analyze([str(tmp_path / "portrait.png")], "a/policy", out, "float32") == 0

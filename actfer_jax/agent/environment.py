@@ -73,6 +73,17 @@ class EpisodeConfig:
             raise FieldError("max_length", f"is {self.max_length}; it must be at least {least}, for {what}")
 
     @property
+    def policy_tokens(self) -> int:
+        """The most tokens that the policy writes in an episode."""
+        return self.max_turns * self.turn_tokens
+
+    @property
+    def suffix_tokens(self) -> int:
+        """The most tokens of an episode from the last one of its prompt on. A call that was cut gets an end token."""
+        replies = (self.max_turns - 1) * (1 + self.reply_tokens)
+        return min(1 + self.policy_tokens + replies, self.max_length)
+
+    @property
     def one_more_call(self) -> int:
         """The most tokens of a call, its reply and an answer. A call that was cut gets an end token, inserted."""
         return self.turn_tokens + 1 + self.reply_tokens + self.turn_tokens

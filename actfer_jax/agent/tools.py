@@ -149,6 +149,13 @@ class Toolbox:
                 future.set_exception(error)
         return future.result()
 
+    def remember(self, key: Hashable, faces: tuple[Face, ...], index: int = 0) -> None:
+        """Sets the faces of an image that was searched elsewhere: none will be detected for `key` and `index`."""
+        known = Future[tuple[Face, ...]]()
+        known.set_result(faces)
+        with self._lock:
+            self._faces[key, index] = known
+
     def execute(
         self,
         call: ToolCall | None,

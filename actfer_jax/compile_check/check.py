@@ -32,7 +32,7 @@ from actfer_jax.parallel.sharding import Meshes, make_meshes
 from actfer_jax.rollout.batch import ViewSlots, abstract_batch
 from actfer_jax.rollout.engine import view_slots
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
-from actfer_jax.training.config import TrainConfig, read_train_config
+from actfer_jax.training.config import TrainConfig, read_train_config, row_layout
 from actfer_jax.training.optimizer import make_optimizer
 from actfer_jax.training.state import abstract_state
 from actfer_jax.training.update import PolicyBatch, make_log_probs, make_policy_update, make_sft_update, split_batch
@@ -132,13 +132,13 @@ def _sft_programs(
 ) -> Iterator[Program]:
     size, mesh = config.batch, meshes.update
     update = make_sft_update(graphdef, optimizer, chunk=size.chunk, mesh=mesh)
-    batches = {"update": (size.queries, size.length, slots)}
+    batches = {"update": (size.queries, size.length, slots, config.policy_tokens)}
     if config.traces.readings_steps:
         one_view = dataclasses.replace(slots, scene=slots.view, scenes=1, views=0)
         rows = size.queries * len(config.traces.readings_views)
-        batches["readings: update"] = (rows, config.traces.readings_length, one_view)
-    for name, (rows, length, views) in batches.items():
-        batch = abstract_batch(rows, 1, length, views, model_config)
+        batches["readings: update"] = (rows, config.traces.readings_length, one_view, None)
+    for name, (rows, length, views, room) in batches.items():
+        batch = abstract_batch(rows, 1, length, views, model_config, policy_tokens=room)
         work = flops.update(model_config, batch)
         microbatches = _split(batch, size.microbatches, mesh)
         yield Program(
@@ -218,7 +218,8 @@ def _update_programs(
     """The update's programs: log-probabilities for importance correction and of the reference, and the update."""
     size, mesh = config.batch, meshes.update
     rows = size.queries * size.rollouts
-    shared = sharding.shared_rows(size.rollouts, rows // size.microbatches, mesh)
+    layout = row_layout(size, config.rollout, mesh)
+    rooms: dict[str, Any] = {"prefix": layout.prefix, "policy_tokens": config.policy_tokens}
     options: dict[str, Any] = {
         "temperature": config.rollout.temperature,
         "banned_V": np.zeros(model_config.text.vocab_size, bool),
@@ -230,9 +231,9 @@ def _update_programs(
     optimizer_state = {"optimizer": (state.opt_state, state.skipped)}
     kept = {"reference": reference} if config.loss.kl and not config.loss.reference_offload else {}
     update = make_policy_update(graphdef, optimizer, config.loss, **options)
-    for length in (*sorted(size.length_buckets), size.length):
-        suffix = "" if length == size.length else f" of {length}"
-        batch = abstract_batch(rows, shared, length, slots, model_config)
+    for length in layout.lengths:
+        suffix = "" if length == layout.lengths[-1] else f" of {length}"
+        batch = abstract_batch(rows, layout.group_size, length, slots, model_config, **rooms)
         microbatches = _split(batch, size.microbatches, mesh)
         forward = flops.forward(model_config, batch)
         if config.loss.importance_cap:

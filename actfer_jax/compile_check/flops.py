@@ -17,10 +17,13 @@ def update(config: Qwen3VLConfig, batch: EpisodeBatch) -> float:
 
 
 def forward(config: Qwen3VLConfig, batch: EpisodeBatch) -> float:
-    """Log-probabilities of all tokens of a batch."""
-    rows, length = batch.tokens.shape
-    tokens = rows * length
-    decoder = tokens * (_token(config.text) + _unembed(config.text)) + rows * _attention(config.text, length)
+    """Log-probabilities of the policy tokens of a batch."""
+    (rows, length), text = batch.tokens.shape, config.text
+    before = _attention(text, batch.prefix)
+    prefixes = len(batch.scenes.mask) * (batch.prefix * _token(text) + before)
+    logits = batch.policy_index.shape[1] * _unembed(text)
+    suffix = (length - batch.prefix) * _token(text) + _attention(text, length) - before
+    decoder = prefixes + rows * (suffix + logits)
     return decoder + vision(config.vision, batch.scenes) + vision(config.vision, batch.views)
 
 

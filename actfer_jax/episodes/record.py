@@ -22,7 +22,10 @@ Keys of a record:
   reward: its parts, or null. advantage: a number, or null.
   arm: what the policy did, "looked", "direct" or "undecided". forced: the instructed arm ("", "zoom" or "answer").
   truncated: whether a turn reached its length limit.
-  confidence: in evaluations, the probability of the answered label; else, and without a label, null.
+  confidence: in evaluations and analyses, the probability of the answered label; else, and without a label, null.
+  face: in analyses, which face was read: its number (from 1, the largest first; null for the whole picture), `of` how
+    many that were found, its box (left, top, right, bottom) and the detector's score. crop: the part of the image that
+    the policy was shown, such a box, or null for the whole. Views map to the whole image all the same.
 A view has name, of (the index of the image that it was cut from), size (width, height), to_original (the rows of its
 affine map to pixels of that image), picture (an index into `images`) and file (the entry there).
 """

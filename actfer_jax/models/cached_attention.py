@@ -73,7 +73,7 @@ def cached_attention(
         group = heads // kv_heads
         by_head = query_BxLxHxD.reshape(batch, length, kv_heads, group, dim).transpose(0, 2, 3, 1, 4)
         query_BxKxMxD = by_head.reshape(batch, kv_heads, group * length, dim)
-        mask_BxMxL = jnp.tile(segment_mask(segment_ids_BxL, causal=True), (1, group, 1))
+        mask_BxMxL = jnp.tile(segment_mask(segment_ids_BxL, length, causal=True), (1, group, 1))
         score_BxKxMxL = scores(query_BxKxMxD, key_BxLxKxD.transpose(0, 2, 1, 3))
         score_BxKxMxL = jnp.where(mask_BxMxL[:, None], score_BxKxMxL, MASKED)
         new = softmax(score_BxKxMxL, value_BxLxKxD.transpose(0, 2, 1, 3))

@@ -42,6 +42,7 @@ from actfer_jax.models.layers import (
     table,
 )
 from actfer_jax.models.precision import exact_products
+from actfer_jax.models.prefix import Prefix, with_prefix
 from actfer_jax.parallel.sharding import shard_mapped
 
 
@@ -259,8 +260,9 @@ class Attention(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         angles_BxLxF: jax.Array,
-        segment_ids_BxL: jax.Array,
-        past: Past | None,
+        segment_ids_BxT: jax.Array,
+        past: Past | None = None,
+        prefix: KVCache | None = None,
     ) -> tuple[jax.Array, KVCache]:
         heads = (*x_BxLxD.shape[:2], -1, self.dim)
         query, key, value = self.q_proj(x_BxLxD), self.k_proj(x_BxLxD), self.v_proj(x_BxLxD)
@@ -270,11 +272,14 @@ class Attention(nnx.Module):
         query = rotate(self.q_norm(query.reshape(heads)), angles_BxLxF)
         key = rotate(self.k_norm(key.reshape(heads)), angles_BxLxF)
         value = value.reshape(heads)
-        if past is None:
-            output = self.execution.attend(query, key, value, segment_ids_BxL, causal=True)
-        else:
-            output = cached_attention(query, key, value, segment_ids_BxL, *past, mesh=self.execution.mesh)
         new = KVCache(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3))
+        if prefix is not None:
+            shared = KVCache(*(x.transpose(0, 2, 1, 3) for x in prefix))
+            key, value = with_prefix(shared.keys, key), with_prefix(shared.values, value)
+        if past is None:
+            output = self.execution.attend(query, key, value, segment_ids_BxT, causal=True)
+        else:
+            output = cached_attention(query, key, value, segment_ids_BxT, *past, mesh=self.execution.mesh)
         return self.o_proj(output.reshape(*x_BxLxD.shape[:2], -1)), new
 
 
@@ -301,10 +306,12 @@ class DecoderLayer(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         angles_BxLxF: jax.Array,
-        segment_ids_BxL: jax.Array,
-        past: Past | None,
+        segment_ids_BxT: jax.Array,
+        *context: Any,
     ) -> tuple[jax.Array, KVCache]:
-        attended_BxLxD, new = self.self_attn(self.input_layernorm(x_BxLxD), angles_BxLxF, segment_ids_BxL, past)
+        """`context` is the rest of what `Attention` takes."""
+        normed_BxLxD = self.input_layernorm(x_BxLxD)
+        attended_BxLxD, new = self.self_attn(normed_BxLxD, angles_BxLxF, segment_ids_BxT, *context)
         x_BxLxD = self.execution.constrain(x_BxLxD + attended_BxLxD, "rows")
         x_BxLxD = self.execution.constrain(x_BxLxD + self.mlp(self.post_attention_layernorm(x_BxLxD)), "rows")
         return x_BxLxD, new
@@ -400,6 +407,7 @@ class Qwen3VL(nnx.Module):
         cache: KVCache | None = None,
         cache_length_B: jax.Array | None = None,
         cache_row_B: jax.Array | None = None,
+        prefix: Prefix | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Runs the decoder over L new tokens.
 
@@ -411,6 +419,7 @@ class Qwen3VL(nnx.Module):
           cache: earlier keys and values, which the new tokens attend to as well; it is only read.
           cache_length_B: how many positions of the cache are valid, per row. A row of length 0 costs no attention.
           cache_row_B: the cache row of each row; None for the same row.
+          prefix: earlier tokens, which each group of rows shares. They are computed once for a group, with gradients.
 
         Returns:
           The normalised hidden states [B, L, D] and the new tokens' keys and values [layers, B, kv_heads, L, head_dim],
@@ -419,20 +428,31 @@ class Qwen3VL(nnx.Module):
         if (cache is None) != (cache_length_B is None):
             raise ValueError("a cache and its lengths go together")
         angles_BxLxF = _mrope_angles(positions_BxLx3, self.config.text)
+        segment_ids_BxT = segment_ids_BxL if prefix is None else with_prefix(prefix.segment_ids, segment_ids_BxL)
 
-        def run(layer: DecoderLayer, x_BxLxD: jax.Array, index: jax.Array) -> Any:
+        def with_images(x: jax.Array, deepstack: jax.Array | None, index: jax.Array) -> jax.Array:
+            if deepstack is None:
+                return x
+            last = deepstack.shape[0] - 1
+            return x + jnp.where(index <= last, deepstack[jnp.minimum(index, last)], 0)
+
+        def run(layer: DecoderLayer, carry: tuple[Any, Any], index: jax.Array) -> Any:
+            x_BxLxD, prefix_QxPxD = carry
+            shared = None
+            if prefix is not None:
+                angles_QxPxF = _mrope_angles(prefix.positions, self.config.text)
+                prefix_QxPxD, shared = layer(prefix_QxPxD, angles_QxPxF, prefix.segment_ids)
+                prefix_QxPxD = with_images(prefix_QxPxD, prefix.deepstack, index)
             # The cache is not scanned over: a layer of it that a loop or a kernel reads would be copied.
             past = None if cache is None or cache_length_B is None else Past(*cache, index, cache_length_B, cache_row_B)
-            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxL, past)
-            if deepstack_FxBxLxD is not None:
-                last = deepstack_FxBxLxD.shape[0] - 1
-                x_BxLxD += jnp.where(index <= last, deepstack_FxBxLxD[jnp.minimum(index, last)], 0)
-            return x_BxLxD, new
+            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxT, past, shared)
+            return (with_images(x_BxLxD, deepstack_FxBxLxD, index), prefix_QxPxD), new
 
         index = jnp.arange(self.config.text.num_hidden_layers)
         unroll = None if cache is None else 1  # When unrolled, XLA's CPU backend copies the whole cache.
         with exact_products(self.execution.dtype):
-            x_BxLxD, new = self.execution.scan(run, self.language_model.layers, x_BxLxD, index, unroll=unroll)
+            carry = x_BxLxD, prefix and prefix.x
+            (x_BxLxD, _), new = self.execution.scan(run, self.language_model.layers, carry, index, unroll=unroll)
         return self.language_model.norm(x_BxLxD), new
 
     def unembed(self, hidden: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from actfer_jax.config import ConfigError
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import ImageInputs, empty_inputs, image_inputs, mrope_positions
 from actfer_jax.models.log_probs import token_log_probs
+from actfer_jax.models.prefix import Prefix
 from actfer_jax.models.qwen3_vl import ImageFeatures, Qwen3VL
 from actfer_jax.parallel.sharding import map_in_turn
 
@@ -58,6 +60,9 @@ class EpisodeBatch(NamedTuple):
       positions: rotary positions int32 [R, L, 3].
       segment_ids: int32 [R, L]: 1 at tokens, 0 at padding.
       loss_mask: bool [R, L]: the tokens that the policy chose; nothing else is ever trained on.
+      suffix_index: int32 [R, S]: the positions that are computed for the row alone. Those before them, at most L - S,
+        a group shares; they are computed once for it.
+      policy_index: int32 [R, C]: where the policy tokens of a row are, in order; 0, where none is, past the last.
       image_index: int32 [R, L]: -1 at text, else an index into the row's image tokens (I scenes, then S views).
       scenes: [Q, I, P0, ...].
       views: [R, S, P1, ...].
@@ -67,9 +72,23 @@ class EpisodeBatch(NamedTuple):
     positions: jax.Array
     segment_ids: jax.Array
     loss_mask: jax.Array
+    suffix_index: jax.Array
+    policy_index: jax.Array
     image_index: jax.Array
     scenes: ImageInputs
     views: ImageInputs
+
+    @property
+    def prefix(self) -> int:
+        """The room for what a group shares, L - S."""
+        return self.tokens.shape[1] - self.suffix_index.shape[1]
+
+    def padding(self) -> float:
+        """Share of the positions that an update computes which have no token; the arrays are numpy's."""
+        shared_R, groups = self.suffix_index[:, 0], len(self.scenes.mask)
+        once = shared_R[:: len(shared_R) // groups]
+        used = self.segment_ids.sum() - shared_R.sum() + once.sum()
+        return 1 - float(used) / (self.suffix_index.size + groups * self.prefix)
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,8 @@ def make_batch(
     slots: ViewSlots,
     config: Qwen3VLConfig,
     *,
+    prefix: int = 0,
+    policy_tokens: int | None = None,
     length_key: str = "batch.length",
 ) -> EpisodeBatch:
     """Pads episodes into a batch; rows of one group follow one another and share the scenes of the first.
@@ -141,14 +162,21 @@ def make_batch(
     Rows that lie on other processes only may be empty.
 
     Args:
+      prefix: room in `length` for what a group shares (`shared_tokens`).
+      policy_tokens: most policy tokens of a row (`EpisodeConfig.policy_tokens`); None for as many as fit into it.
       length_key: where the config has `length`, for the message.
 
     Raises:
-      ConfigError: an episode is longer than `length`.
+      ConfigError: an episode is longer than `length`, or has more policy tokens than there is room for.
     """
-    longest = max(len(row.tokens) for row in rows)
-    if longest > length:
+    if (longest := longest_row(rows, group_size, prefix)) > length:
         raise ConfigError(f"a row has {longest} tokens: raise config.{length_key} (now {length})")
+    room, most = policy_room(policy_tokens, length - prefix), max(sum(row.loss_mask) for row in rows)
+    if most > room:
+        raise ConfigError(
+            f"a row has {most} policy tokens: raise config.rollout.max_turns or config.rollout.turn_tokens, whose "
+            f"product is the most (now {room})"
+        )
     merge = config.vision.spatial_merge_size
     shape = (len(rows), length)
     tokens, segment_ids = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -171,15 +199,60 @@ def make_batch(
     scenes = placed_inputs(scene_of, (len(queries), slots.scenes), slots.scene, config, slots.dtype)
     view_of = {(r, s): view for r, row in enumerate(rows) for s, view in enumerate(row.views[row.scenes :])}
     views = placed_inputs(view_of, (len(rows), slots.views), slots.view, config, slots.dtype)
-    arrays: tuple[Any, ...] = tokens, positions, segment_ids, loss_mask, image_index, scenes, views
+    shared = np.repeat(shared_tokens(rows, group_size, prefix), group_size)
+    suffix_index = shared[:, None] + np.arange(length - prefix, dtype=np.int32)
+    indices = suffix_index, policy_index(loss_mask, room), image_index
+    arrays: tuple[Any, ...] = tokens, positions, segment_ids, loss_mask, *indices, scenes, views
     return EpisodeBatch(*arrays)
 
 
-def abstract_batch(rows: int, group_size: int, length: int, slots: ViewSlots, config: Qwen3VLConfig) -> EpisodeBatch:
+def shared_tokens(rows: list[Sequence], group_size: int, room: int) -> np.ndarray:
+    """How many tokens the rows of each group have in common before the one that precedes their first policy token,
+    int32 [Q], at most `room`."""
+    counts = []
+    for first in range(0, len(rows), group_size):
+        group = rows[first : first + group_size]
+        prompt = min(row.loss_mask.index(True) if any(row.loss_mask) else len(row.tokens) for row in group)
+        most = max(min(prompt - 1, room), 0)
+        columns = zip(*(row.tokens[:most] for row in group), strict=True)
+        counts.append(sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)))
+    return np.array(counts, np.int32)
+
+
+def longest_row(rows: list[Sequence], group_size: int, prefix: int) -> int:
+    """The positions that the longest row needs beside a room for what a group shares."""
+    shared = np.repeat(shared_tokens(rows, group_size, prefix), group_size)
+    return max(prefix + len(row.tokens) - int(count) for row, count in zip(rows, shared, strict=True))
+
+
+def policy_room(policy_tokens: int | None, suffix: int) -> int:
+    """Policy tokens that a row with `suffix` positions of its own has room for: the first of these is never one."""
+    return suffix - 1 if policy_tokens is None else min(policy_tokens, suffix - 1)
+
+
+def policy_index(loss_mask_RxL: np.ndarray, room: int) -> np.ndarray:
+    """`EpisodeBatch.policy_index` of a mask, which is false at the first token of every row, int32 [R, room]."""
+    order_RxC = np.argsort(~loss_mask_RxL, axis=1, kind="stable")[:, :room]
+    return np.where(np.take_along_axis(loss_mask_RxL, order_RxC, axis=1), order_RxC, 0).astype(np.int32)
+
+
+def abstract_batch(
+    rows: int,
+    group_size: int,
+    length: int,
+    slots: ViewSlots,
+    config: Qwen3VLConfig,
+    *,
+    prefix: int = 0,
+    policy_tokens: int | None = None,
+) -> EpisodeBatch:
     """The shapes of `make_batch`."""
 
     def shape(dtype: DTypeLike, *more: int) -> Any:
         return jax.ShapeDtypeStruct((rows, length, *more), dtype)
+
+    def index(count: int) -> Any:
+        return jax.ShapeDtypeStruct((rows, count), jnp.int32)
 
     def views(*shape: int) -> ImageInputs:
         one = empty_inputs(1, shape[-1], config, slots.dtype)
@@ -190,6 +263,8 @@ def abstract_batch(rows: int, group_size: int, length: int, slots: ViewSlots, co
         positions=shape(jnp.int32, 3),
         segment_ids=shape(jnp.int32),
         loss_mask=shape(jnp.bool),
+        suffix_index=index(length - prefix),
+        policy_index=index(policy_room(policy_tokens, length - prefix)),
         image_index=shape(jnp.int32),
         scenes=views(rows // group_size, slots.scenes, slots.scene),
         views=views(rows, slots.views, slots.view),
@@ -223,14 +298,51 @@ def encode_episodes(model: Qwen3VL, scenes: ImageInputs, views: ImageInputs) -> 
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-2), shared, encode_views(model, views))
 
 
+def _hidden(model: Qwen3VL, batch: EpisodeBatch) -> jax.Array:
+    """Hidden states [R, S, D] at `suffix_index`."""
+    features = encode_episodes(model, batch.scenes, batch.views)
+    inputs = [batch.tokens, batch.image_index, batch.positions, batch.segment_ids]
+    prefix = None
+    if room := batch.prefix:
+        groups = len(batch.scenes.mask)
+
+        def first(x: jax.Array) -> jax.Array:
+            """The first row of each group."""
+            return x.reshape(groups, -1, *x.shape[1:])[:, 0]
+
+        tokens, image_index, positions, segment_ids = (first(x)[:, :room] for x in inputs)
+        shared = ImageFeatures(first(features.tokens), jax.vmap(first)(features.deepstack))
+        used = jnp.arange(room)[None] < first(batch.suffix_index)[:, :1]
+        prefix = Prefix(*model.embed(tokens, image_index, shared), positions, jnp.where(used, segment_ids, 0))
+
+        def own(x: jax.Array) -> jax.Array:
+            index = batch.suffix_index.reshape(*batch.suffix_index.shape, *(1,) * (x.ndim - 2))
+            return jnp.take_along_axis(x, index, axis=1)
+
+        inputs = list(map(own, inputs))
+    tokens, image_index, positions, segment_ids = inputs
+    x, deepstack = model.embed(tokens, image_index, features)
+    return model.hidden(x, deepstack, positions, segment_ids, prefix=prefix)[0]
+
+
 def episode_log_probs(
     model: Qwen3VL, batch: EpisodeBatch, *, temperature: float, banned_V: jax.Array | None, chunk: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of each token after those before it, and the entropy there, float32 [R, L]; 0 at the first."""
-    x, deepstack = model.embed(batch.tokens, batch.image_index, encode_episodes(model, batch.scenes, batch.views))
-    hidden, _ = model.hidden(x, deepstack, batch.positions, batch.segment_ids)
+    """Log-probability of each policy token after those before it, and the entropy there, float32 [R, L]; 0 elsewhere.
+
+    Logits exist at policy tokens only (`EpisodeBatch.policy_index`).
+    """
+    index_RxC = batch.policy_index
+    before_RxC = jnp.maximum(index_RxC - 1 - batch.suffix_index[:, :1], 0)
+    before_RxCxD = jnp.take_along_axis(_hidden(model, batch), before_RxC[..., None], axis=1)
+    targets_RxC = jnp.take_along_axis(batch.tokens, index_RxC, axis=1)
     log_prob, entropy = token_log_probs(
-        model, hidden[:, :-1], batch.tokens[:, 1:], temperature=temperature, banned_V=banned_V, chunk=chunk
+        model, before_RxCxD, targets_RxC, temperature=temperature, banned_V=banned_V, chunk=chunk
     )
-    pad = ((0, 0), (1, 0))
-    return jnp.pad(log_prob, pad), jnp.pad(entropy, pad)
+
+    @jax.vmap
+    def scatter(values_C: jax.Array, index_C: jax.Array) -> jax.Array:
+        values_C = jnp.where(index_C > 0, values_C, 0)
+        return jnp.zeros(batch.tokens.shape[1], values_C.dtype).at[index_C].add(values_C)
+
+    return scatter(log_prob, index_RxC), scatter(entropy, index_RxC)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import ml_collections
+from jax.sharding import Mesh
 
 from actfer_jax.config import (
     ConfigError,
@@ -23,7 +24,7 @@ from actfer_jax.evaluation.controls import CONTROLS
 from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.parallel.resharding import common_mesh
-from actfer_jax.parallel.sharding import MeshConfig, Meshes, check_multiple, row_shards
+from actfer_jax.parallel.sharding import MeshConfig, Meshes, check_multiple, row_shards, shared_rows
 from actfer_jax.rl.estimators import EstimatorConfig
 from actfer_jax.rl.loss import LossConfig
 from actfer_jax.rl.rewards import BaseRewardConfig, RewardConfig
@@ -45,7 +46,8 @@ class BatchConfig:
       rollouts: episodes of each: 1 in supervised training, and at least 2 from rollouts, which are compared.
       length: positions a row is padded to in the update, and most that it may have.
       length_buckets: lengths below `length`. The rows of rollouts are padded to the least that the longest of a batch
-        fits into. Each length that occurs compiles an update of its own.
+        fits into, after `rollout.prompt_tokens` for the prompt that a group shares. Each length that occurs compiles an
+        update of its own.
       microbatches: slices of whole groups whose gradients are added up.
       updates: passes over the batch, each one an update.
       chunk: tokens whose logits exist at one time.
@@ -71,9 +73,32 @@ class BatchConfig:
                 "queries", f"is {self.queries}; it must be a multiple of microbatches ({self.microbatches})"
             )
 
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How the rows of rollouts lie in an update.
+
+    Attributes:
+      group_size: rows that share their scenes and the start of their prompt: those of a group that lie on one device.
+      prefix: room for that start. It is in every length, since attention goes over both.
+      lengths: to which rows are padded, in ascending order.
+    """
+
+    group_size: int
+    prefix: int
+    lengths: tuple[int, ...]
+
     def padded(self, longest: int) -> int:
-        """The positions to which a batch is padded whose longest row has `longest`."""
-        return min((length for length in self.length_buckets if length >= longest), default=self.length)
+        """The least length for rows that need `longest` positions (`rollout.batch.longest_row`)."""
+        return next((length for length in self.lengths if length >= longest), self.lengths[-1])
+
+
+def row_layout(size: BatchConfig, rollout: RolloutConfig, mesh: Mesh | None) -> RowLayout:
+    """The layout on an update mesh. The longest of its lengths takes every row that a rollout can leave."""
+    group_size = shared_rows(size.rollouts, size.queries * size.rollouts // size.microbatches, mesh)
+    prefix = rollout.prompt_tokens if group_size > 1 else 0
+    longest = max(size.length, prefix + rollout.suffix_tokens) if prefix else size.length
+    return RowLayout(group_size, prefix, (*sorted(b for b in size.length_buckets if b > prefix), longest))
 
 
 @dataclass(frozen=True)
@@ -229,6 +254,12 @@ class TrainConfig:
                 f"is {self.batch.length}; it must be at least rollout.max_length, the most tokens of a "
                 f"rollout, which is {self.rollout.max_length}",
             )
+
+    @property
+    def policy_tokens(self) -> int | None:
+        """The most tokens of an episode that are trained on; None where that may be all."""
+        everything = self.algorithm == "sft" and self.traces.loss_on_prompt
+        return None if everything else self.rollout.policy_tokens
 
     @property
     def trained_on(self) -> tuple[str, ...]:

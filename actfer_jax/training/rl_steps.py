@@ -22,15 +22,15 @@ from actfer_jax.evaluation.controls import problems_anywhere
 from actfer_jax.faces.images import ImageError
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.parallel.hosts import Termination
-from actfer_jax.parallel.sharding import block_on_cpu, cast, holders, in_memory, local, place, shared_rows
+from actfer_jax.parallel.sharding import block_on_cpu, cast, holders, in_memory, local, place
 from actfer_jax.rl import rewards
 from actfer_jax.rl.estimators import Estimator, Groups
 from actfer_jax.rollout.agent import Agent
-from actfer_jax.rollout.batch import EpisodeBatch, make_batch
+from actfer_jax.rollout.batch import EpisodeBatch, longest_row, make_batch
 from actfer_jax.rollout.batch import Sequence as TokenSequence
 from actfer_jax.rollout.engine import Query, Rollout, RolloutEngine, RolloutResult
 from actfer_jax.training.canary import Pack, make_canary
-from actfer_jax.training.config import BatchConfig, TrainConfig
+from actfer_jax.training.config import BatchConfig, TrainConfig, row_layout
 from actfer_jax.training.metrics import forced_metrics, rollout_metrics
 from actfer_jax.training.state import Episodes, RunState, StepFunction, StepOutput
 from actfer_jax.training.update import PolicyBatch, TrainState, make_log_probs, make_policy_update, split_batch
@@ -326,11 +326,12 @@ def make_groups(
 
 def make_pack(size: BatchConfig, engine: RolloutEngine, mesh: Mesh | None, config: Qwen3VLConfig) -> Pack:
     """Rows -> the batch that an update takes, at the shortest length that the longest of them fits into."""
-    scene_rows = shared_rows(size.rollouts, size.queries * size.rollouts // size.microbatches, mesh)
+    layout = row_layout(size, engine.config, mesh)
+    rooms: dict[str, Any] = {"prefix": layout.prefix, "policy_tokens": engine.config.policy_tokens}
 
     def pack(rows: list[TokenSequence]) -> EpisodeBatch:
-        length = size.padded(max(len(row.tokens) for row in rows))
-        return make_batch(rows, scene_rows, length, engine.slots, config)
+        length = layout.padded(longest_row(rows, layout.group_size, layout.prefix))
+        return make_batch(rows, layout.group_size, length, engine.slots, config, **rooms)
 
     return pack
 
@@ -373,7 +374,7 @@ def make_update(
         episodes = pack([row.sequence for row in rows])
         # Rows that failed are in no mean over policy tokens, and in no penalty on them.
         episodes = episodes._replace(loss_mask=episodes.loss_mask & groups.valid_BxG.reshape(-1, 1))
-        padding = 1 - episodes.segment_ids.mean()
+        padding = episodes.padding()
         credits_NxL = estimator.token_advantages(result, groups, episodes.loss_mask, config=config.estimator)
         host_side = episodes, _pad([row.log_probs for row in rows], episodes.tokens.shape[1]), credits_NxL
         episodes, sampled_log_probs, credits = split_batch(host_side, size.microbatches, mesh)
@@ -394,7 +395,7 @@ def make_update(
         metrics = jax.device_get(metrics | mismatch)
         trained = time.perf_counter() - began
         seconds = {"perf/host_s": packed, "perf/train_s": trained}
-        return Updated(state, metrics | seconds | {"perf/pad_frac": float(padding)})
+        return Updated(state, metrics | seconds | {"perf/pad_frac": padding})
 
     return update
 

@@ -65,8 +65,8 @@ def sft_steps(
     def packed(step: int) -> tuple[EpisodeBatch, float]:
         reads = step <= readings_steps
         shape = (config.traces.readings_length, one_view) if reads else (size.length, slots)
-        key = "traces.readings_length" if reads else "batch.length"
-        batch = make_batch(next(rows), 1, *shape, model_config, length_key=key)
+        key, room = ("traces.readings_length", None) if reads else ("batch.length", config.policy_tokens)
+        batch = make_batch(next(rows), 1, *shape, model_config, policy_tokens=room, length_key=key)
         padding = 1 - batch.segment_ids[batch.segment_ids[:, 0] > 0].mean()
         return split_batch(batch, size.microbatches, mesh), float(padding)
 

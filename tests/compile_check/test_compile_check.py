@@ -22,7 +22,7 @@ from actfer_jax.config import ConfigError, read_config
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, demo_checkpoint
 from actfer_jax.parallel.sharding import make_meshes
 from actfer_jax.rollout.batch import ViewSlots, abstract_batch, episode_log_probs
-from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.config import TrainConfig, row_layout
 from configs import ucgrpo
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +198,17 @@ def test_a_run_has_programs_for_each_length_and_for_its_evaluation() -> None:
     assert longest > middle > shortest > found["log-probs of 128"].flops > 0
 
 
+def test_the_rows_of_the_flagship_suit_the_attention_kernel_and_hold_every_episode() -> None:
+    config, _ = compile_check.load_config(ucgrpo.get_config())
+    layout = row_layout(config.batch, config.rollout, None)
+    assert (layout.group_size, layout.prefix) == (8, config.rollout.prompt_tokens)
+    assert layout.lengths == (*config.batch.length_buckets, config.batch.length)
+    # Splash attention takes multiples of 128, of queries and of keys.
+    assert all(length % 128 == (length - layout.prefix) % 128 == 0 for length in layout.lengths)
+    calls = (config.rollout.max_turns - 1) * (config.rollout.turn_tokens + 1 + config.rollout.reply_tokens)
+    assert layout.prefix + 1 + calls + config.rollout.turn_tokens <= layout.lengths[-1]
+
+
 def products(jaxpr: Any) -> float:
     """Multiplications and additions of all matrix products in a program, loops as often as they run."""
     total = 0.0
@@ -218,19 +229,20 @@ def test_the_formula_counts_every_matrix_product() -> None:
     config = Qwen3VLConfig.from_json(Path(demo_checkpoint()) / "config.json")
     model = nnx.eval_shape(lambda: Qwen3VL(config, attention="xla", unroll=1, rngs=nnx.Rngs(0)))
     graph, params = nnx.split(model, nnx.Param)
-    rows, length = 4, 65
-    batch = abstract_batch(rows, 2, length, ViewSlots(scene=36, view=24, views=2), config)
+    rows, groups, length, prefix = 4, 2, 65, 16
+    slots = ViewSlots(scene=36, view=24, views=2)
+    batch = abstract_batch(rows, rows // groups, length, slots, config, prefix=prefix, policy_tokens=32)
 
     def program(params: nnx.State, batch: Any) -> jax.Array:
         return episode_log_probs(nnx.merge(graph, params), batch, temperature=1.0, banned_V=None, chunk=64)[0]
 
     text = config.text
     pairs = 4 * text.num_hidden_layers * text.num_attention_heads * text.head_dim
-    # The plain kernel computes masked pairs too, and the first token of a row has no logits.
-    masked = rows * pairs * (length**2 - length * (length + 1) / 2)
-    first = rows * 2 * text.hidden_size * text.vocab_size
+    # The plain kernel computes masked pairs too.
+    masked = rows * pairs * ((length - prefix) * length - (length * (length + 1) - prefix * (prefix + 1)) / 2)
+    masked += groups * pairs * (prefix**2 - prefix * (prefix + 1) / 2)
     counted = products(jax.make_jaxpr(program)(params, batch).jaxpr)
-    assert flops.forward(config, batch) + masked - first == pytest.approx(counted, rel=1e-6)
+    assert flops.forward(config, batch) + masked == pytest.approx(counted, rel=1e-6)
 
 
 def test_the_formulas_of_a_rollout_count_every_matrix_product() -> None:

@@ -123,7 +123,7 @@ def test_analyze_exits_with_an_error_where_a_picture_cannot_be_read(checkpoint, 
     assert "portrait.jpg" in done.stdout
     (record,) = (json.loads(line) for line in (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
     assert record["image"].endswith("portrait.jpg") and len(record["images"]) >= 1
-    assert "data:image/png" in (tmp_path / "out" / "index.html").read_text()
+    assert "data:image/jpeg" in (tmp_path / "out" / "index.html").read_text()
 
 
 def card(**changes: object) -> str:

@@ -36,12 +36,13 @@ def inputs(length: int, heads: int = 4, kv_heads: int = 2, dim: int = 8) -> tupl
     return query, key, value, segments.astype(np.int32)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("causal", "before"), [(True, 0), (False, 0), (True, 128)])
 @pytest.mark.parametrize("backend", ["xla", "tiled", "splash_interpret"])
-def test_backend_equals_brute_force(backend: str, causal: bool) -> None:
-    query, key, value, segments = inputs(128)
-    found = attention(query, key, value, segments, causal=causal, backend=backend)
-    np.testing.assert_allclose(found, brute_force(query, key, value, segments, causal), atol=2e-6)
+def test_backend_equals_brute_force(backend: str, causal: bool, before: int) -> None:
+    """With the queries of all keys, or of those after the first."""
+    query, key, value, segments = inputs(128 + before)
+    found = attention(query[:, before:], key, value, segments, causal=causal, backend=backend)
+    np.testing.assert_allclose(found, brute_force(query, key, value, segments, causal)[:, before:], atol=2e-6)
 
 
 def test_tiles_need_not_fill_the_length() -> None:
@@ -52,8 +53,9 @@ def test_tiles_need_not_fill_the_length() -> None:
 
 @pytest.mark.parametrize("backend", ["tiled", "splash_interpret"])
 def test_gradients_agree_with_xla(backend: str) -> None:
-    query, key, value, segments = inputs(128)
-    used = (segments != 0)[..., None, None]
+    query, key, value, segments = inputs(256)
+    query = query[:, 128:]
+    used = (segments != 0)[:, 128:, None, None]
 
     def gradients(backend: str) -> tuple[jax.Array, ...]:
         def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter
 from actfer_jax.models import demo_checkpoint, logits, save_pretrained
 from actfer_jax.rollout.agent import Agent
-from actfer_jax.rollout.batch import Sequence, episode_log_probs, make_batch
+from actfer_jax.rollout.batch import Sequence, episode_log_probs, longest_row, make_batch
 from actfer_jax.rollout.engine import Query, Rollout, RolloutConfig, RolloutEngine, RolloutResult
 from actfer_jax.training.canary import after_crops
 
@@ -144,7 +144,10 @@ def test_a_tool_that_fails_ends_its_rollout_alone(agent, engine, queries, result
 def test_the_sampler_and_the_trainer_agree(agent, engine, result):
     """Log-probabilities of one full forward pass over the finished episodes, against those of cached decoding."""
     flat = [rollout for group in result.rollouts for rollout in group]
-    batch = make_batch([r.sequence for r in flat], GROUP, agent.rollout.max_length, engine.slots, agent.model_config)
+    rows, prefix = [rollout.sequence for rollout in flat], agent.rollout.prompt_tokens
+    length = longest_row(rows, GROUP, prefix)
+    batch = make_batch(rows, GROUP, length, engine.slots, agent.model_config, prefix=prefix)
+    assert (batch.suffix_index[:, 0] > 10).all()  # tokens of the prompt are computed once for a group
 
     @jax.jit
     def log_probs(params, batch, banned):

@@ -18,10 +18,10 @@ from actfer_jax.episodes.store import EpisodeWriter
 from actfer_jax.models import save_pretrained
 from actfer_jax.rl.loss import LossConfig
 from actfer_jax.rollout.agent import Agent, load_agent
-from actfer_jax.rollout.batch import make_batch
 from actfer_jax.rollout.engine import Query, RolloutEngine
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.optimizer import OptimizerConfig, make_optimizer
+from actfer_jax.training.rl_steps import make_pack
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 from actfer_jax.training.update import PolicyBatch, init_train_state, make_log_probs, make_policy_update, split_batch
 from configs import ucgrpo
@@ -34,7 +34,7 @@ def config(tmp_path_factory) -> TrainConfig:
     raw = ucgrpo.get_config()
     raw.model.path = str(write_narrow_model(tmp_path_factory.mktemp("narrow")))
     raw.model.initialise, raw.model.dtype = "random", "float32"
-    raw.batch.queries, raw.batch.microbatches = 5, 5
+    raw.batch.queries, raw.batch.rollouts, raw.batch.microbatches = 5, 2, 5
     return read_config(raw, TrainConfig, "config")
 
 
@@ -92,12 +92,16 @@ def test_all_turns_are_played_trained_on_and_replayed_by_pytorch(config, agent, 
     for rollout, trace in zip(rollouts, traces, strict=True):
         assert rollout.sequence.tokens == trace.tokens and rollout.sequence.loss_mask == trace.loss_mask
 
-    rows = [rollout.sequence for rollout in rollouts]
-    length = config.batch.padded(max(len(row.tokens) for row in rows))
-    assert length < config.batch.length
-    episodes = make_batch(rows, 1, length, engine.slots, agent.model_config)
+    # Each row twice: the two share their prompt.
+    played = [rollout for rollout in rollouts for _ in range(config.batch.rollouts)]
+    rows = [rollout.sequence for rollout in played]
+    pack = make_pack(config.batch, engine, None, agent.model_config)
+    episodes = pack(rows)
+    length = episodes.tokens.shape[1]
+    assert length < config.batch.length and episodes.prefix == config.rollout.prompt_tokens
+    assert episodes.policy_index.shape[1] == min(4 * 192, length - episodes.prefix - 1)
     sampled = np.zeros((len(rows), length), np.float32)
-    for r, rollout in enumerate(rollouts):
+    for r, rollout in enumerate(played):
         sampled[r, : len(rollout.log_probs)] = rollout.log_probs
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3), 10)
     as_sampled = {
@@ -126,5 +130,5 @@ def test_all_turns_are_played_trained_on_and_replayed_by_pytorch(config, agent, 
     # An update with advantage 1 makes what was written likelier.
     log_probs = make_log_probs(agent.graphdef, **as_sampled)
     after = np.asarray(log_probs(state.weights, jax.tree.map(lambda x: x[:1], microbatches.episodes)))[0]
-    written = episodes.loss_mask[:1]
-    assert after[written].mean() > sampled[:1][written].mean()
+    written = episodes.loss_mask[:2]
+    assert after[written].mean() > sampled[:2][written].mean()

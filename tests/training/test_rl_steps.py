@@ -27,7 +27,7 @@ from actfer_jax.rl.loss import LossConfig
 from actfer_jax.rollout import exchange as exchanging
 from actfer_jax.rollout.batch import Patches, ViewSlots
 from actfer_jax.rollout.batch import Sequence as TokenSequence
-from actfer_jax.rollout.engine import Query, Rollout
+from actfer_jax.rollout.engine import Query, Rollout, RolloutConfig
 from actfer_jax.rollout.exchange import Failure, exchange
 from actfer_jax.training import rl_steps, update
 from actfer_jax.training.canary import make_canary
@@ -314,7 +314,10 @@ def test_each_row_is_reinforced_by_its_own_advantage(monkeypatch, tmp_path):
     # With a rate of 1, the parameters move by the gradient of the loss.
     optimizer = optax.sgd(1.0)
     agent = SimpleNamespace(meshes=ONE_DEVICE, model_config=model_config, graphdef=graphdef, params=params)
-    engine = SimpleNamespace(programs=SimpleNamespace(banned_V=None), slots=ViewSlots(scene=8, view=4, views=1))
+    limits = RolloutConfig(prompt_tokens=4, max_turns=2, turn_tokens=12, reply_tokens=4, max_length=33)
+    engine = SimpleNamespace(
+        programs=SimpleNamespace(banned_V=None), slots=ViewSlots(scene=8, view=4, views=1), config=limits
+    )
     config = SimpleNamespace(
         batch=size, rollout=SimpleNamespace(temperature=1.0), loss=LossConfig(), estimator=estimator_config
     )

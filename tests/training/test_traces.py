@@ -12,7 +12,7 @@ from actfer_jax.agent.parser import parse_turn
 from actfer_jax.config import ConfigError
 from actfer_jax.data.datasets.synth_faces import DEMO_EMOTIONS, face_of, render
 from actfer_jax.data.sources import DataConfig, DataError, Stratum, open_source
-from actfer_jax.rollout.batch import Sequence, make_batch
+from actfer_jax.rollout.batch import Sequence, longest_row, make_batch, shared_tokens
 from actfer_jax.rollout.engine import view_slots
 from actfer_jax.training.traces import TraceConfig, TraceMaker, draw_plan
 
@@ -109,3 +109,20 @@ def test_an_episode_that_does_not_fit_names_the_setting(agent):
     slots = view_slots(agent.rollout, agent.toolbox.view_config, agent.model_config)
     with pytest.raises(ConfigError, match=r"a row has 9 tokens: raise config.batch.length \(now 8\)"):
         make_batch([Sequence([1] * 9, [True] * 9, [])], 1, 8, slots, agent.model_config)
+    written = Sequence([1] * 9, [False] * 3 + [True] * 6, [])
+    with pytest.raises(ConfigError, match=r"a row has 6 policy tokens: raise config.rollout.max_turns.* \(now 5\)"):
+        make_batch([written], 1, 16, slots, agent.model_config, policy_tokens=5)
+
+
+def test_a_group_shares_what_comes_before_its_choices():
+    def row(tokens: list[int], prompt: int) -> Sequence:
+        return Sequence(tokens, [False] * prompt + [True] * (len(tokens) - prompt), [])
+
+    same = [row([1, 2, 3, 4, 9, 9], 4), row([1, 2, 3, 4], 4)]  # the second failed before its first turn
+    other = [row([1, 2, 5, 4, 9, 9, 9], 4), row([1, 2, 3, 4, 9], 4)]
+    # The last token of a prompt is each row's own: what follows it depends on it.
+    assert shared_tokens([*same, *other], 2, 8).tolist() == [3, 2]
+    assert shared_tokens([*same, *other], 2, 2).tolist() == [2, 2]
+    assert shared_tokens([*same, *other], 2, 0).tolist() == [0, 0]
+    assert longest_row([*same, *other], 2, 8) == 8 + 5
+    assert longest_row([*same, *other], 2, 0) == 7

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig
+from actfer_jax.models.log_probs import token_log_probs
 from actfer_jax.parallel.finite import STATE_FINITE
 from actfer_jax.rl.loss import LossConfig
-from actfer_jax.rollout.batch import EpisodeBatch, ViewSlots, abstract_batch, encode_views, episode_log_probs
+from actfer_jax.rollout.batch import (
+    EpisodeBatch,
+    ViewSlots,
+    abstract_batch,
+    encode_episodes,
+    encode_views,
+    episode_log_probs,
+    policy_index,
+)
 from actfer_jax.training import update as train_step
 from actfer_jax.training.optimizer import OptimizerConfig, make_optimizer
 from actfer_jax.training.update import (
@@ -42,7 +52,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Qwen3VLConfig:
 
 
 def random_batch(config: Qwen3VLConfig) -> EpisodeBatch:
-    """Text with the tokens of a scene (2) and two crops (1 each) at fixed places."""
+    """Text with the tokens of a scene (2) and two crops (1 each) at fixed places.
+
+    The rows of the first group have 8 tokens in common, those of the second 4, which end inside of the scene.
+    """
     random = np.random.default_rng(0)
 
     def values(x: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -51,35 +64,61 @@ def random_batch(config: Qwen3VLConfig) -> EpisodeBatch:
         integers = np.issubdtype(x.dtype, np.integer)
         return random.integers(0, 20, x.shape, x.dtype) if integers else random.normal(size=x.shape).astype(x.dtype)
 
-    batch: EpisodeBatch = jax.tree.map(values, abstract_batch(ROWS, GROUP, LENGTH, SLOTS, config))
+    batch: EpisodeBatch = jax.tree.map(values, abstract_batch(ROWS, GROUP, LENGTH, SLOTS, config, prefix=8))
     image_index = np.full((ROWS, LENGTH), -1, np.int32)
     image_index[:, [3, 4, 11, 17]] = range(4)
-    return batch._replace(image_index=image_index, segment_ids=np.ones((ROWS, LENGTH), np.int32))
+    shared_Rx1 = np.repeat([[8], [4]], GROUP, axis=0)
+    suffix_index = shared_Rx1 + np.arange(LENGTH - 8)
+    used = np.arange(LENGTH) <= suffix_index[:, -1:]
+    loss_mask = batch.loss_mask & used & (np.arange(LENGTH) > shared_Rx1)
+    for first, count in ((0, 8), (GROUP, 4)):
+        for x in (batch.tokens, batch.positions):
+            x[first : first + GROUP, :count] = x[first, :count]
+    return batch._replace(
+        loss_mask=loss_mask,
+        suffix_index=suffix_index.astype(np.int32),
+        policy_index=policy_index(loss_mask, int(loss_mask.sum(axis=1).max())),
+        image_index=image_index,
+        segment_ids=used.astype(np.int32),
+    )
 
 
 def split(config: Qwen3VLConfig, remat: str, dtype: DTypeLike = jnp.float32) -> tuple[Any, nnx.State]:
     return nnx.split(Qwen3VL(config, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)), nnx.Param)
 
 
+def all_log_probs(model: Qwen3VL, batch: EpisodeBatch, **options: Any) -> tuple[jax.Array, jax.Array]:
+    """`episode_log_probs` with logits at every token, and every row computed alone."""
+    features = encode_episodes(model, batch.scenes, batch.views)
+    embedded = model.embed(batch.tokens, batch.image_index, features)
+    hidden, _ = model.hidden(*embedded, batch.positions, batch.segment_ids)
+    values = token_log_probs(model, hidden[:, :-1], batch.tokens[:, 1:], **options)
+    log_prob, entropy = (jnp.pad(x, ((0, 0), (1, 0))) for x in values)
+    return jnp.where(batch.loss_mask, log_prob, 0), jnp.where(batch.loss_mask, entropy, 0)
+
+
 @pytest.mark.slow
 def test_pieces_add_up_to_the_gradient_of_the_batch(config: Qwen3VLConfig) -> None:
     batch = random_batch(config)
+    assert batch.policy_index.shape[1] < LENGTH - 1 and (batch.policy_index == 0).any()
 
-    def gradient(remat: str, microbatches: int) -> tuple[nnx.State, dict[str, np.ndarray]]:
+    def gradient(
+        remat: str, microbatches: int, log_probs: Callable[..., Any] = episode_log_probs
+    ) -> tuple[nnx.State, dict[str, np.ndarray]]:
         graph, params = split(config, remat)
 
         def loss(params: nnx.State, microbatch: EpisodeBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
-            log_prob, entropy = episode_log_probs(
+            log_prob, entropy = log_probs(
                 nnx.merge(graph, params), microbatch, temperature=1.0, banned_V=None, chunk=16
             )
-            return -jnp.where(microbatch.loss_mask, log_prob, 0).sum(), {
+            return -(log_prob * jnp.arange(LENGTH)[None]).sum(), {
                 "sum": entropy.sum(),
                 "entropy_max": entropy.max(),
             }
 
         return jax.device_get(jax.jit(partial(accumulate, loss))(params, split_batch(batch, microbatches)))
 
-    expected, expected_metrics = gradient("none", microbatches=1)
+    expected, expected_metrics = gradient("none", microbatches=1, log_probs=all_log_probs)
     for remat in ("none", "full"):  # the second encodes crops slot by slot
         found, metrics = gradient(remat, microbatches=2)
         for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
