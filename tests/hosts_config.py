@@ -9,7 +9,10 @@ from configs import sft, ucgrpo
 
 
 def get_config(algorithm: str) -> ConfigDict:
-    config = {"rl": ucgrpo, "sft": sft}[algorithm].get_config("demo")
+    """ "rl", "sft", or "lora": reinforcement learning of adapters."""
+    config = (
+        sft.get_config("demo") if algorithm == "sft" else ucgrpo.get_config("demo" + "+lora" * (algorithm == "lora"))
+    )
     config.steps = 3
     config.checkpoint.every = 1
     config.logging.every = 1
@@ -19,7 +22,7 @@ def get_config(algorithm: str) -> ConfigDict:
     config.mesh.rollout = (-1, 1, 1)
     del config.evaluation
     config.optimizer.warmup_steps = 1
-    if algorithm == "rl":
+    if algorithm != "sft":
         config.optimizer.eps = 1e-8
         # At its own temperature the demo answers nearly always rightly: no rollout is better than another.
         config.rollout.temperature = 1.4

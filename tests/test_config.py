@@ -166,7 +166,7 @@ def test_values_come_through_unchanged(learning_rate, betas):
 
 FREE_TEXTS = (
     *("name", "format", "path", "landmarks", "directory", "cache_directory", "exclude[0]"),
-    *("best_metric", "readings_stratum", "file"),
+    *("best_metric", "readings_stratum", "file", "adapter", "frozen[0]", "targets[0]"),
     *("api_key_variable", "request"),
 )
 

@@ -115,7 +115,13 @@ def _train(
     agent = _load_agent(config, meshes)
     source = hosts.first_before_others(lambda: open_source(config.data))
     _check(stop, "loading")
-    log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
+    frozen = split_frozen(agent.params, config.model.frozen, config.model.dtype)[1]
+    base = fingerprint(frozen, meshes.update)
+    log.info(
+        "%s: %d samples; the model has %s parameters, of which %s are trained",
+        *(config.data.name, len(source)),
+        *(f"{count:,}" for count in (_count(agent.params), _count(agent.params) - _count(frozen))),
+    )
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     if config.model.initialise == "random":
         agent = whitened(agent, source, config.traces, config.seed)
@@ -135,8 +141,6 @@ def _train(
     ):
         wanted = abstract_state(config, agent.model_config, meshes.update)[1].without_frozen
         restored = checkpoints.restore_latest(wanted)
-        frozen = split_frozen(agent.params, config.model.frozen, config.model.dtype)[1]
-        base = fingerprint(frozen, meshes.update)
         if restored:
             start, state = restored[:2]
             _check_restored(config, workdir, start, state, meshes.update)
@@ -156,6 +160,7 @@ def _train(
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
         agent = dataclasses.replace(agent, params=state.train.weights)
+        del frozen
         progress, watch = Progress(config.steps, start), Watch(meshes.update, config.alarms.skipped_in_a_row)
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
