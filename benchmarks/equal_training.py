@@ -64,7 +64,7 @@ TOLERANCE = 1e-5
 METRIC_TOLERANCE = 1e-4
 """Of what else a step measures: some are largest differences of nearly equal numbers."""
 BIAS_TOLERANCE = 1e-2
-"""Largest difference between the norms of biases, and of B of adapters, that began at zero, in learning rates; the norms
+"""Largest difference between the norms of biases, and of adapters' B, that began at zero, in learning rates; the norms
 are 15 or more."""
 TIE = 1e-4
 """How near to each other two tokens are, in log-probability and noise, for either to be drawn."""

@@ -170,13 +170,13 @@ def use_lora(config: ConfigDict) -> None:
 
 
 def use_one_device(config: ConfigDict) -> None:
-    """Adapters on one device: everything that has to be smaller, together (docs/hardware.md)."""
+    """Adapters on one device of 24 GB: all that has to be smaller, together. docs/hardware.md has larger devices."""
     use_lora(config)
-    config.batch.queries = 8
-    config.batch.microbatches = 8
+    config.batch.queries = 2
+    config.batch.microbatches = 2
     config.rollout.fill_rows = 8
     config.mesh.rollout = (-1, 1, 1)
-    config.evaluation.queries = 32
+    config.evaluation.queries = 8
 
 
 def use_disfa(config: ConfigDict) -> None:

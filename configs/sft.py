@@ -43,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch.length = 2304  # a trace of two zooms has short turns; `rehearse` says how long its row is
     config.batch.length_buckets = ()
     if "one_device" in common.names(variant):
-        config.batch.microbatches = 64
+        config.batch.microbatches = 32  # two rows at a time
     config.optimizer.learning_rate = 1e-4 if "lora" in config else 1e-5
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50

@@ -9,10 +9,9 @@ from configs import sft, ucgrpo
 
 
 def get_config(algorithm: str) -> ConfigDict:
-    """ "rl", "sft", or "lora": reinforcement learning of adapters."""
-    config = (
-        sft.get_config("demo") if algorithm == "sft" else ucgrpo.get_config("demo" + "+lora" * (algorithm == "lora"))
-    )
+    """For "rl", "sft", or "lora", the reinforcement learning of adapters."""
+    module, variant = {"rl": (ucgrpo, "demo"), "sft": (sft, "demo"), "lora": (ucgrpo, "demo+lora")}[algorithm]
+    config = module.get_config(variant)
     config.steps = 3
     config.checkpoint.every = 1
     config.logging.every = 1
