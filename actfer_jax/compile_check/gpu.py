@@ -1,8 +1,8 @@
 """Reckons what a run takes on one GPU: arguments by their shapes, temporaries by a formula. Nothing is compiled.
 
 The formula counts what has to exist at one time: gradients, what layers keep for the backward pass, one layer at work,
-a chunk of logits, image tokens, and results. It leaves out what a compiler adds: padding, copies, workspaces of kernels.
-So leave some room. A step that took 74 GiB on an H200 is reckoned at 73 (docs/hardware.md).
+a chunk of logits, image tokens, and results. It leaves out what a compiler adds: padding, copies, and the workspaces of
+kernels. So leave some room. A step that took 74 GiB on an H200 is reckoned at 73 (docs/hardware.md).
 """
 
 import math

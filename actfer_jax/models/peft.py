@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from actfer_jax.config import FieldError
-from actfer_jax.files import FILE_ERRORS
+from actfer_jax.files import file_errors
 from actfer_jax.models.huggingface import ADAPTER_CONFIG, is_hub_name, tensor_names
 from actfer_jax.models.lora import LoraConfig, adapters, products, targeted
 from actfer_jax.models.qwen3_vl import Qwen3VL
@@ -201,5 +201,5 @@ def save_adapter(
             save_file(tensors, staging / _WEIGHTS, metadata={"format": "pt"})
             (staging / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
             publish(staging, path, ADAPTER)
-    except FILE_ERRORS as error:
+    except file_errors() as error:
         raise OSError(f"{path}: could not be written ({error}); free some space or choose another place") from error

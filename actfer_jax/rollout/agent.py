@@ -160,7 +160,7 @@ def _advice(directory: epath.Path) -> str:
     if not (run / "manifest.json").exists():
         return ""
     policy = run / "policy"
-    if not step and (policy / "config.json").exists():
+    if not step and ((policy / "config.json").exists() or has_adapter(policy)):
         return f"{directory} is a training run; its policy is {policy}: give that"
     return (
         f"{directory} is {'a checkpoint of ' if step else ''}a training run, no model; make one of it with "
