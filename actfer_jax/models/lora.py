@@ -40,8 +40,9 @@ class LoraConfig:
         nothing out: in reinforcement learning a dropout makes every update off-policy.
       targets: patterns such as "q_proj" or "*.mlp.*", of which one must match the name of a product, or its last part.
         A name is that of the checkpoint without the layer's number: "language_model.layers.self_attn.q_proj".
-      decoder, merger, vision: whether products of the language model, of what makes tokens of patches, and of the
-        blocks of the vision tower have adapters.
+      decoder: whether the language model has adapters.
+      merger: whether what makes tokens of patches has, with DeepStack's.
+      vision: whether the blocks of the vision tower have.
     """
 
     rank: Count = 16
