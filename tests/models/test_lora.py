@@ -1,6 +1,7 @@
 """Adapters against PEFT's on the same weights, and against the arithmetic that defines them."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from actfer_jax.models.peft import StoredAdapter, save_adapter
 from actfer_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 EVERYWHERE = LoraConfig(rank=4, alpha=6.0, rslora=True, merger=True, vision=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast() -> Iterator[None]:
+    """With fewer optimizations of machine code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,8 @@ def teach(narrow: Path, workdir: Path, steps: int) -> None:
     raw = sft.get_config("lora")
     raw.model.path, raw.model.dtype, raw.evaluation, raw.steps = str(narrow), "float32", None, steps
     raw.data.cache_directory, raw.data.size = str(workdir.parent / "data"), 6
-    raw.batch.queries, raw.batch.microbatches, raw.mesh.rollout = 2, 2, (-1, 1, 1)
+    raw.batch.queries, raw.batch.microbatches, raw.batch.chunk, raw.mesh.rollout = 1, 1, 256, (-1, 1, 1)
+    raw.batch.length, raw.traces.two_zooms = 2048, 0.0
     raw.optimizer.schedule, raw.optimizer.warmup_steps, raw.checkpoint.every = "constant", 0, 1
     raw.lora.merger = raw.lora.vision = True
     raw.lora.dropout = 0.1
@@ -117,8 +118,12 @@ def teach(narrow: Path, workdir: Path, steps: int) -> None:
 
 @needs_words
 @pytest.mark.slow
-def test_adapters_with_the_flagships_words_resume_and_are_loaded_by_peft(narrow: Path, tmp_path: Path) -> None:
+def test_adapters_with_the_flagships_words_resume_and_are_loaded_by_peft(
+    narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch, peft, transformers = map(pytest.importorskip, ("torch", "peft", "transformers"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))  # One run compiles for all.
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     teach(narrow, whole, 2)
     teach(narrow, parts, 1)
@@ -133,6 +138,8 @@ def test_adapters_with_the_flagships_words_resume_and_are_loaded_by_peft(narrow:
         for run in (whole, parts)
     )
     assert first == second and len(first) == 2
+
+    jax.config.update("jax_compilation_cache_dir", None)
 
     export(epath.Path(parts), epath.Path(tmp_path / "merged"), merged=True)
     image = np.asarray(Image.fromarray(skimage.data.astronaut()).resize((256, 256)))
