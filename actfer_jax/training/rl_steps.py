@@ -368,8 +368,10 @@ def make_update(
     options = _as_sampled(config, agent, engine) | {"dropout_seed": config.dropout_seed}
     update_once = make_policy_update(agent.graphdef, optimizer, config.loss, **options)
     # The reference must outlive the donated training parameters; what is frozen, it shares with them.
-    trained = split_frozen(agent.params, config.model.frozen, config.model.dtype)[0]
-    reference = cast(trained, config.model.dtype) if config.loss.kl else None
+    reference = None
+    if config.loss.kl:
+        trained = split_frozen(agent.params, config.model.frozen, config.model.dtype)[0]
+        reference = cast(trained, config.model.dtype)
     if config.loss.reference_offload:
         reference = in_memory(reference, "pinned_host")
 
