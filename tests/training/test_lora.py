@@ -14,10 +14,12 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file
 
+from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.config import ConfigError
 from actfer_jax.faces.views import ViewConfig
 from actfer_jax.models import Qwen3VLConfig, demo_checkpoint, load_pretrained, logits
 from actfer_jax.models.frozen import fingerprint, split_frozen
+from actfer_jax.models.lora import LoraConfig
 from actfer_jax.parallel.hosts import Termination
 from actfer_jax.rollout.agent import ModelConfig, load_agent
 from actfer_jax.rollout.engine import RolloutConfig
@@ -91,6 +93,18 @@ def test_what_is_frozen_is_named_by_patterns(base: nnx.State) -> None:
 def test_what_does_not_go_together_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_of(**changes)
+
+
+def test_rollouts_share_what_is_frozen() -> None:
+    card, model = PolicyCard.load(demo_checkpoint()), ModelConfig("demo", dtype="bfloat16")
+    agent = load_agent(
+        model, ViewConfig(**card.views), RolloutConfig(**card.rollout), lora=LoraConfig(rank=4, vision=True)
+    )
+    weights = agent.engine(queries=1, group_size=1).programs.weights(agent.params)
+    for (path, mine), (_, given) in zip(nnx.to_flat_state(weights), nnx.to_flat_state(agent.params), strict=True):
+        assert mine.dtype == jnp.bfloat16
+        is_adapter, pointers = "adapter" in path, {x[...].unsafe_buffer_pointer() for x in (mine, given)}
+        assert len(pointers) == (2 if is_adapter else 1), path
 
 
 @pytest.fixture(scope="module")
