@@ -88,11 +88,14 @@ def topology_devices(name: str) -> tuple[Chip, list[Any]]:
     chip = CHIPS.get(parts[3]) if parts else None
     if parts is None or chip is None:
         raise ConfigError(f"topology {name!r} is not known; there are {known}")
-    slices = {"num_slices": int(parts[1])} if parts[1] else {}
-    if slices:
+    options: dict[str, Any] = {}
+    if parts[1]:
+        options["num_slices"] = int(parts[1])
         chip = dataclasses.replace(chip, link=0)
+    if parts[2].endswith(":1x1"):
+        options["chips_per_host_bounds"] = (1, 1, 1)  # Else a host is taken to have four chips.
     try:
-        return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=parts[2], **slices).devices)
+        return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=parts[2], **options).devices)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"topology {name!r} is not known ({reason}); there are {known}") from error
