@@ -2,7 +2,7 @@
 
 The formula counts what has to exist at one time: gradients, what layers keep for the backward pass, one layer at work,
 a chunk of logits, image tokens, and results. It leaves out what a compiler adds: padding, copies, and the workspaces of
-kernels. So leave some room. A step that took 74 GiB on an H200 is reckoned at 73 (docs/hardware.md).
+kernels. So leave some room. A step that was measured is reckoned within 5% (docs/hardware.md).
 """
 
 import math
@@ -93,7 +93,8 @@ def _temporaries(program: Program, config: TrainConfig, model: Qwen3VLConfig) ->
 def _of_batch(kind: str, program: Program, batch: EpisodeBatch, config: TrainConfig, model: Qwen3VLConfig) -> int:
     """Of log-probabilities or an update, whose batch comes in microbatches."""
     short, (_, rows, length) = jnp.dtype(config.model.dtype).itemsize, batch.tokens.shape
-    tokens, text = rows * length, model.text
+    own, groups, text = batch.suffix_index.shape[2], batch.scenes.mask.shape[1], model.text
+    tokens = rows * own + groups * (length - own)  # A group computes the start of its rows once.
     slots = batch.scenes.mask.shape[2] + batch.views.mask.shape[2]
     by_slot = config.model.remat == "full"
     patches = max(math.prod(part.mask.shape[1:]) // (part.mask.shape[2] or 1) for part in (batch.scenes, batch.views))
