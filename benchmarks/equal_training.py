@@ -4,8 +4,9 @@
 
 Trains the small policy in float32 (tests/hosts_config.py) on one CPU device, and for every mesh in one process with
 eight devices and in two with four each: five supervised steps from random weights, and five steps of reinforcement
-learning with episodes of several turns. Compares what every step measured (its losses are in there), every advantage,
-every episode, and in the end the norm of every weight. Prints a table; exits with 1 where a run fails or differs.
+learning with episodes of several turns, of all weights and of adapters. Compares what every step measured (its losses
+are in there), every advantage, every episode, and in the end the norm of every weight. Prints a table; exits with 1
+where a run fails or differs.
 
 Runs that are complete are not run again, so the same command goes on where it was stopped.
 """
@@ -31,7 +32,7 @@ from safetensors.numpy import load_file
 from actfer_jax.episodes.store import read_episodes
 from actfer_jax.evaluation.tables import align
 from actfer_jax.files import absolute, as_path, write_atomically
-from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.models import Qwen3VLConfig, demo_checkpoint
 from actfer_jax.outputs import check_file
 from actfer_jax.rollout.programs import row_keys
 from actfer_jax.rollout.sampling import noise
@@ -54,6 +55,7 @@ STEPS = 5
 SIZES = {
     "sft": ["--config.batch.queries=16"],
     "rl": ["--config.batch.queries=4", "--config.rollout.fill_rows=4"],
+    "lora": ["--config.batch.queries=4", "--config.rollout.fill_rows=4"],
 }
 """Batches that every mesh can divide."""
 
@@ -62,7 +64,8 @@ TOLERANCE = 1e-5
 METRIC_TOLERANCE = 1e-4
 """Of what else a step measures: some are largest differences of nearly equal numbers."""
 BIAS_TOLERANCE = 1e-2
-"""Largest difference between the norms of biases that began at zero, in learning rates; the norms are 15 or more."""
+"""Largest difference between the norms of biases, and of adapters' B, that began at zero, in learning rates; the norms
+are 15 or more."""
 TIE = 1e-4
 """How near to each other two tokens are, in log-probability and noise, for either to be drawn."""
 
@@ -100,7 +103,7 @@ def compare(workdir: Path, expected: Path) -> Comparison:
     what comes of that is not compared.
     """
     config = json.loads((expected / MANIFEST).read_text())["config"]
-    vocabulary = Qwen3VLConfig.from_json(expected / "policy" / "config.json").text.vocab_size
+    vocabulary = Qwen3VLConfig.from_json(Path(demo_checkpoint()) / "config.json").text.vocab_size
     sampling = {"seed": config["seed"], "rollouts": config["batch"]["rollouts"], "vocabulary": vocabulary}
     result = Comparison()
     records, other_records = metrics(workdir), metrics(expected)
@@ -131,14 +134,15 @@ def compare(workdir: Path, expected: Path) -> Comparison:
             gap = relative(played[name]["advantage"], other_played[name]["advantage"], 0.1)
             result.add("advantages", f"episode {name}, advantage", gap, TOLERANCE)
         result.steps += 1
-    weights, other_weights = (load_file(run / "policy" / "model.safetensors") for run in (workdir, expected))
+    weights, other_weights = (load_file(*(run / "policy").glob("*.safetensors")) for run in (workdir, expected))
     if weights.keys() != other_weights.keys():
         result.differences.append("which weights there are")
         return result
     for name, weight in weights.items():
         norm, other = (float(np.linalg.norm(value.astype(np.float64))) for value in (weight, other_weights[name]))
         # The bias of the patch embedding is fitted to the pictures before the first step.
-        if config["model"]["initialise"] == "random" and name.endswith("bias") and "patch_embed" not in name:
+        is_bias = name.endswith("bias") and "patch_embed" not in name
+        if (config["model"]["initialise"] == "random" and is_bias) or name.endswith("lora_B.weight"):
             rates = abs(norm - other) / config["optimizer"]["learning_rate"]
             result.add("biases", name, rates, BIAS_TOLERANCE)
         else:
@@ -283,7 +287,7 @@ def ends(started: Sequence[subprocess.Popen], seconds: float) -> list[int]:
 
 def train(workdir: Path, algorithm: str, *arguments: str, processes: int = 1, devices: int = 1) -> bool:
     """Runs one training to its end, unless it has ended; whether it got there."""
-    if (workdir / "policy" / "config.json").exists():
+    if any((workdir / "policy" / name).exists() for name in ("config.json", "adapter_config.json")):
         return True
     began = time.monotonic()
     command = [f"--config=tests/hosts_config.py:{algorithm}", f"--config.data.cache_directory={workdir.parent}/data"]
@@ -311,7 +315,7 @@ def measure(root: Path, algorithm: str) -> list[dict[str, Any]]:
         for difference in found.differences:
             print(f"  differs: {difference}", file=sys.stderr, flush=True)
         layout = {"algorithm": algorithm, "processes": processes, "devices": devices, "update": update}
-        rows.append(layout | ({"rollout": rollout} if algorithm == "rl" else {}) | asdict(found))
+        rows.append(layout | ({"rollout": rollout} if algorithm != "sft" else {}) | asdict(found))
     return rows
 
 

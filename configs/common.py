@@ -8,18 +8,29 @@ rendered faces.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-VARIANTS = ("demo", "disfa", "ferbench")
+VARIANTS = ("demo", "disfa", "ferbench", "lora", "one_device")
+
+
+def names(variant: str) -> list[str]:
+    """The variants that one names: "ferbench+lora" is both."""
+    found = variant.split("+") if variant else []
+    for name in found:
+        if name not in VARIANTS:
+            raise ValueError(
+                f"there is no variant {name!r}; there are: {', '.join(VARIANTS)}, and several with + between"
+            )
+    return found
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant not in ("", *VARIANTS):
-        raise ValueError(f"there is no variant {variant!r}; there are: {', '.join(VARIANTS)}")
     config = ConfigDict()
     config.seed = 0
 
     config.model = ConfigDict()
     config.model.path = ""  # of a Qwen3-VL: a Hugging Face directory, a name on the hub, gs://..., or "demo"
+    config.model.adapter = ""  # a directory with an adapter to begin with
     config.model.initialise = "pretrained"
+    config.model.frozen = ()  # patterns of parameters: ("visual.*",) leaves the vision tower as it is
     config.model.dtype = "bfloat16"  # of the computation
     config.model.param_dtype = "float32"
     config.model.remat = "full"
@@ -132,13 +143,40 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.evaluation.queries = 64
 
-    if variant == "demo":
-        use_demo(config)
-    elif variant == "disfa":
-        use_disfa(config)
-    elif variant == "ferbench":
-        use_ferbench(config)
+    uses = {
+        "demo": use_demo,
+        "disfa": use_disfa,
+        "ferbench": use_ferbench,
+        "lora": use_lora,
+        "one_device": use_one_device,
+    }
+    for name in names(variant):
+        uses[name](config)
     return config
+
+
+def use_lora(config: ConfigDict) -> None:
+    """Adapters are trained, and the model's own parameters are frozen (docs/lora.md). The learning rate of a config is
+    then ten times that of all parameters (https://thinkingmachines.ai/blog/lora)."""
+    config.lora = ConfigDict()
+    config.lora.rank = 16
+    config.lora.alpha = 32.0
+    config.lora.rslora = False
+    config.lora.dropout = 0.0  # leaves every update of reinforcement learning on policy
+    config.lora.targets = ("*",)  # or ("q_proj", "v_proj"), or ("*.mlp.*",)
+    config.lora.decoder = True
+    config.lora.merger = False
+    config.lora.vision = False
+
+
+def use_one_device(config: ConfigDict) -> None:
+    """Adapters on one device of 24 GB: all that has to be smaller, together. docs/hardware.md has larger devices."""
+    use_lora(config)
+    config.batch.queries = 2
+    config.batch.microbatches = 2
+    config.rollout.fill_rows = 8
+    config.mesh.rollout = (-1, 1, 1)
+    config.evaluation.queries = 8
 
 
 def use_disfa(config: ConfigDict) -> None:

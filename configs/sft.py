@@ -42,13 +42,15 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch.rollouts = 1
     config.batch.length = 2304  # a trace of two zooms has short turns; `rehearse` says how long its row is
     config.batch.length_buckets = ()
-    config.optimizer.learning_rate = 1e-5
+    if "one_device" in common.names(variant):
+        config.batch.microbatches = 32  # two rows at a time
+    config.optimizer.learning_rate = 1e-4 if "lora" in config else 1e-5
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
 
-    if variant == "demo":
+    if "demo" in common.names(variant):
         config.steps = 2200
-        config.model.initialise = "random"
+        config.model.initialise = "pretrained" if "lora" in config else "random"
         config.data.size = 12_000
         config.traces.readings_steps = 1200
         config.batch.queries = 32

@@ -72,7 +72,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.entropy_bonus = 0.0
     config.loss.importance_cap = placeholder(float)
 
-    if variant == "demo":
+    if "lora" in config:
+        config.optimizer.learning_rate = 1e-5
+    if "demo" in common.names(variant):
         use_demo(config)
     return config
 

@@ -23,6 +23,7 @@ prints the keys of one config. `python docs/config_page.py > docs/config.md` wri
 CONFIGS = (
     ("Training from rollouts", "ucgrpo", TrainConfig),
     ("Training from traces", "sft", TrainConfig),
+    ("Training of adapters", "ucgrpo:lora", TrainConfig),
     ("Evaluation", "eval/synth_faces", EvaluateConfig),
 )
 
@@ -33,7 +34,7 @@ def page() -> str:
         found = [key for key in keys(load_config(name).to_dict(), cls) if cls is EvaluateConfig or key.name not in seen]
         seen |= {key.name for key in found}
         rest = " The keys that `configs/ucgrpo.py` has too mean the same." if name == "sft" else ""
-        lines += [f"## {title}", "", f"As in `configs/{name}.py`.{rest}", "", *table(found), ""]
+        lines += [f"## {title}", "", f"As in `--config={name}`.{rest}", "", *table(found), ""]
     lines += ["## Extensions", "", "What a section has in addition, by its `name`, with the defaults.", ""]
     lines += ["### Data sets of files", "", *table(own(PictureConfig, section_class(TrainConfig, "data"), "data")), ""]
     for section, base in extensions().items():

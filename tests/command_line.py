@@ -9,7 +9,6 @@ from ml_collections import config_flags
 
 from actfer_jax import cli
 from actfer_jax import train as door
-from actfer_jax.training.config import TrainConfig
 
 
 def training_refused(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -30,7 +29,7 @@ def training_refused(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     )  # else the log goes to this test's stream for good
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # else train() sets one for the whole process
     with pytest.raises(SystemExit) as ended:
-        cli._guarded(door.main, cli._parse_flags(argv, config=TrainConfig), False)
+        cli._guarded(door.main, cli._parse_flags(argv, config="training.config.TrainConfig"), False)
     message = str(ended.value)
     assert message.startswith("error: ") and "\n" not in message
     return message

@@ -9,7 +9,9 @@ from configs import sft, ucgrpo
 
 
 def get_config(algorithm: str) -> ConfigDict:
-    config = {"rl": ucgrpo, "sft": sft}[algorithm].get_config("demo")
+    """For "rl", "sft", or "lora", the reinforcement learning of adapters."""
+    module, variant = {"rl": (ucgrpo, "demo"), "sft": (sft, "demo"), "lora": (ucgrpo, "demo+lora")}[algorithm]
+    config = module.get_config(variant)
     config.steps = 3
     config.checkpoint.every = 1
     config.logging.every = 1
@@ -19,7 +21,7 @@ def get_config(algorithm: str) -> ConfigDict:
     config.mesh.rollout = (-1, 1, 1)
     del config.evaluation
     config.optimizer.warmup_steps = 1
-    if algorithm == "rl":
+    if algorithm != "sft":
         config.optimizer.eps = 1e-8
         # At its own temperature the demo answers nearly always rightly: no rollout is better than another.
         config.rollout.temperature = 1.4

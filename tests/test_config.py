@@ -166,7 +166,7 @@ def test_values_come_through_unchanged(learning_rate, betas):
 
 FREE_TEXTS = (
     *("name", "format", "path", "landmarks", "directory", "cache_directory", "exclude[0]"),
-    *("best_metric", "readings_stratum", "file"),
+    *("best_metric", "readings_stratum", "file", "adapter", "frozen[0]", "targets[0]"),
     *("api_key_variable", "request"),
 )
 
@@ -198,7 +198,7 @@ def read_with(key: str, value: Any) -> None:
     if root == "evaluate":
         config, cls = synth_faces.get_config(), EvaluateConfig
     else:
-        config, cls = (sft if parents[:1] == ["traces"] else ucgrpo).get_config("demo"), TrainConfig
+        config, cls = (sft if parents[:1] == ["traces"] else ucgrpo).get_config("demo+lora"), TrainConfig
     section = config
     for part in parents:
         section = section[part]
@@ -285,7 +285,7 @@ def test_the_edges_of_domains_are_allowed():
         read_with(key, value)
 
 
-@pytest.mark.parametrize("variant", ["", "demo"])
+@pytest.mark.parametrize("variant", ["", "demo", "lora", "one_device", "demo+lora"])
 def test_configs_of_the_repository_are_within_the_domains(variant):
     for module in (ucgrpo, grpo, sft):
         config = module.get_config(variant)

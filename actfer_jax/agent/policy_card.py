@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -35,14 +34,14 @@ class PolicyCard:
         write_atomically(epath.Path(directory) / FILE_NAME, self.to_json())
 
     @classmethod
-    def load(cls, directory: str | Path) -> "PolicyCard":
+    def load(cls, directory: epath.PathLike) -> "PolicyCard":
         """Reads the card of a checkpoint directory.
 
         Raises:
           FileNotFoundError: there is none.
           ValueError: it is not one.
         """
-        path = Path(directory) / FILE_NAME
+        path = epath.Path(directory) / FILE_NAME
         try:
             return read_config(json.loads(path.read_text()), cls, FILE_NAME)
         except FileNotFoundError:

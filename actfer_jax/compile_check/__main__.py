@@ -7,9 +7,9 @@
 
 It needs only shapes: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
 these. `--longest_row` and `--mean_row` say how long rows are, for the time of a step, and `--dollars_per_chip_hour`
-asks what the run costs. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs only a
-config.json. If a program does not fit, it says what to change and ends with status 1. docs/compile_check.md explains
-the table.
+asks what the run costs. For one GPU of 80 GB, `gpu:80`, nothing is compiled: memory is reckoned. A config without
+`config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs only a config.json. If a program does not fit, it
+says what to change and ends with status 1. docs/compile_check.md explains the table.
 """
 
 import json
@@ -26,6 +26,7 @@ from actfer_jax.outputs import check_file, write_file
 def main(argv: list[str]) -> None:
     import jax
 
+    from actfer_jax.compile_check import gpu
     from actfer_jax.compile_check.check import NO_TPU, compile_check, load_config
     from actfer_jax.compile_check.results import GIB, Result
     from actfer_jax.compile_check.step import Assumed, in_words
@@ -37,10 +38,13 @@ def main(argv: list[str]) -> None:
     config, model_config = load_config(given.config)
     if given.json:
         check_file(given.json, "JSON")
-    assumed = Assumed(given.mean_row, given.longest_row, given.loop_trips, given.dollars_per_chip_hour)
-    report, lines = compile_check(config, model_config, given.topology, given.programs, assumed)
+    if gpu.gpu_memory(given.topology):
+        report, lines = gpu.report(config, model_config, given.topology)
+    else:
+        assumed = Assumed(given.mean_row, given.longest_row, given.loop_trips, given.dollars_per_chip_hour)
+        report, lines = compile_check(config, model_config, given.topology, given.programs, assumed)
+        lines += "\n" + in_words(report["estimate"], config.steps)
     print(lines)
-    print(in_words(report["estimate"], config.steps))
     print("The vision tower runs inside of prefill, slot fill, log-probs and update.")
     print("; ".join(f"{name} {size / GIB:.2f} GiB" for name, size in report["kept_bytes"].items()))
     if given.json:
@@ -55,7 +59,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The run's config file, perhaps with a variant: file.py:demo.")
-    flags.DEFINE_string("topology", None, "TPU generation and shape, such as v5e:4x4 or 2xv5e:4x4.", required=True)
+    flags.DEFINE_string(
+        "topology", None, "TPU generation and shape, such as v5e:4x4 or 2xv5e:4x4; or gpu:80.", required=True
+    )
     flags.DEFINE_list("programs", [], "Compile only these, by their names in the table.")
     flags.DEFINE_integer("mean_row", None, "Positions of a row on average, for the estimates.", lower_bound=1)
     flags.DEFINE_integer("longest_row", None, "Most positions of a row, for the estimates.", lower_bound=1)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from flax import nnx
 from jax.experimental import topologies
 
 import actfer_jax.models
@@ -87,11 +88,14 @@ def topology_devices(name: str) -> tuple[Chip, list[Any]]:
     chip = CHIPS.get(parts[3]) if parts else None
     if parts is None or chip is None:
         raise ConfigError(f"topology {name!r} is not known; there are {known}")
-    slices = {"num_slices": int(parts[1])} if parts[1] else {}
-    if slices:
+    options: dict[str, Any] = {}
+    if parts[1]:
+        options["num_slices"] = int(parts[1])
         chip = dataclasses.replace(chip, link=0)
+    if parts[2].endswith(":1x1"):
+        options["chips_per_host_bounds"] = (1, 1, 1)  # Else a host is taken to have four chips.
     try:
-        return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=parts[2], **slices).devices)
+        return chip, list(topologies.get_topology_desc(platform="tpu", topology_name=parts[2], **options).devices)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"topology {name!r} is not known ({reason}); there are {known}") from error
@@ -105,7 +109,7 @@ def programs(config: TrainConfig, model_config: Qwen3VLConfig, meshes: Meshes) -
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     slots = view_slots(config.rollout, config.views, model_config, dtype)
     kept = {"params": params, "optimizer": (state.opt_state, state.skipped)}
-    reference = jax.eval_shape(partial(sharding.cast, dtype=dtype), params)
+    reference = jax.eval_shape(partial(sharding.cast, dtype=dtype), state.params)
     reference = sharding.place_parameters(reference, meshes.update)
     if config.loss.kl and not config.loss.reference_offload:
         kept["reference"] = reference
@@ -174,11 +178,17 @@ def _rollout_programs(
         meshes=meshes,
     )
     others = {name: tree for name, tree in kept.items() if name != "params"}
+    shared, moved = jitted.split(kept["params"])
+    dtype = jitted.dtype(kept["params"])
     advice = ", or ".join([*_reference_advice(config), 'more of the "tensor" axis in config.mesh.rollout'])
     if prefix != EVALUATION or config.algorithm == "sft":  # Else evaluation uses the rollout's program for weights.
-        yield Program(f"{prefix}rollout weights", jitted.reshard, (kept["params"],), others, 0.0, advice)
+        yield Program(
+            f"{prefix}rollout weights", jitted.reshard, (moved, dtype), others | {"shared": shared}, 0.0, advice
+        )
 
-    weights = sharding.place_parameters(jax.eval_shape(jitted._reshard, kept["params"]), mesh)
+    copies = jax.eval_shape(partial(jitted._reshard, dtype=dtype), moved)
+    weights = nnx.merge_state(shared, sharding.place_parameters(copies, mesh))
+    kept = others | {"params": moved}  # The others are among the weights.
     prompt = abstract_batch(queries, 1, rollout.prompt_tokens, dataclasses.replace(slots, views=0), model_config)
     keys = jax.eval_shape(lambda: row_keys(0, 0, jnp.zeros(queries, jnp.uint32), group_size))
     count, valid = (jax.ShapeDtypeStruct((queries,), dtype) for dtype in (jnp.int32, jnp.bool))
@@ -238,10 +248,11 @@ def _update_programs(
         forward = flops.forward(model_config, batch)
         if config.loss.importance_cap:
             others = kept | optimizer_state
-            yield Program(f"log-probs{suffix}", log_probs, (state.params, microbatches), others, forward, advice)
+            yield Program(f"log-probs{suffix}", log_probs, (state.weights, microbatches), others, forward, advice)
         if config.loss.kl:
             others = {"params": state.params} | optimizer_state
-            yield Program(f"reference log-probs{suffix}", log_probs, (reference, microbatches), others, forward, less)
+            arguments = nnx.merge_state(reference, state.frozen), microbatches
+            yield Program(f"reference log-probs{suffix}", log_probs, arguments, others, forward, less)
         values = _split(jax.ShapeDtypeStruct((rows, length), jnp.float32), size.microbatches, mesh)
         policy_batch = PolicyBatch(microbatches, values, values, values, values if config.loss.kl else None)
         work = flops.update(model_config, batch)

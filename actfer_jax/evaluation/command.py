@@ -2,7 +2,8 @@
 
 import logging
 from dataclasses import replace
-from pathlib import Path
+
+from etils import epath
 
 from actfer_jax import facs
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
@@ -34,7 +35,7 @@ def load_policy(
     labels are all emotions.
 
     Args:
-      checkpoint: a Hugging Face directory; "demo" is the one in the package.
+      checkpoint: a Hugging Face directory, or one with an adapter; "demo" is the one in the package.
       dtype: of weights and activations: "float32" or "bfloat16".
       landmarks: a file with a landmark model, instead of the installed one.
       faces, store: as for `load_agent`.
@@ -46,13 +47,13 @@ def load_policy(
     hosts.start_devices()
     try:
         model = ModelConfig(path=checkpoint, dtype=dtype, param_dtype=dtype, remat="none", landmarks=landmarks)
-        card, views, rollout = read_card(model.directory, images)
+        card, views, rollout = read_card(model.card_directory, images)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"checkpoint {checkpoint!r} cannot be used: {error}") from error
     return load_agent(model, views, rollout, faces=faces, store=store), card
 
 
-def read_card(directory: Path, images: int = 1) -> tuple[PolicyCard, ViewConfig, RolloutConfig]:
+def read_card(directory: epath.PathLike, images: int = 1) -> tuple[PolicyCard, ViewConfig, RolloutConfig]:
     """The card of a model directory with its views and capacities, or the defaults where there is none.
 
     Args:
@@ -61,7 +62,7 @@ def read_card(directory: Path, images: int = 1) -> tuple[PolicyCard, ViewConfig,
     Raises:
       ValueError: the card cannot be read.
     """
-    if (directory / FILE_NAME).exists():
+    if (epath.Path(directory) / FILE_NAME).exists():
         card = PolicyCard.load(directory)
     else:
         log.info("%s has no %s: it acts with the default views and capacities", directory, FILE_NAME)

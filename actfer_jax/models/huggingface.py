@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from actfer_jax.files import file_errors, is_remote, reason
 from actfer_jax.models.companions import COMPANION, write_companions
 from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.models.lora import Adapter, adapters, merged
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.outputs import Output, incomplete, publish, staged
 from actfer_jax.parallel import sharding
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _WORDS = ["*.json", "*.jinja", "*.txt"]
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
-_ADAPTER = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _SHARD_BYTES = 4 * 2**30
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 _HEAD_ROWS = 16_384
@@ -199,6 +200,11 @@ def tensor_shapes(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for tensor in tensors for name in tensor.names}
 
 
+def tensor_names(path: tuple[Any, ...], shape: tuple[int, ...], config: Qwen3VLConfig) -> tuple[str, ...]:
+    """The tensors of a parameter in a checkpoint, one for each layer of a stack."""
+    return _Tensor.of(path, shape, config).names
+
+
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
     return f"tensor {names[0]}{more}"
@@ -268,7 +274,7 @@ def local_directory(path: epath.PathLike) -> Path:
     """
     if is_hub_name(path):
         name = os.fspath(path)
-        known = _from_hub(name, [_CONFIG, _ADAPTER])
+        known = _from_hub(name, [_CONFIG, ADAPTER_CONFIG])
         _read_config(known)
         return _from_hub(name, [*_WORDS, "*.safetensors"], revision=known.name)
     if said := incomplete(path, POLICY):
@@ -305,9 +311,10 @@ def _read_config(directory: epath.PathLike) -> Qwen3VLConfig:
       ValueError: this package does not run the model.
     """
     directory = epath.Path(directory)
-    if (directory / _ADAPTER).exists():
+    if (directory / ADAPTER_CONFIG).exists():
         raise ValueError(
-            f"{directory / _ADAPTER}: adapters are not supported; merge them into their base model, and give the whole"
+            f"{directory / ADAPTER_CONFIG}: adapters are no whole model; merge them into their base (those of a run "
+            "with `python -m actfer_jax.export --merged`), and give that"
         )
     return Qwen3VLConfig.from_json(directory / _CONFIG)
 
@@ -374,6 +381,8 @@ def _place(tensor: _Tensor, files: _Files, variable: nnx.Variable[Any], mesh: Me
 def save_pretrained(model: Qwen3VL, path: epath.PathLike) -> None:
     """Writes a Hugging Face directory that transformers loads, with the tokenizer and processor files of the source.
 
+    Weights are written in the type of the model's parameters. Adapters are merged into them.
+
     An existing directory must be empty or an earlier output of this program (`outputs`). The output's files are
     replaced, and files of other names stay. Nothing loads a directory without `config.json`, so it is removed first and
     written last. If there are several processes, all must call this; the first one writes.
@@ -406,7 +415,8 @@ def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[st
 def _write_weights(model: Qwen3VL, directory: Path | None) -> None:
     """Writes tensors one by one, so that only one is held in memory in addition to the model. A process without a
     directory only takes part in gathering them."""
-    state = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    state = dict(nnx.to_flat_state(nnx.state(model, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam)))))
+    adapted: dict[Any, Adapter] = {(*name.split("."), "kernel"): adapter for name, adapter in adapters(model).items()}
     owner = {
         name: (key, tensor, layer)
         for key, variable in state.items()
@@ -419,11 +429,16 @@ def _write_weights(model: Qwen3VL, directory: Path | None) -> None:
 
     def value(name: str) -> np.ndarray:
         key, tensor, layer = owner[name]
-        whole = state[key][...]
-        part = _layer(whole, layer) if tensor.stacked else whole
+
+        def own(variable: Any) -> jax.Array:
+            return _layer(variable[...], layer) if tensor.stacked else variable[...]
+
+        part = own(state[key])
+        if adapter := adapted.get(key):
+            part = merged(part, own(adapter.a), own(adapter.b), adapter.scale)
         if not part.is_fully_addressable:
             part = multihost_utils.process_allgather(part, tiled=True)
-        return tensor.stored(np.asarray(part))
+        return tensor.stored(np.asarray(part).astype(dtype, copy=False))
 
     for file, names in files.items():
         values = map(value, names)

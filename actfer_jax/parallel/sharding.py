@@ -342,6 +342,15 @@ def cast(params: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(one, params, is_leaf=_is_parameter)
 
 
+def same_division(leaf: nnx.Variable[Any], mesh: Mesh | None, other: Mesh | None) -> bool:
+    """Whether every device has the same part of a parameter on two meshes."""
+    if mesh is None or other is None:
+        return mesh is other
+    names = leaf.get_metadata("out_sharding")
+    one, two = (NamedSharding(each, spec(each, names, leaf.shape)) for each in (mesh, other))
+    return bool(one.is_equivalent_to(two, leaf.ndim))
+
+
 def in_memory(tree: Any, kind: str) -> Any:
     """The arrays, divided as before, in the memory of their devices ("device") or of the hosts ("pinned_host")."""
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)

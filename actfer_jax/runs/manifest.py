@@ -40,7 +40,14 @@ GROWING_KEYS = (
     *("rollout.prompt_tokens", "rollout.reply_tokens", "rollout.max_length"),
 )
 # Keys that came later, with the values that runs of before had in effect.
-_LATER_KEYS = {"rollout.ask_aus": True, "rollout.images": 1, "estimator.std_ddof": 0, "data.exclude": []}
+_LATER_KEYS = {
+    "rollout.ask_aus": True,
+    "rollout.images": 1,
+    "estimator.std_ddof": 0,
+    "data.exclude": [],
+    "model.adapter": "",
+    "model.frozen": [],
+}
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "transformers", "tensorflow-datasets"),
     *("dlib", "dlib-bin"),

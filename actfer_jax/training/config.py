@@ -23,6 +23,7 @@ from actfer_jax.data.sources import DataConfig
 from actfer_jax.evaluation.controls import CONTROLS
 from actfer_jax.faces.detector import FaceConfig
 from actfer_jax.faces.views import ViewConfig
+from actfer_jax.models.lora import LoraConfig
 from actfer_jax.parallel.resharding import common_mesh
 from actfer_jax.parallel.sharding import MeshConfig, Meshes, check_multiple, row_shards, shared_rows
 from actfer_jax.rl.estimators import EstimatorConfig
@@ -173,6 +174,7 @@ class TrainConfig:
       steps: how many, at least 1.
       mesh: over which devices are arranged.
       evaluation: None for no evaluation.
+      lora: the adapters to train; None to train the model's own parameters.
     """
 
     algorithm: Annotated[str, one_of("sft", "rl")]
@@ -194,9 +196,11 @@ class TrainConfig:
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
     evaluation: EvaluationConfig | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        self._check_frozen()
         if self.model.param_dtype != "float32":
             raise FieldError(
                 "model.param_dtype",
@@ -255,6 +259,26 @@ class TrainConfig:
                 f"rollout, which is {self.rollout.max_length}",
             )
 
+    def _check_frozen(self) -> None:
+        """Raises FieldError if what is frozen does not fit the rest."""
+        if self.lora is not None and self.model.frozen:
+            raise FieldError(
+                "model.frozen", f"is {self.model.frozen}; it must be () beside lora, which freezes all but the adapters"
+            )
+        if (self.lora is not None or self.model.frozen) and self.model.initialise == "random":
+            raise FieldError(
+                "model.initialise",
+                "is 'random'; it must be 'pretrained' where parameters are frozen (lora, model.frozen): these would "
+                "stay random",
+            )
+        if self.lora is None and self.model.adapter:
+            raise FieldError(
+                "model.adapter",
+                f"is {self.model.adapter!r}; it must be '' without a section lora, which trains it (a variant such as "
+                "configs/ucgrpo.py:lora has one); to train all parameters, merge it into its base first "
+                "(`python -m actfer_jax.export --merged`)",
+            )
+
     @property
     def policy_tokens(self) -> int | None:
         """The most tokens of an episode that are trained on; None where that may be all."""
@@ -268,6 +292,11 @@ class TrainConfig:
         told = read_traces(self.traces.file) if self.algorithm == "sft" and self.traces.file else ()
         tellers = [name for trace in told for name in trace.trained_on]
         return tuple(dict.fromkeys((*self.model.trained_on, *tellers, *self.data.lineage)))
+
+    @property
+    def dropout_seed(self) -> int | None:
+        """The seed of the adapters' dropout; None without one."""
+        return self.seed if self.lora is not None and self.lora.dropout else None
 
     def check_meshes(self, meshes: Meshes) -> None:
         """Raises ConfigError, naming what would do, if a mesh cannot divide a batch evenly or the two do not fit."""

@@ -21,7 +21,7 @@ from actfer_jax import facs
 from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
-from actfer_jax.config import ConfigError
+from actfer_jax.config import ConfigError, FieldError
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.sources import emotion_labels, excluded, label_sets, open_face_store, open_source
 from actfer_jax.episodes.background import BackgroundWriter
@@ -34,8 +34,10 @@ from actfer_jax.evaluation.metrics import label_notes, summarise
 from actfer_jax.evaluation.tables import controls_table
 from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VL
+from actfer_jax.models.frozen import fingerprint, split_frozen
 from actfer_jax.models.huggingface import POLICY, write_model_directory
 from actfer_jax.models.layers import Params
+from actfer_jax.models.peft import ADAPTER, save_adapter
 from actfer_jax.outputs import OutputError, check_apart, check_directory, same_place
 from actfer_jax.parallel import hosts
 from actfer_jax.parallel.finite import NotFiniteError, Watch, listed, not_finite
@@ -65,7 +67,7 @@ from actfer_jax.training.profiling import Profiler
 from actfer_jax.training.rewind import POLICY_NAME, rewind
 from actfer_jax.training.rl_steps import rl_steps
 from actfer_jax.training.sft_steps import sft_steps, whitened
-from actfer_jax.training.state import Episodes, RunState, abstract_state, initial_state
+from actfer_jax.training.state import Episodes, RunState, abstract_state, check_base, initial_state
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,13 @@ def _train(
     agent = _load_agent(config, meshes)
     source = hosts.first_before_others(lambda: open_source(config.data))
     _check(stop, "loading")
-    log.info("%s: %d samples; the model has %s parameters", config.data.name, len(source), f"{_count(agent.params):,}")
+    frozen = split_frozen(agent.params, config.model.frozen, config.model.dtype)[1]
+    base = fingerprint(frozen, meshes.update)
+    log.info(
+        "%s: %d samples; the model has %s parameters, of which %s are trained",
+        *(config.data.name, len(source)),
+        *(f"{count:,}" for count in (_count(agent.params), _count(agent.params) - _count(frozen))),
+    )
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     if config.model.initialise == "random":
         agent = whitened(agent, source, config.traces, config.seed)
@@ -131,10 +139,13 @@ def _train(
             ready=records.wait,
         ) as checkpoints,
     ):
-        restored = checkpoints.restore_latest(abstract_state(config, agent.model_config, meshes.update)[1])
+        wanted = abstract_state(config, agent.model_config, meshes.update)[1].without_frozen
+        restored = checkpoints.restore_latest(wanted)
         if restored:
             start, state = restored[:2]
             _check_restored(config, workdir, start, state, meshes.update)
+            check_base(workdir / "checkpoints" / str(start), restored[2], base, config.model.path)
+            state = state.with_frozen(frozen)
             log.info("continuing after step %d of %d", start, config.steps)
         else:
             start, state = 0, initial_state(agent.params, optimizer, config, meshes.update)
@@ -149,6 +160,7 @@ def _train(
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
         agent = dataclasses.replace(agent, params=state.train.weights)
+        del frozen
         progress, watch = Progress(config.steps, start), Watch(meshes.update, config.alarms.skipped_in_a_row)
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
@@ -177,16 +189,16 @@ def _train(
                         _show_episodes(config, step, output.episodes, writer, records)
                     # Before the next step samples: the episodes hold the pixels of every view.
                     del output
-                    saved = {"seed": config.seed, "productive_s": goodput.productive}
+                    saved = {"seed": config.seed, "productive_s": goodput.productive, "base": base}
                     if step % config.checkpoint.every == 0 or step == config.steps:
-                        checkpoints.save(step, state, saved, metrics)
+                        checkpoints.save(step, state.without_frozen, saved, metrics)
                     start = step
                     stop.check()
             except Interrupted:
                 # A rollout that was under way is dropped; the state is that of the last whole step.
                 lease.check()
                 if start > (restored[0] if restored else 0):
-                    checkpoints.save(start, state, saved, metrics)
+                    checkpoints.save(start, state.without_frozen, saved, metrics)
                 checkpoints.wait()
                 _say_stopped(start, config.steps)
                 raise
@@ -204,8 +216,20 @@ def _load_agent(config: TrainConfig, meshes: Meshes) -> Agent:
     if config.evaluation is not None:
         open_cache(config.evaluation.data.cache_directory)
     agent = load_agent(
-        config.model, config.views, config.rollout, faces=config.faces, seed=config.seed, store=store, meshes=meshes
+        config.model,
+        config.views,
+        config.rollout,
+        faces=config.faces,
+        seed=config.seed,
+        store=store,
+        meshes=meshes,
+        lora=config.lora,
     )
+    if config.lora is None and config.model.stored_adapter is not None:
+        raise FieldError(
+            "config.model.path",
+            f"is {config.model.path!r}, an adapter; it must be a whole model without a section config.lora",
+        )
     for data in (config.data, *(() if config.evaluation is None else (config.evaluation.data,))):
         for labels in label_sets(data):
             agent.check_prompt(labels)
@@ -416,29 +440,53 @@ def _evaluate(
         print(controls_table({name: run["results"] for name, run in runs.items()}), flush=True)
 
 
-def check_policy_directory(config: TrainConfig, workdir: epath.Path, directory: epath.Path) -> None:
+def check_policy_directory(
+    config: TrainConfig, workdir: epath.Path, directory: epath.Path, *, merged: bool = False
+) -> None:
     """Makes sure that a policy of a run can be written to a directory, and takes nothing from the run.
+
+    Args:
+      merged: as for `save_policy`.
 
     Raises:
       OutputError: it cannot, or would; the message says what is in the way.
     """
     check_apart(directory, workdir)
-    if config.model.path != "demo" and same_place(directory, config.model.path):
-        raise OutputError(f"{directory} is config.model.path, the model that the run began with; choose another place")
-    check_directory(directory, POLICY)
+    for key in ("path", "adapter"):
+        began = getattr(config.model, key)
+        if began not in ("", "demo") and same_place(directory, began):
+            raise OutputError(f"{directory} is config.model.{key}, which the run began with; choose another place")
+    check_directory(directory, POLICY if config.lora is None or merged else ADAPTER)
 
 
-def save_policy(config: TrainConfig, graphdef: nnx.GraphDef[Qwen3VL], params: Params, directory: epath.Path) -> None:
-    """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on."""
+def save_policy(
+    config: TrainConfig,
+    graphdef: nnx.GraphDef[Qwen3VL],
+    params: Params,
+    directory: epath.Path,
+    *,
+    merged: bool = False,
+) -> None:
+    """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on.
+
+    Args:
+      merged: write a whole model where adapters were trained, too, in place of the adapters.
+    """
     model = nnx.merge(graphdef, params)
     model.source = str(config.model.directory)
+    # Frozen parameters may be of a shorter type.
+    model.execution = dataclasses.replace(model.execution, param_dtype=config.model.param_dtype)
     card = PolicyCard(
         labels=emotion_labels(config.data),
         trained_on=config.trained_on,
         views=vars(config.views),
         rollout=vars(config.rollout),
     )
-    write_model_directory(model, directory, {FILE_NAME: card.to_json()})
+    files = {FILE_NAME: card.to_json()}
+    if config.lora is None or merged:
+        write_model_directory(model, directory, files)
+    else:
+        save_adapter(model, directory, config.lora, config.model.base, files)
     if hosts.is_first():
         log.info("the policy is in %s", directory)
 

@@ -42,9 +42,9 @@ from actfer_jax.evaluation.tables import align
 from actfer_jax.faces.images import load_image
 from actfer_jax.faces.views import pitch
 from actfer_jax.files import write_atomically
-from actfer_jax.models import demo_checkpoint, words_directory
+from actfer_jax.models import words_directory
 from actfer_jax.progress import ProgressLine
-from actfer_jax.rollout.agent import load_toolbox
+from actfer_jax.rollout.agent import ModelConfig, load_toolbox
 from actfer_jax.rollout.encoder import ViewEncoder
 from actfer_jax.rollout.engine import RolloutConfig
 from actfer_jax.training.config import TrainConfig, read_train_config
@@ -245,9 +245,11 @@ def _stage(raw_config: ml_collections.ConfigDict, checkpoint: str) -> Stage:
             raise ConfigError("give --checkpoint, the model directory that is evaluated")
         path, landmarks = checkpoint, ""
     try:
-        directory = words_directory(demo_checkpoint() if path == "demo" else path)
+        model = ModelConfig(path)
+        directory = words_directory(model.base)
         if training is None:
-            _, views, rollout = read_card(directory, images)
+            adapter = model.stored_adapter
+            _, views, rollout = read_card(directory if adapter is None else adapter.directory, images)
         chat, encoder = Chat.from_pretrained(directory), ViewEncoder(directory, views)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {path!r} cannot be used: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
@@ -21,6 +22,8 @@ from actfer_jax.errors import HostFailure
 from actfer_jax.evaluation.controls import problems_anywhere
 from actfer_jax.faces.images import ImageError
 from actfer_jax.models.config import Qwen3VLConfig
+from actfer_jax.models.frozen import split_frozen
+from actfer_jax.models.layers import Params
 from actfer_jax.parallel.hosts import Termination
 from actfer_jax.parallel.sharding import block_on_cpu, cast, holders, in_memory, local, place
 from actfer_jax.rl import rewards
@@ -362,11 +365,19 @@ def make_update(
       log_probs: `make_log_probs`, for the reference and for importance correction.
     """
     size, mesh = config.batch, agent.meshes.update
-    update_once = make_policy_update(agent.graphdef, optimizer, config.loss, **_as_sampled(config, agent, engine))
-    # The reference must outlive the donated training parameters.
-    reference = cast(agent.params, config.model.dtype) if config.loss.kl else None
+    options = _as_sampled(config, agent, engine) | {"dropout_seed": config.dropout_seed}
+    update_once = make_policy_update(agent.graphdef, optimizer, config.loss, **options)
+    # The reference must outlive the donated training parameters; what is frozen, it shares with them.
+    reference = None
+    if config.loss.kl:
+        trained = split_frozen(agent.params, config.model.frozen, config.model.dtype)[0]
+        reference = cast(trained, config.model.dtype)
     if config.loss.reference_offload:
         reference = in_memory(reference, "pinned_host")
+
+    def reference_log_probs(frozen: Params, episodes: EpisodeBatch) -> jax.Array:
+        weights = nnx.merge_state(in_memory(reference, "device"), frozen)
+        return block_on_cpu(log_probs(weights, episodes), mesh)
 
     def update(state: TrainState, sampled: Sampled, groups: Groups, result: Any) -> Updated:
         began = time.perf_counter()
@@ -383,7 +394,7 @@ def make_update(
             sampled_log_probs,
             block_on_cpu(log_probs(state.weights, episodes), mesh) if config.loss.importance_cap else sampled_log_probs,
             credits,
-            None if reference is None else block_on_cpu(log_probs(in_memory(reference, "device"), episodes), mesh),
+            None if reference is None else reference_log_probs(state.frozen, episodes),
         )
         packed = time.perf_counter() - began
         began = time.perf_counter()

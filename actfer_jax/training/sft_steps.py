@@ -57,7 +57,7 @@ def sft_steps(
     size, mesh = config.batch, agent.meshes.update
     held = [jax.process_index() in processes for processes in holders(mesh, size.queries, size.microbatches)]
     rows = _trace_rows(config, maker, source, start, held)
-    update = make_sft_update(agent.graphdef, optimizer, chunk=size.chunk, mesh=mesh)
+    update = make_sft_update(agent.graphdef, optimizer, chunk=size.chunk, mesh=mesh, dropout_seed=config.dropout_seed)
     model_config = agent.model_config
     slots = view_slots(config.rollout, config.views, model_config, config.model.dtype)
     one_view = dataclasses.replace(slots, scene=slots.view, scenes=1, views=0)

@@ -24,7 +24,7 @@ from actfer_jax.config import ConfigError
 from actfer_jax.data.errors import DataError
 from actfer_jax.data.inventory import Pictures
 from actfer_jax.data.sources import Source, open_source
-from actfer_jax.models import demo_checkpoint, words_directory
+from actfer_jax.models import words_directory
 from actfer_jax.outputs import check_file, write_file
 from actfer_jax.rollout.engine import RolloutConfig
 from actfer_jax.training.config import read_train_config
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     check_file(file, "JSON")
     path = config.model.path
     try:
-        chat = Chat.from_pretrained(words_directory(demo_checkpoint() if path == "demo" else path))
+        chat = Chat.from_pretrained(words_directory(config.model.base))
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"model {path!r} cannot be used: {error}") from error
     source = open_source(config.data)

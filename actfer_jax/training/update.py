@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from actfer_jax.models.layers import Params
+from actfer_jax.models.lora import draw_dropout
 from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel import sharding
 from actfer_jax.parallel.finite import STATE_FINITE, all_finite
@@ -130,6 +131,15 @@ def split_batch(batch: Any, microbatches: int, mesh: Mesh | None = None) -> Any:
     return sharding.place(split, mesh, None, "rows")
 
 
+def _dropout_keys(state: TrainState, seed: int | None, microbatches: Any) -> jax.Array | None:
+    """A random key for each microbatch, a function of the seed, the updates done and the microbatch's number alone."""
+    if seed is None:
+        return None
+    (_, updates), *_ = optax.tree_utils.tree_get_all_with_path(state.opt_state, "count")
+    base = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), updates)
+    return jax.random.split(base, len(jax.tree.leaves(microbatches)[0]))
+
+
 def _totals(mask_PxRxL: jax.Array) -> Totals:
     """`totals` of all microbatches."""
     return Totals(*(parts.sum() for parts in jax.vmap(totals)(mask_PxRxL)))
@@ -141,19 +151,23 @@ def make_sft_update(
     *,
     chunk: int,
     mesh: Mesh | None = None,
+    dropout_seed: int | None = None,
 ) -> jax.stages.Wrapped:
     """A jitted (TrainState, EpisodeBatch in microbatches) -> (TrainState, metrics): cross-entropy per policy token.
 
     Args:
       chunk: tokens whose logits exist at one time.
       mesh: on which the model is (`models.on_mesh`).
+      dropout_seed: of the adapters' dropout; None without one.
     """
 
     def update(state: TrainState, microbatches: EpisodeBatch) -> tuple[TrainState, Metrics]:
         total = _totals(microbatches.loss_mask)
 
-        def loss(params: Params, microbatch: EpisodeBatch) -> tuple[jax.Array, Metrics]:
+        def loss(params: Params, keyed: tuple[EpisodeBatch, jax.Array | None]) -> tuple[jax.Array, Metrics]:
+            microbatch, key = keyed
             model = nnx.merge(graphdef, params, state.frozen)
+            draw_dropout(model, key)
             log_prob, entropy = episode_log_probs(model, microbatch, temperature=1.0, banned_V=None, chunk=chunk)
             value = cross_entropy(log_prob, microbatch.loss_mask, total.tokens)
             return value, {
@@ -161,7 +175,8 @@ def make_sft_update(
                 "sft/entropy": jnp.where(microbatch.loss_mask, entropy, 0).sum() / total.tokens,
             }
 
-        grads, metrics = accumulate(loss, state.params, microbatches, mesh)
+        keyed = microbatches, _dropout_keys(state, dropout_seed, microbatches)
+        grads, metrics = accumulate(loss, state.params, keyed, mesh)
         state, norm = apply_gradients(state, grads, optimizer)
         metrics |= {"sft/grad_norm": norm, "sft/skipped_updates": state.skipped}
         return sharding.constrain_parameters(state, mesh), metrics | {STATE_FINITE: all_finite(state, mesh)}
@@ -218,15 +233,18 @@ def make_policy_update(
     banned_V: Any,
     chunk: int,
     mesh: Mesh | None = None,
+    dropout_seed: int | None = None,
 ) -> jax.stages.Wrapped:
     """A jitted (TrainState, PolicyBatch in microbatches) -> (TrainState, metrics), at the temperature and with the ban
-    of sampling."""
+    of sampling; `dropout_seed` is as for `make_sft_update`."""
 
     def update(state: TrainState, microbatches: PolicyBatch) -> tuple[TrainState, Metrics]:
         total = _totals(microbatches.episodes.loss_mask)
 
-        def loss(params: Params, microbatch: PolicyBatch) -> tuple[jax.Array, Metrics]:
+        def loss(params: Params, keyed: tuple[PolicyBatch, jax.Array | None]) -> tuple[jax.Array, Metrics]:
+            microbatch, key = keyed
             model = nnx.merge(graphdef, params, state.frozen)
+            draw_dropout(model, key)
             mask = microbatch.episodes.loss_mask
             log_prob, entropy = episode_log_probs(
                 model, microbatch.episodes, temperature=temperature, banned_V=banned_V, chunk=chunk
@@ -246,7 +264,8 @@ def make_policy_update(
             mismatch = {"mismatch/logp_abs_diff": gap.sum() / total.tokens, "mismatch/logp_abs_diff_max": gap.max()}
             return value, metrics | mismatch
 
-        grads, metrics = accumulate(loss, state.params, microbatches, mesh)
+        keyed = microbatches, _dropout_keys(state, dropout_seed, microbatches)
+        grads, metrics = accumulate(loss, state.params, keyed, mesh)
         state, norm = apply_gradients(state, grads, optimizer)
         metrics |= {"policy/grad_norm": norm, "policy/skipped_updates": state.skipped}
         return sharding.constrain_parameters(state, mesh), metrics | {STATE_FINITE: all_finite(state, mesh)}

@@ -175,7 +175,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(flags, "FLAGS", values)
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
-    door.main(cli._parse_flags(argv, config=EvaluateConfig))
+    door.main(cli._parse_flags(argv, config="evaluation.run.EvaluateConfig"))
 
 
 def test_shards_from_the_command_line(data, scripted, tmp_path, monkeypatch, capsys):

@@ -344,7 +344,7 @@ def truncate(directory: Path) -> None:
         (
             lambda path: (path / "adapter_config.json").write_text("{}"),
             ValueError,
-            "adapter_config.json: adapters are not supported",
+            "adapter_config.json: adapters are no whole model",
         ),
         (
             lambda path: (path / WEIGHTS).rename(path / "pytorch_model.bin"),
@@ -487,7 +487,7 @@ def test_a_name_on_the_hub_is_the_copy_in_its_cache(hub: Path) -> None:
     [
         ("config.json", {"model_type": "qwen3_vl_moe"}, "model_type is 'qwen3_vl_moe'; this package runs 'qwen3_vl'"),
         ("config.json", fixtures.CONFIG | {"quantization_config": {"quant_method": "awq"}}, "weights are quantized"),
-        ("adapter_config.json", {"peft_type": "LORA"}, "adapters are not supported; merge them into their base model"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "adapters are no whole model; merge them into their base"),
     ],
 )
 def test_a_model_that_is_not_run_is_refused_before_its_weights_are_fetched(

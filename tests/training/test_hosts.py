@@ -293,6 +293,14 @@ def test_two_processes_learn_from_traces_as_one(shared, taught):
 
 
 @every_mesh
+def test_two_processes_train_adapters_as_one(shared):
+    expected = run(shared, "lora", "adapters-alone")
+    learned = load_file(expected / "policy" / "adapter_model.safetensors")
+    assert all(np.abs(value).max() > 0 for value in learned.values())
+    assert_same_training(run(shared, "lora", "adapters-together", *MESHES, **TWO), expected)
+
+
+@every_mesh
 @pytest.mark.parametrize(
     ("update", "rollout", "order"),
     [

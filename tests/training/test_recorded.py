@@ -217,7 +217,7 @@ def sampled(*arguments: str) -> None:
         patch.setattr(flags, "FLAGS", values)
         patch.setattr(sys, "argv", argv)
         patch.chdir(ROOT)
-        cli._parse_flags(argv, config=TrainConfig)
+        cli._parse_flags(argv, config="training.config.TrainConfig")
         door.main(argv)
 
 

@@ -14,7 +14,6 @@ from actfer_jax import cli
 from actfer_jax.data.datasets.unifer import FILES
 from actfer_jax.data.sources import DataError, open_source
 from actfer_jax.training import texts as door
-from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.recorded import TracedSamples, read_traces
 from actfer_jax.training.texts import traces_of_texts
 from actfer_jax.training.traces import TraceConfig, TraceMaker
@@ -31,7 +30,7 @@ def command(*arguments: str) -> None:
         patch.setattr(flags, "FLAGS", values)
         patch.setattr(sys, "argv", argv)
         patch.chdir(ROOT)
-        cli._parse_flags(argv, config=TrainConfig)
+        cli._parse_flags(argv, config="training.config.TrainConfig")
         door.main(argv)
 
 
