@@ -1,0 +1,110 @@
+"""The busy patches of the second edition: where a subtle face is decided, and by what.
+
+Each region has a patch of skin that its own zoom shows finely, and no other zoom does: it lies outside of the other
+regions' crops, or its lines are too fine for them. On a subtle face the patch of the deciding region is freckled,
+whichever of its two emotions the face shows: even a coarse view says where the face is busy. Between the freckles lie
+fine lines, where the action unit is present, or pores, where it is absent (`wrinkles`). The small freckles are of the
+sizes that a coarse view takes fine lines for, and so hide from it what is left of them there.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from actfer_jax.data.datasets.synth_faces import wrinkles
+from actfer_jax.data.datasets.synth_faces.geometry import MIRROR
+from actfer_jax.data.datasets.synth_faces.wrinkles import Curve, ToPixels
+
+
+class Area(NamedTuple):
+    """A rectangle of the image's right half relative to a landmark, in face units; the left half has its mirror image."""
+
+    landmark: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Patch(NamedTuple):
+    """Where a region is busy.
+
+    Attributes:
+      areas: the places.
+      upright: its lines run down rather than across.
+      sigma: half the width of the dark core of a line, face units.
+    """
+
+    areas: tuple[Area, ...]
+    upright: bool
+    sigma: float
+
+    @property
+    def curves(self) -> tuple[Curve, ...]:
+        """The lines, evenly spaced."""
+        curves = []
+        for landmark, left, top, right, bottom in self.areas:
+            across = right - left if self.upright else bottom - top
+            for share in np.arange(0.5, count := max(round(across / _SPACING), 1)) / count:
+                x, y = left + share * (right - left), top + share * (bottom - top)
+                line = (x, top, x, bottom) if self.upright else (left, y, right, y)
+                curves.append((landmark, *map(float, line), 0.0))
+        return tuple(curves)
+
+
+_SPACING = 0.034
+"""The distance between lines, face units."""
+
+PATCHES: dict[str, Patch] = {
+    "brows": Patch((Area(27, 0.0, -0.36, 0.11, -0.19),), True, 0.0075),
+    "eyes": Patch((Area(46, -0.12, 0.03, 0.09, 0.105),), False, 0.0058),
+    "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, 0.0055),
+    "mouth": Patch((Area(51, 0.02, -0.062, 0.21, -0.012), Area(54, 0.0, -0.10, 0.09, -0.02)), True, 0.0055),
+    "chin": Patch((Area(8, 0.0, -0.13, 0.18, -0.03),), False, 0.0075),
+    "cheeks": Patch((Area(46, 0.04, 0.16, 0.25, 0.42),), False, 0.0105),
+}
+
+_SHIFT = 0.012
+_PORE_WIDTH = wrinkles.PORE_SIGMA / wrinkles.LINE_SIGMA
+_FRECKLES = ((0.008, 2400.0, 0.05), (0.022, 300.0, 0.10))
+"""(standard deviation of a freckle in face units, freckles per square of a face unit, contrast)."""
+
+
+def busy_map(
+    landmarks: np.ndarray,
+    region: str,
+    where: tuple[ToPixels, float, tuple[int, int]],
+    *,
+    lines: bool,
+    contrast: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Relative darkening by the freckles of a region's patch, and its lines or pores, float32 `shape`.
+
+    Args:
+      where: to_pixels, scale, shape, as in `wrinkles.furrow_map`.
+      lines: whether the deciding action unit is present.
+      contrast: of its lines against the skin.
+      rng: for the same one, the freckles are the same with lines and without.
+    """
+    patch = PATCHES[region]
+    dark = np.zeros(where[2], np.float32)
+    for sigma, density, depth in _FRECKLES:
+        dark += depth * wrinkles.spot_map(_scattered(landmarks, patch.areas, density, rng), sigma, *where)
+    if lines:
+        points = wrinkles.lines_along(landmarks, patch.curves, rng, _SHIFT)
+        return dark + contrast * wrinkles.fine_map(points, patch.sigma, *where)
+    points = wrinkles.pores_along(landmarks, patch.curves, rng, _SHIFT)
+    return dark + contrast * wrinkles.PORE_DEPTH * wrinkles.fine_map(points, _PORE_WIDTH * patch.sigma, *where)
+
+
+def _scattered(
+    landmarks: np.ndarray, areas: tuple[Area, ...], density: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Points scattered over areas and their mirror images, [n, 2], face units."""
+    points = []
+    for landmark, left, top, right, bottom in areas:
+        count = round(density * (right - left) * (bottom - top))
+        for anchor, side in ((landmark, 1.0), (MIRROR[landmark], -1.0)):
+            points.append(landmarks[anchor] + rng.uniform((left, top), (right, bottom), (count, 2)) * (side, 1.0))
+    return np.concatenate(points)
