@@ -1,7 +1,9 @@
 """Supervised traces: what a looker that knows the truth writes, with the views that the real tools return.
 
 A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions
-drawn uniformly, whatever the image shows, names after each view the action units seen in it, and answers. What only a
+drawn uniformly, whatever the image shows, names after each view the action units seen in it, and answers. Where the
+data set has a remark about the aligned view, such as which region is busy, the thought repeats it, and the zoom is drawn
+all the same: seeing is supervised, choosing is not. Of several faces, the one that is meant is found first. What only a
 zoom can resolve is never named before its region was zoomed into; the answer is always the truth, so without the right
 zoom it is a guess. Or the turns come from a file (`training.recorded`), and only the replies and views are made here.
 """
@@ -20,6 +22,7 @@ from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import Count, FieldError, Share, at_least, check_fields, one_of
 from actfer_jax.data.errors import DataError
+from actfer_jax.faces.views import overlap_area, rectangle
 from actfer_jax.rl.levels import score_levels
 from actfer_jax.rollout.batch import Patches, Sequence
 from actfer_jax.rollout.encoder import ViewEncoder
@@ -141,19 +144,29 @@ class TraceMaker:
 
     def turns(self, sample: Sample, plan: Plan) -> list[str]:
         """What the assistant writes, turn by turn."""
-        reference = self.check(sample)
-        seen = _seen(reference)
-        thoughts, calls = [seen], []
+        reference, face = self.check(sample), self._face(sample)
+        thoughts, calls = [_seen(reference)], []
         if plan.align:
-            thoughts = ["Find the face.", seen]
-            calls = [_look(sample)]
+            thoughts = ["Find the face.", _seen_aligned(reference)]
+            calls = [_look(sample, face=face)]
+            if sample.which:
+                thoughts, calls = ["Find the faces.", *thoughts], [ToolCall("detect_faces", _image(sample)), *calls]
         for region in plan.regions:
             thoughts.append(_seen(reference, region))
-            calls.append(_look(sample, region))
+            calls.append(_look(sample, region, face))
         aus = (reference.aus or frozenset()) if self._asks_aus(reference) else None
         ends = [*map(self.format.call_text, calls), self.format.answer_text(aus, reference.emotion)]
         turns = [self.format.thought_text(think) + end for think, end in zip(thoughts, ends, strict=True)]
         return [self._after_start(turn) for turn in turns]
+
+    def _face(self, sample: Sample) -> int:
+        """The number of the face that is meant, among those that are found in the picture."""
+        meant, last = sample.reference.face_box, len(sample.images) - 1
+        if meant is None:
+            return 0
+        faces = self.toolbox.faces(sample.key, sample.images[last], last)
+        shared = [overlap_area(rectangle(meant), face.box) for face in faces]
+        return int(np.argmax(shared)) if shared else 0
 
     def _asks_aus(self, reference: Reference) -> bool:
         return self.rules.ask_aus or not reference.labels
@@ -187,16 +200,17 @@ class TraceMaker:
         A sequence is what an episode has there: the tool's reply and the thought about it. Where no face is found
         there is nothing to read.
         """
-        reference = self.check(sample)
+        reference, face = self.check(sample), self._face(sample)
         sequences = []
         for view in self.config.readings_views:
             region = "" if view == ALIGNED else view
-            reply = self.toolbox.execute(_look(sample, region), "", images=sample.images, key=sample.key, views=())
+            reply = self.toolbox.execute(_look(sample, region, face), "", images=sample.images, key=sample.key, views=())
             if reply.view is None:
                 continue
             patches = self.encoder(reply.view.pixels)
             context = self.chat.reply_ids(reply.text, self.encoder.tokens(reply.view))
-            thought = self._after_start(self.format.thought_text(_seen(reference, region)))
+            seen = _seen(reference, region) if region else _seen_aligned(reference)
+            thought = self._after_start(self.format.thought_text(seen))
             words = self.chat.tokenizer.encode(thought, add_special_tokens=False)
             loss_mask = [False] * len(context) + [True] * len(words)
             sequences.append(Sequence(context + words, loss_mask, [patches]))
@@ -298,18 +312,28 @@ def _script(environment: Environment, turns: list[str]) -> Iterator[str]:
         index = len(turns) - 1 if environment.final or refused else index + 1
 
 
-def _look(sample: Sample, region: str = "") -> ToolCall:
+def _look(sample: Sample, region: str = "", face: int = 0) -> ToolCall:
     """The call that aligns the face that the reference is about, or zooms into a region of it."""
+    which = ({"face": face} if face else {}) | _image(sample)
+    return ToolCall("zoom", {"region": region, **which}) if region else ToolCall("align_face", which)
+
+
+def _image(sample: Sample) -> dict[str, int]:
+    """The argument that says which image the reference is about."""
     last = len(sample.images) - 1
-    image = {"image": last} if last else {}
-    return ToolCall("zoom", {"region": region, **image}) if region else ToolCall("align_face", image)
+    return {"image": last} if last else {}
 
 
 def _seen(reference: Reference, region: str = "") -> str:
-    """The words for what the aligned view shows, or a zoom into a region; without action units, where one looked."""
+    """The words for what is seen from afar, or in a zoom into a region; without action units, where one looked."""
     aus = reference.aus or frozenset()
     if not reference.has_aus:
         return region
     if region:
         return f"{region}: {facs.format_aus(aus & facs.REGION_AUS[region])}"
     return facs.format_aus(aus - reference.fine_aus)
+
+
+def _seen_aligned(reference: Reference) -> str:
+    """The words for what the aligned view shows, with the data set's remark."""
+    return ", ".join(filter(None, (_seen(reference), reference.remark)))

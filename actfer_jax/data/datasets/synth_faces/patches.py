@@ -40,34 +40,45 @@ class Patch(NamedTuple):
     sigma: float
 
     @property
+    def grain(self) -> float:
+        """The size of all irregularities, relative to those that go with `_FINE`."""
+        return self.sigma / _FINE
+
+    @property
     def curves(self) -> tuple[Curve, ...]:
         """The lines, evenly spaced."""
         curves = []
         for landmark, left, top, right, bottom in self.areas:
             across = right - left if self.upright else bottom - top
-            for share in np.arange(0.5, count := max(round(across / _SPACING), 1)) / count:
+            for share in np.arange(0.5, count := max(round(across / (_SPACING * self.grain)), 1)) / count:
                 x, y = left + share * (right - left), top + share * (bottom - top)
                 line = (x, top, x, bottom) if self.upright else (left, y, right, y)
                 curves.append((landmark, *map(float, line), 0.0))
         return tuple(curves)
 
 
-_SPACING = 0.034
-"""The distance between lines, face units."""
+_FINE = 0.0046
+"""Half the width of a line that the zooms into eyes, nose and mouth show, and the coarser one into the cheeks does not;
+face units."""
 
 PATCHES: dict[str, Patch] = {
-    "brows": Patch((Area(27, 0.0, -0.36, 0.11, -0.19),), True, 0.0075),
-    "eyes": Patch((Area(46, -0.12, 0.03, 0.09, 0.105),), False, 0.0058),
-    "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, 0.0055),
-    "mouth": Patch((Area(51, 0.02, -0.062, 0.21, -0.012), Area(54, 0.0, -0.10, 0.09, -0.02)), True, 0.0055),
-    "chin": Patch((Area(8, 0.0, -0.13, 0.18, -0.03),), False, 0.0075),
-    "cheeks": Patch((Area(46, 0.04, 0.16, 0.25, 0.42),), False, 0.0105),
+    "brows": Patch((Area(27, 0.0, -0.33, 0.10, -0.19),), True, _FINE),
+    "eyes": Patch((Area(46, -0.12, 0.012, 0.09, 0.075),), False, _FINE),
+    "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, _FINE),
+    "mouth": Patch((Area(51, 0.02, -0.056, 0.21, -0.010), Area(54, 0.0, -0.10, 0.08, -0.03)), True, _FINE),
+    "chin": Patch((Area(8, 0.0, -0.13, 0.18, -0.03),), False, _FINE),
+    "cheeks": Patch((Area(46, 0.04, 0.16, 0.25, 0.42),), False, 0.0082),
 }
 
-_SHIFT = 0.012
 _PORE_WIDTH = wrinkles.PORE_SIGMA / wrinkles.LINE_SIGMA
-_FRECKLES = ((0.008, 2400.0, 0.05), (0.022, 300.0, 0.10))
-"""(standard deviation of a freckle in face units, freckles per square of a face unit, contrast)."""
+_SPACING, _SHIFT, _WAVE = 0.034, 0.012, 0.010
+"""The distance between lines, their largest common shift and the amplitude of their waves, with lines of `_FINE`."""
+_SMALL, _LARGE = 1.75, 0.022
+"""The standard deviations of a small freckle, in those of a line, and of a large one, in face units."""
+_COVER = 0.15
+"""How many freckles of each size lie in a square whose side is their standard deviation."""
+_SMALL_DEPTH, _LARGE_DEPTH = 0.16, 0.06
+_PORE_DEPTH = 0.48
 
 
 def busy_map(
@@ -89,13 +100,16 @@ def busy_map(
     """
     patch = PATCHES[region]
     dark = np.zeros(where[2], np.float32)
-    for sigma, density, depth in _FRECKLES:
-        dark += depth * wrinkles.spot_map(_scattered(landmarks, patch.areas, density, rng), sigma, *where)
+    for sigma, depth in ((_SMALL * patch.sigma, _SMALL_DEPTH), (_LARGE, _LARGE_DEPTH)):
+        points = _scattered(landmarks, patch.areas, _COVER / sigma**2, rng)
+        dark += depth * wrinkles.spot_map(points, sigma, *where)
     if lines:
-        points = wrinkles.lines_along(landmarks, patch.curves, rng, _SHIFT)
+        points = wrinkles.lines_along(
+            landmarks, patch.curves, rng, grain=patch.grain, shift=_SHIFT * patch.grain, wave=_WAVE * patch.grain
+        )
         return dark + contrast * wrinkles.fine_map(points, patch.sigma, *where)
-    points = wrinkles.pores_along(landmarks, patch.curves, rng, _SHIFT)
-    return dark + contrast * wrinkles.PORE_DEPTH * wrinkles.fine_map(points, _PORE_WIDTH * patch.sigma, *where)
+    points = wrinkles.pores_along(landmarks, patch.curves, rng, grain=patch.grain, shift=_SHIFT * patch.grain)
+    return dark + contrast * _PORE_DEPTH * wrinkles.fine_map(points, _PORE_WIDTH * patch.sigma, *where)
 
 
 def _scattered(

@@ -102,6 +102,13 @@ def strata(spec: FaceSpec) -> tuple[str, ...]:
     return content + tuple(name for name, does in holds.items() if does)
 
 
+def which(spec: FaceSpec) -> str:
+    """Which face of two is meant, in the words of a request; "" where there is one only."""
+    if spec.other is None:
+        return ""
+    return "on the left" if spec.pose.x < spec.other.pose.x else "on the right"
+
+
 def _pose(rng: np.random.Generator, place: str) -> Pose:
     height = {"small": (180, 211), "off_centre": (230, 270), "two_faces": (185, 211)}.get(place, (230, 320))
     pose = Pose(
@@ -164,7 +171,7 @@ def _face(rng: np.random.Generator, pose: Pose, emotion: str | None, subtle: boo
         pores=frozenset(),
         subtle=is_subtle,
         deciding_region=region,
-        line_contrast=float(how.uniform(0.17, 0.21)),
+        line_contrast=float(how.uniform(0.13, 0.16)),
         side=side if emotion == "contempt" and not is_subtle else "",
         asymmetry=near(how, 0.0, 0.05),
         gaze=(near(how, 0.0, 0.3), near(how, 0.0, 0.2)),

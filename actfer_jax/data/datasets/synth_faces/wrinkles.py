@@ -135,7 +135,7 @@ class _Strokes(NamedTuple):
 
 
 @cache
-def _strokes(curves: tuple[Curve, ...]) -> _Strokes:
+def _strokes(curves: tuple[Curve, ...], grain: float = 1.0) -> _Strokes:
     rows: list[tuple[float, ...]] = []
     dash_centres: list[np.ndarray] = []
     strokes = 0
@@ -147,7 +147,7 @@ def _strokes(curves: tuple[Curve, ...]) -> _Strokes:
             t = np.linspace(0.0, 1.0, count)
             normal = np.array([along[1], -along[0]]) / length * side
             points = start + t[:, None] * along + (4 * bend * t * (1 - t))[:, None] * normal
-            parts = np.array_split(np.arange(count), max(round(count / _DASH_POINTS), 1))
+            parts = np.array_split(np.arange(count), max(round(count / (_DASH_POINTS * grain)), 1))
             for part in parts:
                 for position, i in enumerate(part):
                     step = (position - (len(part) - 1) / 2) * _SPACING
@@ -194,31 +194,44 @@ def pore_points(landmarks: np.ndarray, aus: Iterable[int], rng: np.random.Genera
 
 
 def lines_along(
-    landmarks: np.ndarray, curves: tuple[Curve, ...], rng: np.random.Generator, shift: float = _SHIFT
+    landmarks: np.ndarray,
+    curves: tuple[Curve, ...],
+    rng: np.random.Generator,
+    *,
+    grain: float = 1.0,
+    shift: float = _SHIFT,
+    wave: float = _WAVE,
 ) -> np.ndarray:
     """Points of fine lines along curves, on both sides, [n, 2], face units.
 
     Args:
+      grain: how large the irregularities are, relative to those of the first edition.
       shift: the largest shift, in x and in y, of all lines of one side together.
+      wave: the amplitude of their waves.
     """
-    strokes = _strokes(curves)
+    strokes = _strokes(curves, grain)
     count = int(strokes.stroke[-1]) + 1
-    pace, phase = rng.uniform(55, 90, count), rng.uniform(0, 2 * np.pi, count)
-    wave = _WAVE * np.sin(pace[strokes.stroke] * strokes.arc + phase[strokes.stroke])
-    offset = strokes.offset + rng.normal(0, 0.006, (count, 2))[strokes.stroke] + wave[:, None] * strokes.normal
+    pace, phase = rng.uniform(55, 90, count) / grain, rng.uniform(0, 2 * np.pi, count)
+    waves = wave * np.sin(pace[strokes.stroke] * strokes.arc + phase[strokes.stroke])
+    offset = strokes.offset + rng.normal(0, 0.006 * grain, (count, 2))[strokes.stroke] + waves[:, None] * strokes.normal
     return np.asarray(landmarks[strokes.anchor] + offset + _shift(rng, strokes, shift))
 
 
 def pores_along(
-    landmarks: np.ndarray, curves: tuple[Curve, ...], rng: np.random.Generator, shift: float = _SHIFT
+    landmarks: np.ndarray,
+    curves: tuple[Curve, ...],
+    rng: np.random.Generator,
+    *,
+    grain: float = 1.0,
+    shift: float = _SHIFT,
 ) -> np.ndarray:
     """Points of pores in the place of the lines of `lines_along`, [n, 2], face units."""
-    strokes = _strokes(curves)
+    strokes = _strokes(curves, grain)
     count = len(strokes.dash_centre)
     angles = rng.normal(0, _DASH_TURN, count)[strokes.dash]
     along = strokes.dash_step[:, None] * np.stack([strokes.normal[:, 1], -strokes.normal[:, 0]], axis=-1)
     turned = np.cos(angles)[:, None] * along + np.sin(angles)[:, None] * along[:, ::-1] * (-1, 1)
-    offset = (strokes.dash_centre + rng.normal(0, 0.010, (count, 2)))[strokes.dash] + turned
+    offset = (strokes.dash_centre + rng.normal(0, 0.010 * grain, (count, 2)))[strokes.dash] + turned
     return np.asarray(landmarks[strokes.anchor] + offset + _shift(rng, strokes, shift))
 
 
