@@ -25,7 +25,8 @@ class Reference:
       fine_aus: those of `aus` that only a zoom resolves, as far as the data set knows.
       strata: names of the parts of the data set that the sample belongs to, such as "occluded" or "female". Metrics
         are shown for each. A name has letters, digits, "_", "-" and ".".
-      remark: what traces say of the aligned view beside the action units, such as "brows busy".
+      busy_region: the region of which the aligned view shows that there is more to see than it resolves; "" for none,
+        or where nobody said.
       face_box: where the face that is meant is, (left, top, right, bottom) in pixels; None where there is one only.
       extra: what else the data set records; never shown to the policy, but for its own "prompt", to a passive model.
 
@@ -41,7 +42,7 @@ class Reference:
     strata: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     aus_from: str = ""
-    remark: str = ""
+    busy_region: str = ""
     face_box: Box | None = None
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class Sample:
     name: str
     images: tuple[np.ndarray, ...]
     reference: Reference
-    which: str = ""
+    which: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         where = f"{self.dataset}/{self.name}"

@@ -66,7 +66,7 @@ class SecondFacesSource:
             fine_aus=face["fine"],
             strata=self.strata(index),
             extra={"subtle": face["subtle"], "deciding_region": region, "fine": face["fine"]},
-            remark=f"{region} busy" if region else "",
+            busy_region=region,
             face_box=tuple(face["box"].tolist()) if face["which"] else None,
         )
-        return Sample("synth_faces_2", f"{self.split}/{index:06d}", (face["image"],), reference, face["which"])
+        return Sample("synth_faces_2", f"{self.split}/{index:06d}", (face["image"],), reference, which=face["which"])

@@ -33,11 +33,13 @@ class Patch(NamedTuple):
       areas: the places.
       upright: its lines run down rather than across.
       sigma: half the width of the dark core of a line, face units.
+      contrast: of a line against the skin.
     """
 
     areas: tuple[Area, ...]
     upright: bool
     sigma: float
+    contrast: float
 
     @property
     def grain(self) -> float:
@@ -62,15 +64,15 @@ _FINE = 0.0046
 face units."""
 
 PATCHES: dict[str, Patch] = {
-    "brows": Patch((Area(27, 0.0, -0.33, 0.10, -0.19),), True, _FINE),
-    "eyes": Patch((Area(46, -0.12, 0.012, 0.09, 0.075),), False, _FINE),
-    "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, _FINE),
-    "mouth": Patch((Area(51, 0.02, -0.056, 0.21, -0.010), Area(54, 0.0, -0.10, 0.08, -0.03)), True, _FINE),
-    "chin": Patch((Area(8, 0.0, -0.13, 0.18, -0.03),), False, _FINE),
-    "cheeks": Patch((Area(46, 0.04, 0.16, 0.25, 0.42),), False, 0.0082),
+    "brows": Patch((Area(27, 0.0, -0.33, 0.10, -0.19),), True, _FINE, 0.25),
+    "eyes": Patch((Area(46, -0.12, 0.012, 0.09, 0.075), Area(45, 0.03, -0.05, 0.11, 0.07)), False, _FINE, 0.175),
+    "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, _FINE, 0.15),
+    "mouth": Patch((Area(51, 0.02, -0.056, 0.21, -0.010), Area(54, 0.0, -0.10, 0.08, -0.03)), True, _FINE, 0.16),
+    "chin": Patch((Area(8, 0.0, -0.13, 0.18, -0.03),), False, _FINE, 0.25),
+    "cheeks": Patch((Area(46, 0.04, 0.16, 0.25, 0.42),), False, 0.0082, 0.15),
 }
+"""Lines are stronger where only the aligned view, and no other zoom, shows the patch too."""
 
-_PORE_WIDTH = wrinkles.PORE_SIGMA / wrinkles.LINE_SIGMA
 _SPACING, _SHIFT, _WAVE = 0.034, 0.012, 0.010
 """The distance between lines, their largest common shift and the amplitude of their waves, with lines of `_FINE`."""
 _SMALL, _LARGE = 1.75, 0.022
@@ -78,7 +80,9 @@ _SMALL, _LARGE = 1.75, 0.022
 _COVER = 0.15
 """How many freckles of each size lie in a square whose side is their standard deviation."""
 _SMALL_DEPTH, _LARGE_DEPTH = 0.16, 0.06
+_PORE_WIDTH = wrinkles.PORE_SIGMA / wrinkles.LINE_SIGMA
 _PORE_DEPTH = 0.48
+"""The width and the contrast of pores, relative to lines: with them both are equally strong in the coarser zoom."""
 
 
 def busy_map(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from actfer_jax.data.datasets.synth_faces.patches import PATCHES
 from actfer_jax.data.datasets.synth_faces.world import (
     STREAMS,
     FaceSpec,
@@ -171,7 +172,7 @@ def _face(rng: np.random.Generator, pose: Pose, emotion: str | None, subtle: boo
         pores=frozenset(),
         subtle=is_subtle,
         deciding_region=region,
-        line_contrast=float(how.uniform(0.13, 0.16)),
+        line_contrast=float(how.uniform(0.9, 1.1)) * (PATCHES[region].contrast if region else 0.0),
         side=side if emotion == "contempt" and not is_subtle else "",
         asymmetry=near(how, 0.0, 0.05),
         gaze=(near(how, 0.0, 0.3), near(how, 0.0, 0.2)),
