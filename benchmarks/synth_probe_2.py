@@ -11,7 +11,7 @@ Seeds are the probe's own. The views come from the real face tools, with the vie
   0.95);
 - for each pair and region, which of the two emotions a subtle face shows: from the aligned view, from the crop of each
   wrong region (0.60 at most each) and from the right crop (0.97 and more). A linear probe of local energies: the
-  picture's response to filters of three wavelengths, four directions and two lengths, squared, averaged over 8 x 8 cells.
+  response of the picture to filters of three wavelengths, four directions and two lengths, squared, averaged in cells.
   With the faces at hand it reads such texture far better than a network that is trained from nothing.
 """
 

@@ -3,8 +3,9 @@
 A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions
 drawn uniformly, whatever the image shows, names after each view the action units seen in it, and answers. Where the
 data set knows of a busy region, the thought about the aligned view names it, and the zoom is drawn all the same: seeing
-is supervised, choosing is not. Of several faces, the one that is meant is found first. What only a zoom can resolve is never named before its region was zoomed into; the answer is always the truth, so without the right
-zoom it is a guess. Or the turns come from a file (`training.recorded`), and only the replies and views are made here.
+is supervised, choosing is not. Of several faces, the one that is meant is found first. What only a zoom can resolve is
+never named before its region was zoomed into; the answer is always the truth, so without the right zoom it is a guess.
+Or the turns come from a file (`training.recorded`), and only the replies and views are made here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -210,7 +211,9 @@ class TraceMaker:
             region = {ALIGNED: "", BUSY: reference.busy_region}.get(view, view)
             if view == BUSY and not region:
                 continue
-            reply = self.toolbox.execute(_look(sample, region, face), "", images=sample.images, key=sample.key, views=())
+            reply = self.toolbox.execute(
+                _look(sample, region, face), "", images=sample.images, key=sample.key, views=()
+            )
             if reply.view is None:
                 continue
             patches = self.encoder(reply.view.pixels)

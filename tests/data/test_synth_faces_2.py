@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from actfer_jax import facs
+from actfer_jax.agent.policy_card import PolicyCard
 from actfer_jax.config import read_config
 from actfer_jax.data.datasets.synth_faces import Rendered, render
 from actfer_jax.data.datasets.synth_faces.second_world import (
@@ -22,9 +23,11 @@ from actfer_jax.data.datasets.synth_faces.second_world import (
 from actfer_jax.data.sources import DataConfig, emotion_labels, open_source
 from actfer_jax.faces.align import aligned_frame, region_box
 from actfer_jax.faces.detector import Face, FaceDetector
-from actfer_jax.faces.views import invert, overlap_area, rectangle, transform
+from actfer_jax.faces.views import ViewConfig, invert, magnify, overlap_area, rectangle, transform
+from actfer_jax.models import demo_checkpoint
 
 SIZE = 256
+VIEWS = ViewConfig(**PolicyCard.load(demo_checkpoint()).views)
 BY_REGION = [pytest.param(case, id=f"{case.pair[0]}-{case.region}") for case in CASES]
 
 
@@ -33,8 +36,12 @@ def pair_of(case: Case, number: int, place: str = "") -> tuple[FaceSpec, FaceSpe
     without = next(emotion for emotion in case.pair if emotion != case.emotion)
     seeds = ((8, number, i) for i in range(2000))
     found = (sample_face(seed, emotion=case.emotion, subtle=True) for seed in seeds)
-    seed = next(i for i, s in enumerate(found) if s.deciding_region == case.region and (not place or place in strata(s)))
-    first, second = (sample_face((8, number, seed), emotion=emotion, subtle=True) for emotion in (case.emotion, without))
+    seed = next(
+        i for i, s in enumerate(found) if s.deciding_region == case.region and (not place or place in strata(s))
+    )
+    first, second = (
+        sample_face((8, number, seed), emotion=emotion, subtle=True) for emotion in (case.emotion, without)
+    )
     return first, second
 
 
@@ -46,31 +53,31 @@ def changed(one: Rendered, other: Rendered) -> np.ndarray:
 
 
 def inside(points: np.ndarray, picture: Rendered, region: str) -> np.ndarray:
-    """Which points are in the box that a zoom into a region shows, before it grows to the aspect of its view."""
+    """Which points the small policy's zoom into a region shows."""
     face = Face(picture.face_box, 1.0, picture.landmarks)
     frame = aligned_frame(face, 64)
-    x0, y0, x1, y1 = region_box(face, region, frame)
-    x, y = transform(invert(frame), points).T
-    return (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)
+    to_original, (height, width) = magnify(frame, region_box(face, region, frame), VIEWS)
+    x, y = transform(invert(to_original), points).T
+    return (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
 
 
 def test_every_region_decides_its_share_and_every_emotion_is_as_often_subtle():
-    specs = [face_of("train", i) for i in range(4000)]
-    assert Counter(spec.emotion for spec in specs) == dict.fromkeys(facs.EMOTIONS, 500)
+    specs = [face_of("train", i) for i in range(2000)]
+    assert Counter(spec.emotion for spec in specs) == dict.fromkeys(facs.EMOTIONS, 250)
     decided = Counter(spec.deciding_region for spec in specs if spec.subtle)
     shares = {region: decided[region] / decided.total() for region in facs.REGIONS}
     assert sum(shares.values()) == 1 and min(shares.values()) >= 0.1 and max(shares.values()) <= 0.25
     for emotion in facs.EMOTIONS:
         of_emotion = [spec for spec in specs if spec.emotion == emotion]
-        assert np.mean([spec.subtle for spec in of_emotion]) == pytest.approx(0.5, abs=0.08)
+        assert np.mean([spec.subtle for spec in of_emotion]) == pytest.approx(0.5, abs=0.1)
         regions = {spec.deciding_region for spec in of_emotion if spec.subtle}
         assert regions == {case.region for case in CASES if emotion in case.pair} and len(regions) == 2
-    rare = [face_of("train", i, 0.1).subtle for i in range(1000)]
-    assert np.mean(rare) == pytest.approx(0.1, abs=0.04)
+    rare = [face_of("train", i, 0.1).subtle for i in range(500)]
+    assert np.mean(rare) == pytest.approx(0.1, abs=0.05)
 
 
 def test_action_units_name_the_emotion():
-    specs = [sample_face((3, i), emotion=emotion) for emotion in facs.EMOTIONS for i in range(150)]
+    specs = [sample_face((3, i), emotion=emotion) for emotion in facs.EMOTIONS for i in range(60)]
     assert all(emotion_from_aus(spec.aus) == spec.emotion for spec in specs)
     assert all(spec.fine <= spec.aus.keys() and spec.busy == spec.subtle for spec in specs)
     for emotion, (core, optional) in facs.PROTOTYPES.items():
@@ -87,7 +94,7 @@ def test_the_emotions_of_a_pair_differ_in_the_deciding_region_alone(case):
         points = changed(*pictures)
         assert len(points) > 20
         assert inside(points, pictures[0], case.region).all()
-        # The box of the cheeks holds nose and mouth, at half their zooms' resolution.
+        # The view of the cheeks holds nose and mouth, at half their zooms' resolution.
         for other in set(facs.REGIONS) - {case.region, "cheeks"}:
             assert inside(points, pictures[0], other).mean() < 0.25, other
 
@@ -95,7 +102,9 @@ def test_the_emotions_of_a_pair_differ_in_the_deciding_region_alone(case):
 @pytest.mark.parametrize("case", BY_REGION)
 def test_both_of_a_pair_are_busy_there_and_plain_faces_nowhere(case):
     for number, spec in enumerate(pair_of(case, 7)):
-        calm = replace(spec, busy=False, fine=frozenset(), aus={au: s for au, s in spec.aus.items() if au in case.shown})
+        calm = replace(
+            spec, busy=False, fine=frozenset(), aus={au: s for au, s in spec.aus.items() if au in case.shown}
+        )
         busy, bare = render(spec, SIZE), render(calm, SIZE)
         points = changed(busy, bare)
         assert inside(points, busy, case.region).all(), number
@@ -105,25 +114,29 @@ def test_both_of_a_pair_are_busy_there_and_plain_faces_nowhere(case):
 
 
 def test_glasses_never_cover_what_decides():
-    worn = 0
+    """No pixel that a frame changes tells the pair apart. A face that the eyes decide wears none."""
+    assert all(
+        not pair_of(case, number)[0].appearance.glasses
+        for case in CASES
+        if case.region == "eyes"
+        for number in range(20)
+    )
     for case in CASES:
-        for number in range(20, 26):
-            first, second = pair_of(case, number)
-            worn += first.appearance.glasses > 0
-            assert not (case.region == "eyes" and first.appearance.glasses)
-            for glasses in (1, 2) if case.region != "eyes" else ():
-                look = replace(first.appearance, glasses=glasses)
-                points = changed(render(first, SIZE), render(second, SIZE))
-                bare = render(replace(first, appearance=replace(look, glasses=0)), SIZE)
-                frame = {tuple(p) for p in changed(render(replace(first, appearance=look), SIZE), bare)}
-                assert not frame & {tuple(p) for p in points}, case.region
-            if number > 21:
-                break
-    assert worn
+        for number in (20, 21) if case.region != "eyes" else ():
+            with_au, without = pair_of(case, number)
+
+            def drawn(spec: FaceSpec, glasses: int) -> Rendered:
+                return render(replace(spec, appearance=replace(spec.appearance, glasses=glasses)), SIZE)
+
+            bare = drawn(with_au, 0)
+            deciding = {tuple(point) for point in changed(bare, drawn(without, 0))}
+            for glasses in (1, 2):
+                frame = {tuple(point) for point in changed(bare, drawn(with_au, glasses))}
+                assert frame and not frame & deciding, case.region
 
 
 def test_strata_say_where_a_face_is_and_what_it_needs():
-    specs = [face_of("validation", i) for i in range(1500)]
+    specs = [face_of("validation", i) for i in range(600)]
     counts = Counter(name for spec in specs for name in strata(spec))
     assert counts["subtle"] + counts["plain"] == len(specs)
     assert counts["subtle"] == sum(counts[f"decided_by_{region}"] for region in facs.REGIONS)

@@ -6,7 +6,6 @@ The world is `synth_faces/second_world.py`; rendering and files are shared with 
 """
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from actfer_jax import facs
 from actfer_jax.agent.episode import Reference, Sample

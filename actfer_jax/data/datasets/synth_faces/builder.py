@@ -348,9 +348,7 @@ def load(
     def part(start: int, stop: int, render_all: RenderAll = map) -> SynthFaces:
         config = faces_config(split, start, stop, size, subtle)
         config = builder.builder_configs.get(config.name, config)  # A listed name needs the listed config.
-        return builder(
-            config=config, data_dir=os.fspath(data_dir), file_format="array_record", render_all=render_all
-        )
+        return builder(config=config, data_dir=os.fspath(data_dir), file_format="array_record", render_all=render_all)
 
     def missing() -> list[tuple[int, int]]:
         return [(start, stop) for start, stop in bounds if not directory(start, stop).exists()]

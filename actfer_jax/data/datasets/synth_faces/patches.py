@@ -17,7 +17,8 @@ from actfer_jax.data.datasets.synth_faces.wrinkles import Curve, ToPixels
 
 
 class Area(NamedTuple):
-    """A rectangle of the image's right half relative to a landmark, in face units; the left half has its mirror image."""
+    """A rectangle in the right half of the image relative to a landmark, in face units. The left half has its mirror
+    image."""
 
     landmark: int
     left: float
@@ -65,7 +66,7 @@ face units."""
 
 PATCHES: dict[str, Patch] = {
     "brows": Patch((Area(27, 0.0, -0.33, 0.10, -0.19),), True, _FINE, 0.25),
-    "eyes": Patch((Area(46, -0.12, 0.012, 0.09, 0.075), Area(45, 0.03, -0.05, 0.11, 0.07)), False, _FINE, 0.175),
+    "eyes": Patch((Area(46, -0.12, 0.012, 0.09, 0.075), Area(45, 0.02, -0.05, 0.09, 0.065)), False, _FINE, 0.175),
     "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, _FINE, 0.15),
     "mouth": Patch((Area(51, 0.02, -0.056, 0.21, -0.010), Area(54, 0.0, -0.10, 0.08, -0.03)), True, _FINE, 0.16),
     "chin": Patch((Area(8, 0.0, -0.13, 0.18, -0.03),), False, _FINE, 0.25),
@@ -116,9 +117,7 @@ def busy_map(
     return dark + contrast * _PORE_DEPTH * wrinkles.fine_map(points, _PORE_WIDTH * patch.sigma, *where)
 
 
-def _scattered(
-    landmarks: np.ndarray, areas: tuple[Area, ...], density: float, rng: np.random.Generator
-) -> np.ndarray:
+def _scattered(landmarks: np.ndarray, areas: tuple[Area, ...], density: float, rng: np.random.Generator) -> np.ndarray:
     """Points scattered over areas and their mirror images, [n, 2], face units."""
     points = []
     for landmark, left, top, right, bottom in areas:

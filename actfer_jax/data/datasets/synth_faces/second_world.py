@@ -1,7 +1,7 @@
-"""The content of the second edition: a world in which a face itself says where to look, and only there is it decided.
+"""The content of the second edition: a face itself says where to look, and only there is it decided.
 
-Half of the faces of every emotion are subtle, so that the emotion does not say whether to look. A subtle face shows what
-two emotions share (`CASES`); which of them it is, the deciding region says, and nothing else: of one seed, the two
+Half of the faces of every emotion are subtle, so that the emotion does not say whether to look. A subtle face shows
+what two emotions share (`CASES`). Which of them it is, the deciding region says, and nothing else: of one seed, the two
 emotions of a pair give the same pixels outside of that region's patch (`patches`). The patch is freckled on both, which
 a coarse view shows. A plain face moves as in the first edition, has no such patch, and needs no look.
 
