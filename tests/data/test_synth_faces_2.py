@@ -26,7 +26,7 @@ from actfer_jax.faces.detector import Face, FaceDetector
 from actfer_jax.faces.views import ViewConfig, invert, magnify, overlap_area, rectangle, transform
 from actfer_jax.models import demo_checkpoint
 
-SIZE = 256
+SIZE = 512
 VIEWS = ViewConfig(**PolicyCard.load(demo_checkpoint()).views)
 BY_REGION = [pytest.param(case, id=f"{case.pair[0]}-{case.region}") for case in CASES]
 

@@ -65,12 +65,12 @@ _FINE = 0.0046
 face units."""
 
 PATCHES: dict[str, Patch] = {
-    "brows": Patch((Area(27, 0.0, -0.33, 0.10, -0.19),), True, _FINE, 0.25),
-    "eyes": Patch((Area(46, -0.12, 0.012, 0.09, 0.075), Area(45, 0.02, -0.05, 0.09, 0.065)), False, _FINE, 0.175),
-    "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, _FINE, 0.15),
-    "mouth": Patch((Area(51, 0.02, -0.056, 0.21, -0.010), Area(54, 0.0, -0.10, 0.08, -0.03)), True, _FINE, 0.16),
+    "brows": Patch((Area(27, 0.0, -0.33, 0.10, -0.20),), True, _FINE, 0.36),
+    "eyes": Patch((Area(46, -0.09, 0.012, 0.09, 0.065), Area(45, 0.02, -0.05, 0.075, 0.055)), False, _FINE, 0.24),
+    "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, _FINE, 0.17),
+    "mouth": Patch((Area(54, 0.0, -0.09, 0.085, -0.028),), True, _FINE, 0.24),
     "chin": Patch((Area(8, 0.0, -0.13, 0.18, -0.03),), False, _FINE, 0.25),
-    "cheeks": Patch((Area(46, 0.04, 0.16, 0.25, 0.42),), False, 0.0082, 0.15),
+    "cheeks": Patch((Area(46, 0.04, 0.19, 0.25, 0.43),), False, 0.0082, 0.16),
 }
 """Lines are stronger where only the aligned view, and no other zoom, shows the patch too."""
 
@@ -80,7 +80,7 @@ _SMALL, _LARGE = 1.75, 0.022
 """The standard deviations of a small freckle, in those of a line, and of a large one, in face units."""
 _COVER = 0.15
 """How many freckles of each size lie in a square whose side is their standard deviation."""
-_SMALL_DEPTH, _LARGE_DEPTH = 0.16, 0.06
+_SMALL_DEPTH, _LARGE_DEPTH = 0.16, 0.10
 _PORE_WIDTH = wrinkles.PORE_SIGMA / wrinkles.LINE_SIGMA
 _PORE_DEPTH = 0.48
 """The width and the contrast of pores, relative to lines: with them both are equally strong in the coarser zoom."""

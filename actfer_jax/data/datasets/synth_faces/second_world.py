@@ -61,7 +61,7 @@ CASES: tuple[Case, ...] = (
     Case(("sadness", "neutral"), "chin", 0.6, {}, 17, "sadness"),
     Case(("sadness", "neutral"), "brows", 0.4, {}, 4, "sadness"),
     Case(("happiness", "contempt"), "cheeks", 0.6, _SMILE, 6, "happiness"),
-    Case(("happiness", "contempt"), "mouth", 0.4, {6: (0.5, 0.7)} | _SMILE, 14, "contempt"),
+    Case(("happiness", "contempt"), "mouth", 0.4, {6: (0.5, 0.7), 12: (0.4, 0.5)}, 14, "contempt"),
 )
 
 _PLACES = {"centre": 0.6, "off_centre": 0.12, "small": 0.12, "turned": 0.10, "two_faces": 0.06}
