@@ -42,7 +42,8 @@ from actfer_jax.faces.views import overlap_area, rectangle
 from actfer_jax.files import write_atomically
 from actfer_jax.runs.provenance import heading, provenance
 
-# --faces, --seed, --epochs and --json are those of synth_probe.py.
+# --faces (subtle ones of each pair and region), --seed, --epochs and --json are those of synth_probe.py.
+_PLAIN = flags.DEFINE_integer("plain", 1600, "Plain faces.")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Processes that render.")
 
 Task = tuple[tuple[int, ...], str, bool]
@@ -127,9 +128,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     faces, seed, out = flags.FLAGS.faces, flags.FLAGS.seed, flags.FLAGS.json
     check_places(json=out)
-    half = faces // 2
-    plain: list[Task] = [((seed, 0, i), facs.EMOTIONS[i % 8], False) for i in range(faces)]
-    by_case = [specs_of(case, half, seed) for case in CASES]
+    plain: list[Task] = [((seed, 0, i), facs.EMOTIONS[i % 8], False) for i in range(_PLAIN.value)]
+    by_case = [specs_of(case, faces // 2, seed) for case in CASES]
     tasks = plain + [task for found in by_case for task, _ in found]
     start = time.monotonic()
     with ProcessPoolExecutor(_JOBS.value, multiprocessing.get_context("spawn")) as pool:
@@ -156,7 +156,7 @@ def main(argv: Sequence[str]) -> None:
     report("plain_aligned", accuracy, "wanted 0.97")
 
     busy = {task: case.region for case, pairs in zip(CASES, by_case, strict=True) for task, _ in pairs if task in seen}
-    few = [task for i, task in enumerate(busy) if i // 2 % 4 == 0]  # As many subtle faces as plain ones.
+    few = list(busy)[:: max(len(busy) // len(found), 1)]  # About as many subtle faces as plain ones.
     pixels = {task: stack([seen[task]["aligned"]]).ravel() for task in (*found, *busy)}
     groups = [key for key, _, _ in busy]
     report("busy_region_aligned", _probe(pixels, busy, groups), "wanted 0.90")

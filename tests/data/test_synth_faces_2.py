@@ -52,13 +52,14 @@ def changed(one: Rendered, other: Rendered) -> np.ndarray:
     return np.stack([columns + 0.5, rows + 0.5], axis=-1)
 
 
-def inside(points: np.ndarray, picture: Rendered, region: str) -> np.ndarray:
-    """Which points the small policy's zoom into a region shows."""
+def inside(points: np.ndarray, picture: Rendered, region: str, margin: float = 0.0) -> np.ndarray:
+    """Which points the small policy's zoom into a region shows, if it had a margin of that share on every side."""
     face = Face(picture.face_box, 1.0, picture.landmarks)
     frame = aligned_frame(face, 64)
     to_original, (height, width) = magnify(frame, region_box(face, region, frame), VIEWS)
     x, y = transform(invert(to_original), points).T
-    return (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    x, y = x / width, y / height
+    return (-margin <= x) & (x <= 1 + margin) & (-margin <= y) & (y <= 1 + margin)
 
 
 def test_every_region_decides_its_share_and_every_emotion_is_as_often_subtle():
@@ -93,10 +94,11 @@ def test_the_emotions_of_a_pair_differ_in_the_deciding_region_alone(case):
         pictures = render(first, SIZE), render(second, SIZE)
         points = changed(*pictures)
         assert len(points) > 20
-        assert inside(points, pictures[0], case.region).all()
+        assert inside(points, pictures[0], case.region, 0.1).all()
+        assert inside(points, pictures[0], case.region).mean() > 0.9
         # The view of the cheeks holds nose and mouth, at half their zooms' resolution.
         for other in set(facs.REGIONS) - {case.region, "cheeks"}:
-            assert inside(points, pictures[0], other).mean() < 0.25, other
+            assert inside(points, pictures[0], other).mean() < 0.35, other
 
 
 @pytest.mark.parametrize("case", BY_REGION)
@@ -107,7 +109,7 @@ def test_both_of_a_pair_are_busy_there_and_plain_faces_nowhere(case):
         )
         busy, bare = render(spec, SIZE), render(calm, SIZE)
         points = changed(busy, bare)
-        assert inside(points, busy, case.region).all(), number
+        assert inside(points, busy, case.region, 0.25).all(), number
         skin = bare.image.astype(float)[tuple(points.astype(int).T[::-1])].mean()
         there = busy.image.astype(float)[tuple(points.astype(int).T[::-1])].mean()
         assert there < 0.93 * skin  # Seen from afar as a dark patch.
@@ -153,7 +155,7 @@ def test_the_same_face_for_an_index_and_another_for_another():
 
 
 def test_of_two_faces_the_request_says_which_and_the_detector_finds_it(tmp_path):
-    given = {"name": "synth_faces_2", "size": 40, "split": "test", "cache_directory": str(tmp_path)}
+    given = {"name": "synth_faces_2", "size": 24, "split": "test", "cache_directory": str(tmp_path)}
     config = read_config(given, DataConfig, "data")
     assert emotion_labels(config) == facs.EMOTIONS
     source, detector = open_source(config), FaceDetector()

@@ -67,10 +67,10 @@ face units."""
 PATCHES: dict[str, Patch] = {
     "brows": Patch((Area(27, 0.0, -0.33, 0.10, -0.20),), True, _FINE, 0.36),
     "eyes": Patch((Area(46, -0.09, 0.012, 0.09, 0.065), Area(45, 0.02, -0.05, 0.075, 0.055)), False, _FINE, 0.24),
-    "nose": Patch((Area(29, 0.02, -0.06, 0.12, 0.16),), True, _FINE, 0.17),
+    "nose": Patch((Area(29, 0.02, -0.03, 0.12, 0.16),), True, _FINE, 0.17),
     "mouth": Patch((Area(54, 0.0, -0.09, 0.085, -0.028),), True, _FINE, 0.24),
     "chin": Patch((Area(8, 0.0, -0.13, 0.18, -0.03),), False, _FINE, 0.25),
-    "cheeks": Patch((Area(46, 0.04, 0.19, 0.25, 0.43),), False, 0.0082, 0.16),
+    "cheeks": Patch((Area(46, 0.04, 0.225, 0.25, 0.45),), False, 0.0082, 0.16),
 }
 """Lines are stronger where only the aligned view, and no other zoom, shows the patch too."""
 
