@@ -50,13 +50,13 @@ class Patch(NamedTuple):
     @property
     def curves(self) -> tuple[Curve, ...]:
         """The lines, evenly spaced."""
-        curves = []
+        curves: list[Curve] = []
         for landmark, left, top, right, bottom in self.areas:
             across = right - left if self.upright else bottom - top
             for share in np.arange(0.5, count := max(round(across / (_SPACING * self.grain)), 1)) / count:
                 x, y = left + share * (right - left), top + share * (bottom - top)
-                line = (x, top, x, bottom) if self.upright else (left, y, right, y)
-                curves.append((landmark, *map(float, line), 0.0))
+                x0, y0, x1, y1 = (x, top, x, bottom) if self.upright else (left, y, right, y)
+                curves.append((landmark, float(x0), float(y0), float(x1), float(y1), 0.0))
         return tuple(curves)
 
 
