@@ -62,7 +62,7 @@ Task = tuple[tuple[int, ...], str, bool, str]
 
 
 @cache
-def _toolbox() -> Toolbox:
+def toolbox() -> Toolbox:
     return Toolbox(FaceDetector(), VIEWS)
 
 
@@ -70,18 +70,18 @@ def look(task: Task) -> dict[str, Any] | None:
     """Renders a face and looks at it with the tools; None where the detector finds no face, or finds it elsewhere."""
     seed, emotion, subtle, region = task
     picture = render(sample_face(seed, emotion=emotion, subtle=subtle))
-    toolbox = _toolbox()
-    faces = toolbox.faces(seed, picture.image)
+    tools = toolbox()
+    faces = tools.faces(seed, picture.image)
     if not faces:
         return None
     eyes = np.linalg.norm(picture.landmarks[45] - picture.landmarks[36])
     error = np.linalg.norm(faces[0].landmarks - picture.landmarks, axis=1).mean() / eyes
     if error > 0.3:
         return None
-    views = [toolbox.scene(picture.image)]
+    views = [tools.scene(picture.image)]
     calls = {"aligned": ToolCall("align_face", {})} | ({"crop": ToolCall("zoom", {"region": region})} if region else {})
     replies = {
-        name: toolbox.execute(call, "", images=[picture.image], key=seed, views=views) for name, call in calls.items()
+        name: tools.execute(call, "", images=[picture.image], key=seed, views=views) for name, call in calls.items()
     }
     pixels = {name: reply.view.pixels for name, reply in replies.items()}
     return {"emotion": emotion, "error": error, **pixels}
@@ -93,11 +93,15 @@ def is_named(task: Task) -> bool:
     return emotion_from_aus(sample_face(seed, emotion=emotion, subtle=subtle).aus) == emotion
 
 
-def _stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of the commonest size, float32 [N, H, W, 3] with a mean of 0 for each; others are resized."""
+def of_one_size(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of the commonest size, uint8 [N, H, W, 3]; others are resized."""
     height, width, _ = Counter(picture.shape for picture in pictures).most_common(1)[0][0]
-    same = [np.asarray(Image.fromarray(picture).resize((width, height))) for picture in pictures]
-    images = np.stack(same).astype(np.float32) / 255
+    return np.stack([np.asarray(Image.fromarray(picture).resize((width, height))) for picture in pictures])
+
+
+def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of the commonest size, float32 [N, H, W, 3] with a mean of 0 for each; others are resized."""
+    images = of_one_size(pictures).astype(np.float32) / 255
     return (images - images.mean(axis=(1, 2, 3), keepdims=True)) / 0.2
 
 
@@ -194,7 +198,7 @@ def main(argv: Sequence[str]) -> None:
 
     found = [item for item in looks[: len(plain)] if item is not None]
     labels = np.array([DEMO_EMOTIONS.index(item["emotion"]) for item in found])
-    accuracy = held_out_accuracy(_stack([item["aligned"] for item in found]), labels, len(DEMO_EMOTIONS))
+    accuracy = held_out_accuracy(stack([item["aligned"] for item in found]), labels, len(DEMO_EMOTIONS))
     report("plain_aligned", accuracy, "plain, aligned view", "wanted 0.95")
     for number, pair in enumerate(AMBIGUOUS_PAIRS):
         first = len(plain) + number * _FACES.value
@@ -202,7 +206,7 @@ def main(argv: Sequence[str]) -> None:
         labels = np.array([pair.index(item["emotion"]) for item in found])
         views = (("aligned", "aligned view", "wanted 0.60 at most"), ("crop", f"{CROPS[pair]} crop", "wanted 0.90"))
         for view, title, wanted in views:
-            accuracy = held_out_accuracy(_stack([item[view] for item in found]), labels, 2)
+            accuracy = held_out_accuracy(stack([item[view] for item in found]), labels, 2)
             report(f"subtle_{'_'.join(pair)}_{view}", accuracy, f"subtle {' or '.join(pair)}, {title}", wanted)
     if _JSON.value:
         Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,10 @@ On RAF-DB, FER+ and AffectNet, which need action units of an annotator or `--con
 The small model from nothing, over an hour on two CPU cores:
 
     python -m actfer_jax.train --config=configs/sft.py:demo --workdir=runs/sft
+
+The same on the second edition of the rendered faces:
+
+    python -m actfer_jax.train --config=configs/sft.py:demo_2 --workdir=runs/sft_2
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +24,7 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ConfigDict:
+    second_edition, variant = variant == "demo_2", "demo" if variant == "demo_2" else variant
     config = common.get_config(variant)
     config.algorithm = "sft"
     config.steps = 2000
@@ -64,4 +69,15 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optimizer.b1, config.optimizer.eps = 0.9, 1e-8
         config.checkpoint.every = 100
         config.logging.every = 10
+    if second_edition:
+        for data in (config.data, config.evaluation.data):
+            data.name = "synth_faces_2"
+            data.subtle = 0.5
+        config.evaluation.data.size = 240
+        config.traces.readings_views = ("aligned", "busy")
+        config.traces.answer_now = 0.15  # what is plain is to be read from the scene
+        config.rollout.prompt_tokens = 40  # "Read the face on the right."
+        config.rollout.reply_tokens = 48  # of two faces, with their places
+        config.rollout.max_length = 272
+        config.batch.length = 224
     return config

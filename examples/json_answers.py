@@ -24,11 +24,18 @@ _SYSTEM = (
 
 
 def make_prompt(
-    style: str, labels: tuple[str, ...], *, ask_aus: bool = True, images: int = 1, answer_now: bool = False
+    style: str,
+    labels: tuple[str, ...],
+    *,
+    ask_aus: bool = True,
+    images: int = 1,
+    answer_now: bool = False,
+    which: str = "",
 ) -> Prompt:
     tools = [schema["function"] for schema in tool_schemas(images)]
     system = _SYSTEM + json.dumps(tools) if style == "full" else ""
-    where = "in the last picture " if images > 1 else ""
+    where = f"{which} " if which else ""
+    where += "in the last picture " if images > 1 else ""
     asked = ["emotion"] * bool(labels) + ["action units"] * (ask_aus or not labels)
     request = f"Which {' and '.join(asked)} does the face {where}show?"
     if labels:

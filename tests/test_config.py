@@ -291,6 +291,7 @@ def test_configs_of_the_repository_are_within_the_domains(variant):
         config = module.get_config(variant)
         config.model.path = "demo"
         read_config(config, TrainConfig, "config")
+    read_config(sft.get_config("demo_2"), TrainConfig, "config")
     read_config(synth_faces.get_config(), EvaluateConfig, "config")
 
 

@@ -207,7 +207,7 @@ class Environment:
         answer_now = answer_now or self.config.max_turns == 1
         labels, ask_aus = sample.reference.labels, self.config.ask_aus
         prompt = self.format.make_prompt(
-            self.config.prompt_style, labels, ask_aus=ask_aus, images=count, answer_now=answer_now
+            self.config.prompt_style, labels, ask_aus=ask_aus, images=count, answer_now=answer_now, which=sample.which
         )
         ids = self.chat.prompt_ids(prompt, [self.image_tokens(scene) for scene in scenes])
         check_room(f"the prompt of {sample.name}", len(ids), "prompt_tokens", self.config.prompt_tokens)

@@ -8,7 +8,7 @@ import numpy as np
 
 from actfer_jax.agent.parser import ParsedTurn, answer_start, parse_turn
 from actfer_jax.faces.images import ImageError, check_image
-from actfer_jax.faces.views import View
+from actfer_jax.faces.views import Box, View
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class Reference:
       fine_aus: those of `aus` that only a zoom resolves, as far as the data set knows.
       strata: names of the parts of the data set that the sample belongs to, such as "occluded" or "female". Metrics
         are shown for each. A name has letters, digits, "_", "-" and ".".
+      busy_region: the region of which the aligned view shows that there is more to see than it resolves; "" for none,
+        or where nobody said.
+      face_box: where the face that is meant is, (left, top, right, bottom) in pixels; None where there is one only.
       extra: what else the data set records; never shown to the policy, but for its own "prompt", to a passive model.
 
     Raises:
@@ -39,6 +42,8 @@ class Reference:
     strata: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     aus_from: str = ""
+    busy_region: str = ""
+    face_box: Box | None = None
 
     def __post_init__(self) -> None:
         for stratum in self.strata:
@@ -59,6 +64,8 @@ class Sample:
       dataset, name: where it comes from; the pair is unique.
       images: uint8 [H, W, 3] each, in the order in which they are shown. Of several, such as the onset and the apex of
         an expression, the reference is about the last.
+      which: which of several faces is meant, in words that the request takes in, such as "on the left"; "" where there
+        is one only.
 
     Raises:
       ImageError: there is no image, or one is no such array.
@@ -68,6 +75,7 @@ class Sample:
     name: str
     images: tuple[np.ndarray, ...]
     reference: Reference
+    which: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         where = f"{self.dataset}/{self.name}"

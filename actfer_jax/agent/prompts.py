@@ -30,10 +30,10 @@ _FULL_SYSTEM = (
 _AUS_EXAMPLE = "<aus>AU1 AU2 AU5 AU26</aus>"
 _EMOTION_EXAMPLE = "<answer>{label}</answer>"
 _NO_AUS = "Write <aus>none</aus> if no action unit is present."
-_EMOTION_REQUEST = "Which emotion does the face show?"
+_EMOTION_REQUEST = "Which emotion does the face{which} show?"
 _CHOICE = " Choose one of: {labels}."
-_AUS_REQUEST = "Which action units does the face show?"
-_BRIEF_REQUEST = "Read this face."
+_AUS_REQUEST = "Which action units does the face{which} show?"
+_BRIEF_REQUEST, _BRIEF_REQUEST_OF_SEVERAL = "Read this face.", "Read the face{which}."
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,13 @@ class Prompt:
 
 
 def make_prompt(
-    style: str, labels: tuple[str, ...], *, ask_aus: bool = True, images: int = 1, answer_now: bool = False
+    style: str,
+    labels: tuple[str, ...],
+    *,
+    ask_aus: bool = True,
+    images: int = 1,
+    answer_now: bool = False,
+    which: str = "",
 ) -> Prompt:
     """The prompt in one of `STYLES` for a data set's labels and a number of images.
 
@@ -62,12 +68,14 @@ def make_prompt(
       labels: the emotions to choose from; without any, only action units are asked for.
       ask_aus: ask for action units.
       answer_now: tell the policy not to use tools.
+      which: which face of several is meant (`Sample.which`).
     """
     ask_aus = ask_aus or not labels
     request = _EMOTION_REQUEST if labels else _AUS_REQUEST
     if style == "brief" and labels and ask_aus:
-        request = _BRIEF_REQUEST
-    elif style == "full" and labels:
+        request = _BRIEF_REQUEST_OF_SEVERAL if which else _BRIEF_REQUEST
+    request = request.format(which=f" {which}" if which else "")
+    if style == "full" and labels:
         request += _CHOICE.format(labels=", ".join(labels))
     if answer_now:
         request = f"{request} {ANSWER_NOW}"

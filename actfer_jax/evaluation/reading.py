@@ -37,7 +37,7 @@ RENDERED_ONLY = (
 
 def caveat(trained_on: Sequence[str]) -> str:
     """A caution about a policy that was trained on these data sets, or ""."""
-    return RENDERED_ONLY if set(trained_on) == {"synth_faces"} else ""
+    return RENDERED_ONLY if trained_on and set(trained_on) <= {"synth_faces", "synth_faces_2"} else ""
 
 
 @dataclass(frozen=True)

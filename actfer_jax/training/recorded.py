@@ -118,7 +118,7 @@ class TracedSamples:
             raise DataError(
                 f"{_of(trace)} is about sample {trace.index}, which is {sample.dataset}/{sample.name} here {_REMEDY}"
             )
-        return TracedSample(sample.dataset, sample.name, sample.images, sample.reference, trace.turns)
+        return TracedSample(**vars(sample), turns=trace.turns)
 
 
 _REMEDY = "(traces.file): give the section `data` with which the traces were made"

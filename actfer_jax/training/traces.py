@@ -1,9 +1,11 @@
 """Supervised traces: what a looker that knows the truth writes, with the views that the real tools return.
 
 A trace teaches how to look, not when or where: it aligns the face, then in 70% of traces zooms into one or two regions
-drawn uniformly, whatever the image shows, names after each view the action units seen in it, and answers. What only a
-zoom can resolve is never named before its region was zoomed into; the answer is always the truth, so without the right
-zoom it is a guess. Or the turns come from a file (`training.recorded`), and only the replies and views are made here.
+drawn uniformly, whatever the image shows, names after each view the action units seen in it, and answers. Where the
+data set knows of a busy region, the thought about the aligned view names it, and the zoom is drawn all the same: seeing
+is supervised, choosing is not. Of several faces, the one that is meant is found first. What only a zoom can resolve is
+never named before its region was zoomed into; the answer is always the truth, so without the right zoom it is a guess.
+Or the turns come from a file (`training.recorded`), and only the replies and views are made here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,13 +22,15 @@ from actfer_jax.agent.parser import ToolCall
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import Count, FieldError, Share, at_least, check_fields, one_of
 from actfer_jax.data.errors import DataError
+from actfer_jax.faces.views import overlap_area, rectangle
 from actfer_jax.rl.levels import score_levels
 from actfer_jax.rollout.batch import Patches, Sequence
 from actfer_jax.rollout.encoder import ViewEncoder
 from actfer_jax.training.recorded import TracedSample
 
-ALIGNED = "aligned"
-"""The name of the aligned view among the views of a face; the others are called by their region."""
+ALIGNED, BUSY = "aligned", "busy"
+"""The names of the aligned view, and of the busy region, among the views of a face; the others are called by their
+region."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class TraceConfig:
       readings_steps: how many steps begin the training with readings in the place of episodes: views of a face with the
         words about them, each in a row of its own. A model that starts from nothing learns to see from them many times
         faster, and they say nothing of when or where to look.
-      readings_views: which views of a face are read: "aligned" or a region.
+      readings_views: which views of a face are read: "aligned", a region, or "busy" for the busy region where there is
+        one.
       readings_length: positions such a row is padded to, at least 1.
       readings_stratum: read samples of this stratum only, such as "subtle" of the rendered faces; "" for all. Fine
         lines take many times more examples than what is seen from afar.
@@ -54,7 +59,7 @@ class TraceConfig:
     """
 
     readings_steps: Annotated[int, at_least(0)] = 0
-    readings_views: tuple[Annotated[str, one_of(ALIGNED, *facs.REGIONS)], ...] = (ALIGNED, *facs.REGIONS)
+    readings_views: tuple[Annotated[str, one_of(ALIGNED, BUSY, *facs.REGIONS)], ...] = (ALIGNED, *facs.REGIONS)
     readings_length: Count = 48
     readings_stratum: str = ""
     no_zoom: Share = 0.3
@@ -141,26 +146,39 @@ class TraceMaker:
 
     def turns(self, sample: Sample, plan: Plan) -> list[str]:
         """What the assistant writes, turn by turn."""
-        reference = self.check(sample)
-        seen = _seen(reference)
-        thoughts, calls = [seen], []
+        return [thought + end for thought, end in self._turns(sample, plan)]
+
+    def _turns(self, sample: Sample, plan: Plan) -> list[tuple[str, str]]:
+        """The thought of each turn, and the call or answer that follows it."""
+        reference, face = self.check(sample), self._face(sample)
+        thoughts, calls = [_seen(reference)], []
         if plan.align:
-            thoughts = ["Find the face.", seen]
-            calls = [_look(sample)]
+            thoughts = ["Find the face.", _seen_aligned(reference)]
+            calls = [_look(sample, face=face)]
+            if sample.which:
+                thoughts, calls = ["Find the faces.", *thoughts], [ToolCall("detect_faces", _image(sample)), *calls]
         for region in plan.regions:
             thoughts.append(_seen(reference, region))
-            calls.append(_look(sample, region))
+            calls.append(_look(sample, region, face))
         aus = (reference.aus or frozenset()) if self._asks_aus(reference) else None
         ends = [*map(self.format.call_text, calls), self.format.answer_text(aus, reference.emotion)]
-        turns = [self.format.thought_text(think) + end for think, end in zip(thoughts, ends, strict=True)]
-        return [self._after_start(turn) for turn in turns]
+        return [(self._thought(think), end) for think, end in zip(thoughts, ends, strict=True)]
+
+    def _face(self, sample: Sample) -> int:
+        """The number of the face that is meant, among those that are found in the picture."""
+        meant, last = sample.reference.face_box, len(sample.images) - 1
+        if meant is None:
+            return 0
+        faces = self.toolbox.faces(sample.key, sample.images[last], last)
+        shared = [overlap_area(rectangle(meant), face.box) for face in faces]
+        return int(np.argmax(shared)) if shared else 0
 
     def _asks_aus(self, reference: Reference) -> bool:
         return self.rules.ask_aus or not reference.labels
 
-    def _after_start(self, turn: str) -> str:
-        """A turn without what the chat template opens it with."""
-        return turn.removeprefix(self.chat.turn_start.strip())
+    def _thought(self, think: str) -> str:
+        """How a turn begins, without what the chat template opens it with."""
+        return self.format.thought_text(think).removeprefix(self.chat.turn_start.strip())
 
     def check(self, sample: Sample) -> Reference:
         """The reference, if what a trace answers is known.
@@ -184,20 +202,24 @@ class TraceMaker:
     def readings(self, sample: Sample) -> list[Sequence]:
         """What is seen in some views of a face (`config.readings_views`), each in a sequence of its own.
 
-        A sequence is what an episode has there: the tool's reply and the thought about it. Where no face is found
-        there is nothing to read.
+        A sequence is what an episode has there: the tool's reply and the thought about it. Where no face, or no busy
+        region, is found there is nothing to read.
         """
-        reference = self.check(sample)
+        reference, face = self.check(sample), self._face(sample)
         sequences = []
         for view in self.config.readings_views:
-            region = "" if view == ALIGNED else view
-            reply = self.toolbox.execute(_look(sample, region), "", images=sample.images, key=sample.key, views=())
+            region = {ALIGNED: "", BUSY: reference.busy_region}.get(view, view)
+            if view == BUSY and not region:
+                continue
+            reply = self.toolbox.execute(
+                _look(sample, region, face), "", images=sample.images, key=sample.key, views=()
+            )
             if reply.view is None:
                 continue
             patches = self.encoder(reply.view.pixels)
             context = self.chat.reply_ids(reply.text, self.encoder.tokens(reply.view))
-            thought = self._after_start(self.format.thought_text(_seen(reference, region)))
-            words = self.chat.tokenizer.encode(thought, add_special_tokens=False)
+            seen = _seen(reference, region) if region else _seen_aligned(reference)
+            words = self.chat.tokenizer.encode(self._thought(seen), add_special_tokens=False)
             loss_mask = [False] * len(context) + [True] * len(words)
             sequences.append(Sequence(context + words, loss_mask, [patches]))
         return sequences
@@ -234,7 +256,7 @@ class TraceMaker:
         """The episode of a plan. Where no face is found, or no room is left for a call, the answer comes next."""
         environment = self._environment()
         observation = environment.reset(sample, arm=plan.forced, answer_now=not plan.align)
-        return self._play(environment, observation, _script(environment, self.turns(sample, plan)))
+        return self._play(environment, observation, _script(environment, self._turns(sample, plan)))
 
     def _environment(self) -> Environment:
         return Environment(self.rules, self.chat, self.toolbox, self.encoder.tokens)
@@ -289,27 +311,38 @@ def _unfinished(environment: Environment, sample: TracedSample) -> str:
     return ""
 
 
-def _script(environment: Environment, turns: list[str]) -> Iterator[str]:
-    """The turns in order; the last one, which answers, at once where no call is left or one was refused."""
-    index = 0
-    while True:
-        yield turns[index]
+def _script(environment: Environment, turns: list[tuple[str, str]]) -> Iterator[str]:
+    """The turns in order, each of a thought and its end. The answer follows at once where no call is left or one was
+    refused."""
+    answer = turns[-1][1]
+    for thought, end in turns:
         refused = not all(reply.ok for reply in environment.episode.replies)
-        index = len(turns) - 1 if environment.final or refused else index + 1
+        yield thought + (answer if environment.final or refused else end)
 
 
-def _look(sample: Sample, region: str = "") -> ToolCall:
+def _look(sample: Sample, region: str = "", face: int = 0) -> ToolCall:
     """The call that aligns the face that the reference is about, or zooms into a region of it."""
+    which = ({"face": face} if face else {}) | _image(sample)
+    return ToolCall("zoom", {"region": region, **which}) if region else ToolCall("align_face", which)
+
+
+def _image(sample: Sample) -> dict[str, int]:
+    """The argument that says which image the reference is about."""
     last = len(sample.images) - 1
-    image = {"image": last} if last else {}
-    return ToolCall("zoom", {"region": region, **image}) if region else ToolCall("align_face", image)
+    return {"image": last} if last else {}
 
 
 def _seen(reference: Reference, region: str = "") -> str:
-    """The words for what the aligned view shows, or a zoom into a region; without action units, where one looked."""
+    """The words for what is seen from afar, or in a zoom into a region; without action units, where one looked."""
     aus = reference.aus or frozenset()
     if not reference.has_aus:
         return region
     if region:
         return f"{region}: {facs.format_aus(aus & facs.REGION_AUS[region])}"
     return facs.format_aus(aus - reference.fine_aus)
+
+
+def _seen_aligned(reference: Reference) -> str:
+    """The words for what the aligned view shows, with the busy region."""
+    busy = f"{reference.busy_region} busy" if reference.busy_region else ""
+    return ", ".join(filter(None, (_seen(reference), busy)))

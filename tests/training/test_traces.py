@@ -10,11 +10,11 @@ from actfer_jax import facs
 from actfer_jax.agent.episode import Reference, Sample
 from actfer_jax.agent.parser import parse_turn
 from actfer_jax.config import ConfigError
-from actfer_jax.data.datasets.synth_faces import DEMO_EMOTIONS, face_of, render
+from actfer_jax.data.datasets.synth_faces import DEMO_EMOTIONS, face_of, render, second_world
 from actfer_jax.data.sources import DataConfig, DataError, Stratum, open_source
 from actfer_jax.rollout.batch import Sequence, longest_row, make_batch, shared_tokens
 from actfer_jax.rollout.engine import view_slots
-from actfer_jax.training.traces import TraceConfig, TraceMaker, draw_plan
+from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker, draw_plan
 
 FEAR = 4  # In each seven faces: neutral, happiness, sadness, surprise, fear, disgust, anger.
 
@@ -126,3 +126,70 @@ def test_a_group_shares_what_comes_before_its_choices():
     assert shared_tokens([*same, *other], 2, 0).tolist() == [0, 0]
     assert longest_row([*same, *other], 2, 8) == 8 + 5
     assert longest_row([*same, *other], 2, 0) == 7
+
+
+def second_face(place: str) -> Sample:
+    """A subtle face of the second edition in a stratum."""
+    specs = (second_world.face_of("validation", index) for index in range(2000))
+    spec = next(spec for spec in specs if spec.subtle and place in second_world.strata(spec))
+    picture = render(spec)
+    reference = Reference(
+        labels=facs.EMOTIONS,
+        emotion=spec.emotion,
+        aus=frozenset(spec.aus),
+        fine_aus=spec.fine,
+        busy_region=spec.deciding_region,
+        face_box=picture.face_box if spec.other else None,
+    )
+    name = f"{place}/{spec.texture_seed}"
+    return Sample("synth_faces_2", name, (picture.image,), reference, which=second_world.which(spec))
+
+
+def test_a_trace_names_the_busy_region_and_zooms_whatever_it_is(maker):
+    sample = second_face("turned")
+    busy, zoomed = sample.reference.busy_region, Counter[str]()
+    for seed in range(60):
+        plan = draw_plan(np.random.default_rng(seed), TraceConfig())
+        turns = [parse_turn(text) for text in maker.turns(sample, plan)]
+        aligned = [turn.think for turn in turns[1:2]] if plan.align else []
+        assert all(think.endswith(f"{busy} busy") for think in aligned)
+        assert not any("busy" in turn.think for turn in [turns[0], *turns[2:]])
+        zoomed.update(plan.regions)
+    assert zoomed.keys() == set(facs.REGIONS) and zoomed[busy] < 0.35 * zoomed.total()
+    read = replace(maker.config, readings_views=("busy",))
+    reading = TraceMaker(read, maker.chat, maker.encoder, maker.toolbox, maker.rules).readings(sample)
+    said = maker.chat.tokenizer.decode(reading[0].tokens)
+    shown = facs.format_aus((sample.reference.aus or frozenset()) & facs.REGION_AUS[busy])
+    assert len(reading) == 1 and f"{busy} of face 0" in said and f"<think>{busy}: {shown}</think>" in said
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_of_two_faces_the_one_that_is_asked_for_is_read(maker, side):
+    """Its views are those of that side, and an answer that comes early speaks of the last of them."""
+    sample = second_face("two_faces")
+    spec_side = sample.which.split()[-1]
+    if side != spec_side:  # The same picture, mirrored.
+        (image,), (x0, y0, x1, y1) = sample.images, sample.reference.face_box or (0, 0, 0, 0)
+        reference = replace(sample.reference, face_box=(512 - x1, y0, 512 - x0, y1))
+        sample = replace(
+            sample,
+            images=(image[:, ::-1].copy(),),
+            reference=reference,
+            which=f"on the {side}",
+            name=f"{sample.name}/{side}",
+        )
+    rules = replace(maker.rules, prompt_tokens=40, reply_tokens=48, max_length=272)
+    maker = TraceMaker(maker.config, maker.chat, maker.encoder, maker.toolbox, rules)
+    environment = maker._environment()
+    environment.reset(sample)
+    assert environment.prompt.request == f"Read the face on the {side}."
+    trace = maker.planned(sample, Plan(align=True, regions=("brows", "chin")))
+    turns = [parse_turn(text) for text in policy_turns(maker, trace.tokens, trace.loss_mask)]
+    assert [turn.call.name for turn in turns if turn.call] == ["detect_faces", "align_face", "zoom"]
+    assert turns[-1].answer == sample.reference.emotion and turns[-1].think.startswith("brows: ")
+    for turn in turns[1:3]:
+        call = turn.call
+        reply = maker.toolbox.execute(call, "", images=sample.images, key=sample.key, views=())
+        assert reply.view is not None
+        x = float(reply.view.footprint[:, 0].mean())
+        assert (x < 256) == (side == "left")

@@ -10,7 +10,14 @@ class Format(Protocol):
     """A module of this folder. A turn is `thought_text` followed by `call_text` or `answer_text`."""
 
     def make_prompt(
-        self, style: str, labels: tuple[str, ...], *, ask_aus: bool = True, images: int = 1, answer_now: bool = False
+        self,
+        style: str,
+        labels: tuple[str, ...],
+        *,
+        ask_aus: bool = True,
+        images: int = 1,
+        answer_now: bool = False,
+        which: str = "",
     ) -> Prompt:
         """What opens an episode, in one of `prompts.STYLES`; "full" names every label.
 
@@ -19,6 +26,7 @@ class Format(Protocol):
           ask_aus: ask for action units.
           images: how many images the sample has; of several, the last is to be read.
           answer_now: tell the policy not to use tools.
+          which: which face of several is meant, such as "on the left"; "" where there is one only.
         """
 
     def parse_turn(self, text: str) -> ParsedTurn:

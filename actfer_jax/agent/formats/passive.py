@@ -12,10 +12,16 @@ _EMOTION = "the emotion in <answer></answer>"
 
 
 def make_prompt(
-    style: str, labels: tuple[str, ...], *, ask_aus: bool = True, images: int = 1, answer_now: bool = False
+    style: str,
+    labels: tuple[str, ...],
+    *,
+    ask_aus: bool = True,
+    images: int = 1,
+    answer_now: bool = False,
+    which: str = "",
 ) -> Prompt:
     """The request of `prompts.make_prompt` without its system message and tools; "full" says how to answer."""
-    prompt = prompts.make_prompt(style, labels, ask_aus=ask_aus, images=images)
+    prompt = prompts.make_prompt(style, labels, ask_aus=ask_aus, images=images, which=which)
     request = prompt.request
     if style == "full":
         if images > 1:

@@ -18,22 +18,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
-from actfer_jax.data.datasets.synth_faces.renderer import render
-from actfer_jax.data.datasets.synth_faces.world import STREAMS, face_of, level
+from actfer_jax.data.datasets.synth_faces import second_world
+from actfer_jax.data.datasets.synth_faces.renderer import Rendered, render
+from actfer_jax.data.datasets.synth_faces.world import STREAMS, FaceSpec, face_of, level
 from actfer_jax.data.errors import DataError
 from actfer_jax.facs import EMOTIONS, REGIONS
 from actfer_jax.files import reason
 
 VERSION = "1.5.0"
 """Changes with every change of the images. Parts of another version stay, and the new ones are built next to them."""
+
+SECOND_VERSION = "2.0.0"
+"""The same for the second edition."""
 
 PART = 1000
 
@@ -43,24 +48,43 @@ RenderAll = Callable[..., Iterator[dict[str, Any]]]
 
 @dataclass(kw_only=True)
 class FacesConfig(tfds.core.BuilderConfig):  # type: ignore[misc]  # their library has no types
-    """Faces `start` to `stop` of `split` (a key of `world.STREAMS`), rendered at `size` x `size` pixels."""
+    """Faces `start` to `stop` of `split` (a key of `world.STREAMS`), rendered at `size` x `size` pixels. `subtle` is
+    the share of subtle faces of the second edition, and None for the first."""
 
     split: str = "train"
     start: int = 0
     stop: int = PART
     size: int = 512
+    subtle: float | None = None
 
 
-def faces_config(split: str, start: int, stop: int, size: int) -> FacesConfig:
+def faces_config(split: str, start: int, stop: int, size: int, subtle: float | None = None) -> FacesConfig:
     """A config whose name has all its values."""
-    return FacesConfig(name=f"{split}_{size}px_{start:06d}_{stop:06d}", split=split, start=start, stop=stop, size=size)
+    share = "" if subtle is None else f"_{subtle:g}"
+    name = f"{split}_{size}px{share}_{start:06d}_{stop:06d}"
+    return FacesConfig(name=name, split=split, start=start, stop=stop, size=size, subtle=subtle)
 
 
 def encode_face(task: tuple[str, int, int]) -> dict[str, Any]:
     """Renders face (split, index, size) as an example of `SynthFaces`, with the image as PNG bytes."""
     split, index, size = task
     spec = face_of(split, index)
+    return _encode(spec, render(spec, size), split, index)
+
+
+def encode_second_face(subtle: float, task: tuple[str, int, int]) -> dict[str, Any]:
+    """Renders face (split, index, size) as an example of `SecondFaces`."""
+    split, index, size = task
+    spec = second_world.face_of(split, index, subtle)
     rendered = render(spec, size)
+    return _encode(spec, rendered, split, index) | {
+        "strata": list(second_world.strata(spec)),
+        "which": second_world.which(spec),
+        "box": np.array(rendered.face_box, np.float32),
+    }
+
+
+def _encode(spec: FaceSpec, rendered: Rendered, split: str, index: int) -> dict[str, Any]:
     png = io.BytesIO()
     Image.fromarray(rendered.image).save(png, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return {
@@ -79,6 +103,7 @@ class SynthFaces(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # thei
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [faces_config(split, 0, 700, 512) for split in STREAMS]
+    FEATURES: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *, render_all: RenderAll = map, **kwargs: Any) -> None:
         """`render_all` is `map` or the like, for example of a process pool."""
@@ -101,6 +126,7 @@ class SynthFaces(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # thei
                     "deciding_region": tfds.features.ClassLabel(names=("none", *REGIONS)),
                     "seed": tfds.features.Tensor(shape=(2,), dtype=np.int64),
                 }
+                | self.FEATURES
             ),
         )
 
@@ -115,8 +141,22 @@ class SynthFaces(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # thei
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         tasks = [(config.split, index, config.size) for index in range(config.start, config.stop)]
-        for (_, index, _), example in zip(tasks, self._render_all(encode_face, tasks), strict=True):
+        encode = encode_face if config.subtle is None else partial(encode_second_face, config.subtle)
+        for (_, index, _), example in zip(tasks, self._render_all(encode, tasks), strict=True):
             yield index, example | {"image": io.BytesIO(example["image"])}
+
+
+class SecondFaces(SynthFaces):
+    """Rendered faces of the second edition, with their strata; where two are in a picture, which one is meant."""
+
+    name = "synth_faces_2"
+    VERSION = tfds.core.Version(SECOND_VERSION)
+    BUILDER_CONFIGS = [faces_config(split, 0, 800, 512, 0.5) for split in STREAMS]
+    FEATURES: ClassVar[dict[str, Any]] = {
+        "strata": tfds.features.Sequence(tfds.features.Text()),
+        "which": tfds.features.Text(),
+        "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+    }
 
 
 class Part(NamedTuple):
@@ -144,7 +184,8 @@ class FaceSource:
 
     An item is a dict: image uint8 [size, size, 3]; emotion str; aus dict of AU to intensity 1..5 (A..E); fine, the
     frozenset of AUs that show only as fine lines; landmarks float32 [68, 2] in pixels; subtle bool;
-    deciding_region str ("" if plain); seed tuple (stream, index).
+    deciding_region str ("" if plain); seed tuple (stream, index). Of the second edition, it has in addition which str,
+    the face that is meant; box float32 [4], left, top, right, bottom of its landmarks in pixels; strata tuple of str.
 
     Raises:
       DataError: when an item is read, a file is damaged, cut short or gone.
@@ -162,6 +203,12 @@ class FaceSource:
         part, row = self._place(index)
         with _reading(part.directory):
             return bool(part.records[row]["subtle"])
+
+    def strata(self, index: int) -> tuple[str, ...]:
+        """The strata of a face of the second edition, without decoding its image."""
+        part, row = self._place(index)
+        with _reading(part.directory):
+            return tuple(name.decode() for name in part.records[row]["strata"])
 
     def _place(self, index: int) -> tuple[Part, int]:
         """The part that holds a face, and its row there."""
@@ -184,6 +231,7 @@ class FaceSource:
                 "subtle": bool(raw["subtle"]),
                 "deciding_region": ("", *REGIONS)[int(raw["deciding_region"])],
                 "seed": (int(raw["seed"][0]), int(raw["seed"][1])),
+                **({"which": raw["which"].decode(), "box": raw["box"]} if "which" in raw else {}),
             }
 
 
@@ -261,16 +309,24 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def load(
-    split: str, num: int, data_dir: str | os.PathLike[str], *, size: int = 512, jobs: int | None = None
+    split: str,
+    num: int,
+    data_dir: str | os.PathLike[str],
+    *,
+    size: int = 512,
+    jobs: int | None = None,
+    subtle: float | None = None,
 ) -> FaceSource:
     """The first `num` faces of a split. Faces missing from `data_dir` are rendered into it.
 
     Args:
-      split: "train", "validation" or "test". Their seeds are disjoint, and 7 k faces are k of each emotion.
+      split: "train", "validation" or "test". Their seeds are disjoint, and 7 k faces (8 k of the second edition) are k
+        of each emotion.
       num: how many faces, at least 1.
       data_dir: the folder that holds `synth_faces/<split>_<size>px_<start>_<stop>/<version>`.
       size: side of the square scenes in pixels, 64 to 1024.
       jobs: the number of rendering processes; by default one for each core.
+      subtle: the share of subtle faces of the second edition; None for the first.
 
     Raises:
       ValueError: an argument is out of range.
@@ -283,16 +339,16 @@ def load(
     if not 64 <= size <= 1024:
         raise ValueError(f"size is {size}; scenes have 64 to 1024 pixels a side")
     bounds = [(start, min(start + PART, num)) for start in range(0, num, PART)]
+    builder = SynthFaces if subtle is None else SecondFaces
 
     def directory(start: int, stop: int) -> Path:
-        return Path(data_dir) / "synth_faces" / faces_config(split, start, stop, size).name / VERSION
+        config = faces_config(split, start, stop, size, subtle)
+        return Path(data_dir) / builder.name / config.name / str(builder.VERSION)
 
     def part(start: int, stop: int, render_all: RenderAll = map) -> SynthFaces:
-        config = faces_config(split, start, stop, size)
-        config = SynthFaces.builder_configs.get(config.name, config)  # A listed name needs the listed config.
-        return SynthFaces(
-            config=config, data_dir=os.fspath(data_dir), file_format="array_record", render_all=render_all
-        )
+        config = faces_config(split, start, stop, size, subtle)
+        config = builder.builder_configs.get(config.name, config)  # A listed name needs the listed config.
+        return builder(config=config, data_dir=os.fspath(data_dir), file_format="array_record", render_all=render_all)
 
     def missing() -> list[tuple[int, int]]:
         return [(start, stop) for start, stop in bounds if not directory(start, stop).exists()]
@@ -316,7 +372,7 @@ def load(
                 build = missing()  # Another process may have built some in the meantime.
                 total = sum(stop - start for start, stop in build)
                 render_all = _renderers(stack, min(jobs or os.cpu_count() or 1, max(total // 32, 1)))
-                progress = _Progress(f"synth_faces {split}", total)
+                progress = _Progress(f"{builder.name} {split}", total)
                 tfds.disable_progress_bar()
                 for start, stop in build:
                     part(start, stop, lambda *tasks: progress.count(render_all(*tasks))).download_and_prepare()

@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from actfer_jax.data.datasets.synth_faces import wrinkles
 from actfer_jax.data.datasets.synth_faces.geometry import FACE_HEIGHT, GROUPS, HAIRLINE, expressive_landmarks, smooth
+from actfer_jax.data.datasets.synth_faces.patches import busy_map
 from actfer_jax.data.datasets.synth_faces.world import Appearance, FaceSpec
 
 Colour = tuple[int, int, int]
@@ -35,16 +36,22 @@ class Rendered(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """The place of face coordinates in the image."""
+    """The place of face coordinates in the image.
+
+    A face that is turned by an angle lies on a bowed sheet, x^2 / 2 behind its middle: x comes to x cos - x^2 / 2 sin.
+    """
 
     scale: float
     cosine: float
     sine: float
     x: float
     y: float
+    turn: float
 
     def to_pixels(self, points_Nx2: np.ndarray) -> np.ndarray:
         x, y = points_Nx2[..., 0], points_Nx2[..., 1] - (HAIRLINE + FACE_HEIGHT / 2)
+        if self.turn:
+            x = np.cos(self.turn) * x - np.sin(self.turn) * x**2 / 2
         return np.stack(
             [
                 self.x + self.scale * (self.cosine * x - self.sine * y),
@@ -55,7 +62,11 @@ class _Frame(NamedTuple):
 
     def to_face(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         dx, dy = (x - self.x) / self.scale, (y - self.y) / self.scale
-        return self.cosine * dx + self.sine * dy, -self.sine * dx + self.cosine * dy + HAIRLINE + FACE_HEIGHT / 2
+        face_x, face_y = self.cosine * dx + self.sine * dy, -self.sine * dx + self.cosine * dy
+        if self.turn:
+            a, b = np.cos(self.turn), np.sin(self.turn)
+            face_x = (a - np.sqrt(np.maximum(a * a - 2 * b * face_x, 0.0))) / b
+        return face_x, face_y + HAIRLINE + FACE_HEIGHT / 2
 
 
 class _Pen:
@@ -361,15 +372,40 @@ def _texture(rng: np.random.Generator, amount: float, cell: float, shape: tuple[
 def render(spec: FaceSpec, size: int = 512) -> Rendered:
     """Draws a face into a scene of `size` x `size` pixels; a pure function of its arguments."""
     # Separate streams: a change of lines does not change the background and the noise.
-    behind, on_lines, on_skin = np.random.default_rng(spec.texture_seed).spawn(3)
+    behind, on_lines, on_skin, on_patch = np.random.default_rng(spec.texture_seed).spawn(4)
+    scene = _background(behind, size)
+    if spec.other is not None:
+        _draw_face(scene, spec.other, size, *np.random.default_rng(spec.other.texture_seed).spawn(3))
+    landmarks = _draw_face(scene, spec, size, on_lines, on_skin, on_patch)
+
+    look = spec.appearance
+    gain = [look.exposure * channel for channel in look.tint]
+    lit = scene.point([min(round(g * value), 255) for g in gain for value in range(256)])
+    dy, dx = on_skin.integers(0, 1025 - size, 2)
+    noise = (_noise_tile()[dy : dy + size, dx : dx + size] * np.int16(round(8 * look.noise))) >> 8
+    image = np.clip(np.asarray(lit) + noise, 0, 255).astype(np.uint8)
+
+    (x0, y0), (x1, y1) = landmarks.min(axis=0), landmarks.max(axis=0)
+    return Rendered(image, landmarks, (float(x0), float(y0), float(x1), float(y1)))
+
+
+def _draw_face(
+    scene: Image.Image,
+    spec: FaceSpec,
+    size: int,
+    on_lines: np.random.Generator,
+    on_skin: np.random.Generator,
+    on_patch: np.random.Generator,
+) -> np.ndarray:
+    """Draws a person into a scene of `size` x `size` pixels; returns the landmarks in pixels."""
     look, unit = spec.appearance, size / 512
     strengths = {au: intensity for au, intensity in spec.aus.items() if au not in spec.fine}
     face = expressive_landmarks(spec.shape, strengths, side=spec.side, asymmetry=spec.asymmetry)
-    angle = np.deg2rad(spec.pose.angle)
+    angle, turn = np.deg2rad((spec.pose.angle, spec.pose.turn)).tolist()
     scale = spec.pose.height * unit / FACE_HEIGHT
-    frame = _Frame(scale, float(np.cos(angle)), float(np.sin(angle)), spec.pose.x * unit, spec.pose.y * unit)
+    x, y = spec.pose.x * unit, spec.pose.y * unit
+    frame = _Frame(scale, float(np.cos(angle)), float(np.sin(angle)), x, y, turn)
 
-    scene = _background(behind, size)
     _draw_behind(_Pen(scene, frame.to_pixels, scale), face, look)
 
     extent = frame.to_pixels(
@@ -391,13 +427,11 @@ def render(spec: FaceSpec, size: int = 512) -> Rendered:
     _draw_hairline(pen, face, look)
 
     local = frame._replace(x=frame.x - left, y=frame.y - top)
-    relief = _shading(local, wrinkles.shading_blobs(face, strengths, spec.side), look.light, shape)
+    factor = _shading(local, wrinkles.shading_blobs(face, strengths, spec.side), look.light, shape)
     where = (local.to_pixels, scale, shape)
-    furrows = wrinkles.furrow_map(wrinkles.furrow_points(face, strengths, spec.side), *where)
-    lines = wrinkles.fine_map(wrinkles.line_points(face, spec.fine, on_lines), wrinkles.LINE_SIGMA, *where)
-    pores = wrinkles.fine_map(wrinkles.pore_points(face, spec.pores, on_lines), wrinkles.PORE_SIGMA, *where)
-    fine = spec.line_contrast * (lines + wrinkles.PORE_DEPTH * pores)
-    factor = relief - furrows - fine + _texture(on_skin, look.blotches, 0.016 * scale, shape)
+    factor = factor - wrinkles.furrow_map(wrinkles.furrow_points(face, strengths, spec.side), *where)
+    factor -= _fine_texture(spec, face, on_lines, on_patch, where)
+    factor = factor + _texture(on_skin, look.blotches, 0.016 * scale, shape)
     inside = Image.new("L", (shape[1], shape[0]), 0)
     ImageDraw.Draw(inside).polygon([(x, y) for x, y in local.to_pixels(outline).tolist()], fill=255)
     factor = 1 + factor * (np.asarray(inside.filter(ImageFilter.BoxBlur(1))).astype(np.float32) / 255)
@@ -408,13 +442,21 @@ def render(spec: FaceSpec, size: int = 512) -> Rendered:
         _draw_glasses(_Pen(shaded, pen.to_canvas, 2 * scale), face, look)
         shaded = shaded.reduce(2)
     scene.paste(shaded, (left, top))
+    return frame.to_pixels(face)
 
-    gain = [look.exposure * channel for channel in look.tint]
-    lit = scene.point([min(round(g * value), 255) for g in gain for value in range(256)])
-    dy, dx = on_skin.integers(0, 1025 - size, 2)
-    noise = (_noise_tile()[dy : dy + size, dx : dx + size] * np.int16(round(8 * look.noise))) >> 8
-    image = np.clip(np.asarray(lit) + noise, 0, 255).astype(np.uint8)
 
-    landmarks = frame.to_pixels(face)
-    (x0, y0), (x1, y1) = landmarks.min(axis=0), landmarks.max(axis=0)
-    return Rendered(image, landmarks, (float(x0), float(y0), float(x1), float(y1)))
+def _fine_texture(
+    spec: FaceSpec,
+    face: np.ndarray,
+    on_lines: np.random.Generator,
+    on_patch: np.random.Generator,
+    where: tuple[wrinkles.ToPixels, float, tuple[int, int]],
+) -> np.ndarray:
+    """Relative darkening by what only a zoom resolves: lines, pores, and the busy patch."""
+    if spec.busy:
+        return busy_map(
+            face, spec.deciding_region, where, lines=bool(spec.fine), contrast=spec.line_contrast, rng=on_patch
+        )
+    lines = wrinkles.fine_map(wrinkles.line_points(face, spec.fine, on_lines), wrinkles.LINE_SIGMA, *where)
+    pores = wrinkles.fine_map(wrinkles.pore_points(face, spec.pores, on_lines), wrinkles.PORE_SIGMA, *where)
+    return np.asarray(spec.line_contrast * (lines + wrinkles.PORE_DEPTH * pores))

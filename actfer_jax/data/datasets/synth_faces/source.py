@@ -28,7 +28,7 @@ class Config(DataConfig):
         if self.directory:
             raise FieldError(
                 "directory",
-                f'is {self.directory!r}, but "synth_faces" renders its faces and reads none: leave it empty; '
+                f'is {self.directory!r}, but "{self.name}" renders its faces and reads none: leave it empty; '
                 "where rendered faces are kept is data.cache_directory",
             )
 

@@ -41,12 +41,14 @@ AMBIGUOUS_PAIRS: tuple[tuple[str, str], ...] = (("surprise", "fear"), ("anger", 
 
 @dataclass(frozen=True)
 class Pose:
-    """The face's centre, and height from hairline to chin, in pixels of a 512 x 512 scene; its angle in degrees."""
+    """The face's centre, and height from hairline to chin, in pixels of a 512 x 512 scene; its angle in the image, and
+    how far it is turned to the side, in degrees."""
 
     x: float
     y: float
     height: float
     angle: float
+    turn: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class FaceSpec:
       gaze: the position of the irises, in (-1..1, -1..1).
       pose, shape, appearance: see these classes.
       texture_seed: seeds all texture (background, noise, pores, the waves of lines).
+      busy: the deciding region has a busy patch (`patches`), as in the second edition.
+      other: another face in the picture, behind this one.
     """
 
     emotion: str
@@ -103,6 +107,8 @@ class FaceSpec:
     shape: Shape
     appearance: Appearance
     texture_seed: int
+    busy: bool = False
+    other: "FaceSpec | None" = None
 
 
 def letter(intensity: float) -> str:
@@ -131,42 +137,42 @@ def emotion_from_aus(aus: Iterable[int]) -> str:
     return "neutral"
 
 
-def _strong(rng: np.random.Generator, low: float = 0.6, high: float = 1.0) -> float:
+def strong(rng: np.random.Generator, low: float = 0.6, high: float = 1.0) -> float:
     return round(float(rng.uniform(low, high)), 3)
 
 
-def _plain_aus(rng: np.random.Generator, emotion: str) -> dict[int, float]:
+def plain_aus(rng: np.random.Generator, emotion: str) -> dict[int, float]:
     if emotion == "happiness":
-        aus = {6: _strong(rng), 12: _strong(rng)} | ({25: _strong(rng, 0.4)} if rng.random() < 0.5 else {})
+        aus = {6: strong(rng), 12: strong(rng)} | ({25: strong(rng, 0.4)} if rng.random() < 0.5 else {})
     elif emotion == "sadness":
-        aus = {1: _strong(rng), 4: _strong(rng, 0.45, 0.8), 15: _strong(rng)}
+        aus = {1: strong(rng), 4: strong(rng, 0.45, 0.8), 15: strong(rng)}
     elif emotion == "surprise":
-        aus = {1: _strong(rng, 0.7), 2: _strong(rng, 0.7), 5: _strong(rng, 0.7), 26: _strong(rng, 0.8)}
-        aus |= {25: _strong(rng)} if rng.random() < 0.5 else {}
+        aus = {1: strong(rng, 0.7), 2: strong(rng, 0.7), 5: strong(rng, 0.7), 26: strong(rng, 0.8)}
+        aus |= {25: strong(rng)} if rng.random() < 0.5 else {}
     elif emotion == "fear":
         aus = {
-            1: _strong(rng),
-            2: _strong(rng),
-            4: _strong(rng),
-            5: _strong(rng),
-            20: _strong(rng, 0.7),
-            26: _strong(rng, 0.4, 0.7),
+            1: strong(rng),
+            2: strong(rng),
+            4: strong(rng),
+            5: strong(rng),
+            20: strong(rng, 0.7),
+            26: strong(rng, 0.4, 0.7),
         }
-        aus |= {25: _strong(rng, 0.4)} if rng.random() < 0.5 else {}
-        aus |= {7: _strong(rng, 0.3, 0.6)} if rng.random() < 0.2 else {}
+        aus |= {25: strong(rng, 0.4)} if rng.random() < 0.5 else {}
+        aus |= {7: strong(rng, 0.3, 0.6)} if rng.random() < 0.2 else {}
     elif emotion == "disgust":
         if rng.random() < 0.7:
-            aus = {9: _strong(rng, 0.7), 15: _strong(rng), 16: _strong(rng)} | (
-                {10: _strong(rng)} if rng.random() < 0.4 else {}
+            aus = {9: strong(rng, 0.7), 15: strong(rng), 16: strong(rng)} | (
+                {10: strong(rng)} if rng.random() < 0.4 else {}
             )
         else:
-            aus = {9: _strong(rng, 0.7), 10: _strong(rng, 0.7), 17: _strong(rng), 4: _strong(rng, 0.4, 0.8)}
+            aus = {9: strong(rng, 0.7), 10: strong(rng, 0.7), 17: strong(rng), 4: strong(rng, 0.4, 0.8)}
     elif emotion == "anger":
-        aus = {4: _strong(rng, 0.7), 5: _strong(rng), 7: _strong(rng), 23: _strong(rng, 0.7)} | (
-            {24: _strong(rng)} if rng.random() < 0.5 else {}
+        aus = {4: strong(rng, 0.7), 5: strong(rng), 7: strong(rng), 23: strong(rng, 0.7)} | (
+            {24: strong(rng)} if rng.random() < 0.5 else {}
         )
     elif emotion == "contempt":
-        aus = {12: _strong(rng), 14: _strong(rng)}
+        aus = {12: strong(rng), 14: strong(rng)}
     else:
         aus = {}
     return aus  # fmt: skip
@@ -180,16 +186,16 @@ def _subtle_aus(rng: np.random.Generator, emotion: str) -> tuple[dict[int, float
 
     if emotion in ("surprise", "fear"):
         shared = {
-            1: _strong(rng, 0.4, 0.6),
-            2: _strong(rng, 0.4, 0.6),
-            5: _strong(rng, 0.4, 0.6),
-            26: _strong(rng, 0.35, 0.55),
+            1: strong(rng, 0.4, 0.6),
+            2: strong(rng, 0.4, 0.6),
+            5: strong(rng, 0.4, 0.6),
+            26: strong(rng, 0.35, 0.55),
         }
         fine = {4: trace(), 20: trace()} if emotion == "fear" else {}
         return shared | fine, frozenset(fine), "brows"
     if emotion in ("anger", "disgust"):
-        shared = {4: _strong(rng, 0.4, 0.65), 7: _strong(rng, 0.5, 0.8)} | (
-            {17: _strong(rng, 0.5, 0.8)} if rng.random() < 0.5 else {}
+        shared = {4: strong(rng, 0.4, 0.65), 7: strong(rng, 0.5, 0.8)} | (
+            {17: strong(rng, 0.5, 0.8)} if rng.random() < 0.5 else {}
         )
         if emotion == "disgust":
             fine = {9: trace(), 15: trace(), 16: trace()}
@@ -197,11 +203,11 @@ def _subtle_aus(rng: np.random.Generator, emotion: str) -> tuple[dict[int, float
             fine = {23: trace(), 24: trace()}
         return shared | fine, frozenset(fine), "nose"
     if emotion == "happiness":
-        return {6: trace(), 12: _strong(rng, 0.5, 0.7)}, frozenset({6}), "cheeks"
+        return {6: trace(), 12: strong(rng, 0.5, 0.7)}, frozenset({6}), "cheeks"
     if emotion == "sadness":
-        return {1: _strong(rng, 0.6, 0.8), 4: _strong(rng, 0.4, 0.6), 15: trace()}, frozenset({15}), "mouth"
+        return {1: strong(rng, 0.6, 0.8), 4: strong(rng, 0.4, 0.6), 15: trace()}, frozenset({15}), "mouth"
     if emotion == "contempt":
-        return {12: _strong(rng, 0.5, 0.7), 14: trace()}, frozenset({14}), "mouth"
+        return {12: strong(rng, 0.5, 0.7), 14: trace()}, frozenset({14}), "mouth"
     au = int(rng.choice((14, 17)))
     return {au: trace()}, frozenset({au}), REGION_OF_AU[au]
 
@@ -213,11 +219,11 @@ _DISTRACTORS = {
 
 
 def _expression(rng: np.random.Generator, emotion: str, subtle: bool) -> tuple[dict[int, float], frozenset[int], str]:
-    aus, fine, region = _subtle_aus(rng, emotion) if subtle else (_plain_aus(rng, emotion), frozenset(), "")
+    aus, fine, region = _subtle_aus(rng, emotion) if subtle else (plain_aus(rng, emotion), frozenset(), "")
     distractors = [au for au in _DISTRACTORS[emotion] if au not in aus]
     # The two emotions of a pair share the list and the rate, so a distractor never tells them apart.
     if distractors and rng.random() < (0.3 if emotion == "neutral" else 0.12):
-        aus = aus | {int(rng.choice(distractors)): _strong(rng, 0.5, 0.9)}
+        aus = aus | {int(rng.choice(distractors)): strong(rng, 0.5, 0.9)}
     return dict(sorted(aus.items())), fine, region
 
 
@@ -247,29 +253,29 @@ def _blend(rng: np.random.Generator, colours: np.ndarray, jitter: float) -> tupl
     return float(r), float(g), float(b)
 
 
-def _near(rng: np.random.Generator, centre: float, spread: float) -> float:
+def near(rng: np.random.Generator, centre: float, spread: float) -> float:
     """A normal draw, cut at two standard deviations."""
     return float(centre + spread * np.clip(rng.normal(), -2, 2))
 
 
-def _shape(rng: np.random.Generator) -> Shape:
+def draw_shape(rng: np.random.Generator) -> Shape:
     return Shape(
-        width=_near(rng, 1.0, 0.02),
-        jaw_width=_near(rng, 1.0, 0.05),
-        chin=_near(rng, 0.0, 0.02),
-        eye_size=_near(rng, 1.0, 0.035),
-        eye_openness=_near(rng, 1.0, 0.05),
-        eye_spacing=_near(rng, 0.0, 0.008),
-        brow_height=_near(rng, 0.0, 0.01),
-        brow_arch=_near(rng, 0.0, 0.007),
-        nose_width=_near(rng, 1.0, 0.06),
-        nose_length=_near(rng, 1.0, 0.02),
-        mouth_width=_near(rng, 1.0, 0.035),
-        lip_thickness=_near(rng, 1.0, 0.07),
+        width=near(rng, 1.0, 0.02),
+        jaw_width=near(rng, 1.0, 0.05),
+        chin=near(rng, 0.0, 0.02),
+        eye_size=near(rng, 1.0, 0.035),
+        eye_openness=near(rng, 1.0, 0.05),
+        eye_spacing=near(rng, 0.0, 0.008),
+        brow_height=near(rng, 0.0, 0.01),
+        brow_arch=near(rng, 0.0, 0.007),
+        nose_width=near(rng, 1.0, 0.06),
+        nose_length=near(rng, 1.0, 0.02),
+        mouth_width=near(rng, 1.0, 0.035),
+        lip_thickness=near(rng, 1.0, 0.07),
     )
 
 
-def _appearance(rng: np.random.Generator) -> Appearance:
+def draw_appearance(rng: np.random.Generator) -> Appearance:
     return Appearance(
         skin=_blend(rng, _SKINS, 4),
         hair=_blend(rng, _HAIRS, 6),
@@ -329,11 +335,11 @@ def sample_face(seed: int | tuple[int, ...], *, emotion: str | None = None, subt
         deciding_region=region,
         line_contrast=float(how.uniform(0.15, 0.20)),
         side=str(how.choice(("left", "right"))) if emotion == "contempt" else "",
-        asymmetry=_near(how, 0.0, 0.05),
-        gaze=(_near(how, 0.0, 0.3), _near(how, 0.0, 0.2)),
+        asymmetry=near(how, 0.0, 0.05),
+        gaze=(near(how, 0.0, 0.3), near(how, 0.0, 0.2)),
         pose=_pose(where),
-        shape=_shape(who),
-        appearance=_appearance(who),
+        shape=draw_shape(who),
+        appearance=draw_appearance(who),
         texture_seed=int(how.integers(2**62)),
     )
 

@@ -120,7 +120,7 @@ _SPACING = 0.006
 
 
 class _Strokes(NamedTuple):
-    """The strokes of one AU on both sides as n points, in face units. A dash is a short run of points."""
+    """The strokes along some curves on both sides as n points, in face units. A dash is a short run of points."""
 
     anchor: np.ndarray
     offset: np.ndarray
@@ -135,11 +135,11 @@ class _Strokes(NamedTuple):
 
 
 @cache
-def _strokes(au: int) -> _Strokes:
+def _strokes(curves: tuple[Curve, ...], grain: float = 1.0) -> _Strokes:
     rows: list[tuple[float, ...]] = []
     dash_centres: list[np.ndarray] = []
     strokes = 0
-    for landmark, x0, y0, x1, y1, bend in FURROWS.get(au, ()):
+    for landmark, x0, y0, x1, y1, bend in curves:
         for anchor, side in ((landmark, 1.0), (MIRROR[landmark], -1.0)):
             start, along = np.array([side * x0, y0]), np.array([side * (x1 - x0), y1 - y0])
             length = float(np.hypot(*along))
@@ -147,7 +147,7 @@ def _strokes(au: int) -> _Strokes:
             t = np.linspace(0.0, 1.0, count)
             normal = np.array([along[1], -along[0]]) / length * side
             points = start + t[:, None] * along + (4 * bend * t * (1 - t))[:, None] * normal
-            parts = np.array_split(np.arange(count), max(round(count / _DASH_POINTS), 1))
+            parts = np.array_split(np.arange(count), max(round(count / (_DASH_POINTS * grain)), 1))
             for part in parts:
                 for position, i in enumerate(part):
                     step = (position - (len(part) - 1) / 2) * _SPACING
@@ -175,7 +175,7 @@ def furrow_points(landmarks: np.ndarray, strengths: Mapping[int, float], side: s
     """Points of all furrows of visible AUs, [n, 3]: x, y (face units) and depth."""
     points = [np.zeros((0, 3))]
     for au, strength in strengths.items():
-        strokes = _strokes(au)
+        strokes = _strokes(FURROWS.get(au, ()))
         depth = 0.24 * strength * strokes.taper
         if side and au in ONE_SIDED:
             depth = depth * (strokes.side == (-1.0 if side == "left" else 1.0))
@@ -185,34 +185,59 @@ def furrow_points(landmarks: np.ndarray, strengths: Mapping[int, float], side: s
 
 def line_points(landmarks: np.ndarray, aus: Iterable[int], rng: np.random.Generator) -> np.ndarray:
     """Points of the fine lines of some AUs, [n, 2], face units."""
-    points = [np.zeros((0, 2))]
-    for au in sorted(aus):
-        strokes = _strokes(au)
-        count = int(strokes.stroke[-1]) + 1
-        pace, phase = rng.uniform(55, 90, count), rng.uniform(0, 2 * np.pi, count)
-        wave = _WAVE * np.sin(pace[strokes.stroke] * strokes.arc + phase[strokes.stroke])
-        offset = strokes.offset + rng.normal(0, 0.006, (count, 2))[strokes.stroke] + wave[:, None] * strokes.normal
-        points.append(landmarks[strokes.anchor] + offset + _shift(rng, strokes))
-    return np.concatenate(points)
+    return np.concatenate([np.zeros((0, 2)), *(lines_along(landmarks, FURROWS[au], rng) for au in sorted(aus))])
 
 
 def pore_points(landmarks: np.ndarray, aus: Iterable[int], rng: np.random.Generator) -> np.ndarray:
     """Points of the pores that replace the fine lines of some AUs, [n, 2], face units."""
-    points = [np.zeros((0, 2))]
-    for au in sorted(aus):
-        strokes = _strokes(au)
-        count = len(strokes.dash_centre)
-        angles = rng.normal(0, _DASH_TURN, count)[strokes.dash]
-        along = strokes.dash_step[:, None] * np.stack([strokes.normal[:, 1], -strokes.normal[:, 0]], axis=-1)
-        turned = np.cos(angles)[:, None] * along + np.sin(angles)[:, None] * along[:, ::-1] * (-1, 1)
-        offset = (strokes.dash_centre + rng.normal(0, 0.010, (count, 2)))[strokes.dash] + turned
-        points.append(landmarks[strokes.anchor] + offset + _shift(rng, strokes))
-    return np.concatenate(points)
+    return np.concatenate([np.zeros((0, 2)), *(pores_along(landmarks, FURROWS[au], rng) for au in sorted(aus))])
 
 
-def _shift(rng: np.random.Generator, strokes: _Strokes) -> np.ndarray:
+def lines_along(
+    landmarks: np.ndarray,
+    curves: tuple[Curve, ...],
+    rng: np.random.Generator,
+    *,
+    grain: float = 1.0,
+    shift: float = _SHIFT,
+    wave: float = _WAVE,
+) -> np.ndarray:
+    """Points of fine lines along curves, on both sides, [n, 2], face units.
+
+    Args:
+      grain: how large the irregularities are, relative to those of the first edition.
+      shift: the largest shift, in x and in y, of all lines of one side together.
+      wave: the amplitude of their waves.
+    """
+    strokes = _strokes(curves, grain)
+    count = int(strokes.stroke[-1]) + 1
+    pace, phase = rng.uniform(55, 90, count) / grain, rng.uniform(0, 2 * np.pi, count)
+    waves = wave * np.sin(pace[strokes.stroke] * strokes.arc + phase[strokes.stroke])
+    offset = strokes.offset + rng.normal(0, 0.006 * grain, (count, 2))[strokes.stroke] + waves[:, None] * strokes.normal
+    return np.asarray(landmarks[strokes.anchor] + offset + _shift(rng, strokes, shift))
+
+
+def pores_along(
+    landmarks: np.ndarray,
+    curves: tuple[Curve, ...],
+    rng: np.random.Generator,
+    *,
+    grain: float = 1.0,
+    shift: float = _SHIFT,
+) -> np.ndarray:
+    """Points of pores in the place of the lines of `lines_along`, [n, 2], face units."""
+    strokes = _strokes(curves, grain)
+    count = len(strokes.dash_centre)
+    angles = rng.normal(0, _DASH_TURN, count)[strokes.dash]
+    along = strokes.dash_step[:, None] * np.stack([strokes.normal[:, 1], -strokes.normal[:, 0]], axis=-1)
+    turned = np.cos(angles)[:, None] * along + np.sin(angles)[:, None] * along[:, ::-1] * (-1, 1)
+    offset = (strokes.dash_centre + rng.normal(0, 0.010 * grain, (count, 2)))[strokes.dash] + turned
+    return np.asarray(landmarks[strokes.anchor] + offset + _shift(rng, strokes, shift))
+
+
+def _shift(rng: np.random.Generator, strokes: _Strokes, most: float) -> np.ndarray:
     # Up to more than a pixel of a coarse view, so that on average lines are nowhere darker than pores in it.
-    return rng.uniform(-_SHIFT, _SHIFT, (2, 2))[(strokes.side > 0).astype(int)]
+    return rng.uniform(-most, most, (2, 2))[(strokes.side > 0).astype(int)]
 
 
 def _splat(points_xy: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -242,6 +267,19 @@ def furrow_map(points: np.ndarray, to_pixels: ToPixels, scale: float, shape: tup
     image = _splat(to_pixels(points[:, :2]), points[:, 2] * (_SPACING * scale), shape)
     # A line of unit impulses a pixel apart becomes a ridge of height 1 / (sigma sqrt(2 pi)).
     return gaussian_filter(image, sigma, truncate=3.0) * np.float32(sigma * np.sqrt(2 * np.pi))
+
+
+def spot_map(points: np.ndarray, sigma: float, to_pixels: ToPixels, scale: float, shape: tuple[int, int]) -> np.ndarray:
+    """Relative darkening by soft round spots, float32 `shape`, 1 in the middle of a spot that stands alone.
+
+    Args:
+      points: [n, 2], the middles, face units.
+      sigma: standard deviation of a spot, face units.
+      to_pixels, scale, shape: as in `furrow_map`.
+    """
+    pixels = sigma * scale
+    image = _splat(to_pixels(points), np.full(len(points), 2 * np.pi * pixels**2), shape)
+    return np.asarray(gaussian_filter(image, pixels, truncate=3.0))
 
 
 def fine_map(points: np.ndarray, sigma: float, to_pixels: ToPixels, scale: float, shape: tuple[int, int]) -> np.ndarray:
