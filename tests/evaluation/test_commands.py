@@ -321,7 +321,7 @@ def test_an_export_takes_nothing_from_a_run_or_from_other_files(training, tmp_pa
 
 def test_the_model_that_a_run_began_with_is_not_replaced_by_its_policy(training, checkpoint):
     before = contents(checkpoint)
-    with pytest.raises(OutputError, match="policy is config.model.path, the model that the run began with"):
+    with pytest.raises(OutputError, match="policy is config.model.path, which the run began with"):
         export(epath.Path(training), epath.Path(checkpoint), 1)
     assert contents(checkpoint) == before
 

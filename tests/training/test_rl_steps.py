@@ -319,7 +319,11 @@ def test_each_row_is_reinforced_by_its_own_advantage(monkeypatch, tmp_path):
         programs=SimpleNamespace(banned_V=None), slots=ViewSlots(scene=8, view=4, views=1), config=limits
     )
     config = SimpleNamespace(
-        batch=size, rollout=SimpleNamespace(temperature=1.0), loss=LossConfig(), estimator=estimator_config
+        batch=size,
+        rollout=SimpleNamespace(temperature=1.0),
+        loss=LossConfig(),
+        estimator=estimator_config,
+        dropout_seed=None,
     )
     pack = rl_steps.make_pack(size, engine, agent.meshes.update, agent.model_config)
     update_step = rl_steps.make_update(config, agent, engine, optimizer, ucgrpo, pack, None)
