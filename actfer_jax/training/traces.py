@@ -195,7 +195,8 @@ class TraceMaker:
         if missing:
             raise DataError(
                 f"{sample.dataset}/{sample.name} has no {' and no '.join(missing)}; traces are written from what is "
-                "asked for: leave the sample out, or ask for less (config.rollout.ask_aus)"
+                "asked for: leave the sample out (config.data.min_fit=0, where the data set has that key), or ask for "
+                "less (config.rollout.ask_aus=False)"
             )
         return reference
 
