@@ -52,6 +52,6 @@ def test_a_wheel_trains_and_evaluates_in_an_empty_directory(tmp_path):
         *policy,
     )
     assert json.loads((empty / "evaluation/results.json").read_text())["results"]["normal"]["episodes"] == 2
-    run("actfer_jax.browse", "run", "evaluation", "--out=page")
+    run("actfer_jax.browse", "evaluation", "--out=page")
     assert "Content-Security-Policy" in (empty / "page/index.html").read_text()
     assert {path.name for path in empty.iterdir()} == {"run", "evaluation", "page"}
