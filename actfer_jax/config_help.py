@@ -60,13 +60,9 @@ def attribute_docs(cls: type) -> dict[str, str]:
 
 def _entry(entry: str, fields: set[str]) -> dict[str, str]:
     """`a, b: text` and `a: text; b: text` as the text of each field."""
-    if entry.count(":") > 1:
-        names = "|".join(map(re.escape, sorted(fields, key=len, reverse=True)))
-        parts = re.split(rf"; (?=(?:{names})(?:, (?:{names}))*: )", entry) if names else [entry]
-    else:
-        parts = [entry]
+    names = "|".join(fields)
     found: dict[str, str] = {}
-    for part in parts:
+    for part in re.split(rf"; (?=(?:{names})(?:, (?:{names}))*: )", entry):
         named, _, text = part.partition(": ")
         found |= {name: text for name in named.split(", ") if name in fields}
     return found

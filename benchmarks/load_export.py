@@ -33,8 +33,8 @@ import actfer_jax.models
 from actfer_jax import cli
 from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, load_pretrained, save_pretrained
+from actfer_jax.models.cache import init_cache
 from actfer_jax.models.huggingface import tensor_shapes
-from actfer_jax.models.qwen3_vl import init_cache
 from actfer_jax.parallel.sharding import MeshConfig, make_meshes
 
 _WORKDIR = flags.DEFINE(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from actfer_jax.compile_check.chips import Chip
 from actfer_jax.compile_check.hlo import Array
+from actfer_jax.models.ragged_attention import block_size
 
 # Shares of the chip's bandwidth and peak that a good kernel reaches, and seconds between two steps of its grid: rounded
 # experience, not measurements of these kernels.
@@ -16,8 +17,6 @@ _SPLASH = re.compile(r"splash_m[hq]a_(fwd|dq|dkv)_")
 _PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 """Matrix products of splash attention for each block of scores."""
 _RAGGED = re.compile(r"ragged_attention\b")
-_RAGGED_BLOCK = 256
-"""Positions of a row that attention to the cache reads at a time."""
 
 
 class Work(NamedTuple):
@@ -66,7 +65,8 @@ def _ragged(operands: Sequence[Array], results: Sequence[Array], mean_row: int |
     """Attention to what rows have filled of a cache [layer, row, kv head, position, dim], in one step a row."""
     *own, keys, _ = operands[3:]  # Before them are the layer, and of each row its number and its length.
     (rows, kv_heads, queries, dim), capacity = own[0].shape, keys.shape[-2]
-    read = capacity if mean_row is None else min(-(-mean_row // _RAGGED_BLOCK) * _RAGGED_BLOCK, capacity)
+    size = block_size(capacity)
+    read = capacity if mean_row is None else min(-(-mean_row // size) * size, capacity)
     scores = rows * kv_heads * queries * read
     cached = 2 * Array(keys.dtype, (rows, kv_heads, read, dim)).bytes
     return Work(2 * 2 * scores * dim, cached + sum(array.bytes for array in (*own, *results)), rows)

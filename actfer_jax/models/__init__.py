@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from actfer_jax.models.cache import KVCache, init_cache, write_cache
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.huggingface import (
     config_file,
@@ -14,7 +15,7 @@ from actfer_jax.models.huggingface import (
 from actfer_jax.models.images import ImageInputs, image_inputs, mrope_positions
 from actfer_jax.models.inference import logits
 from actfer_jax.models.log_probs import token_log_probs
-from actfer_jax.models.qwen3_vl import ImageFeatures, KVCache, Qwen3VL, init_cache, on_mesh, write_cache
+from actfer_jax.models.qwen3_vl import ImageFeatures, Qwen3VL, on_mesh
 
 __all__ = [
     "ImageFeatures",

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from actfer_jax.models.attention import BY_HEAD, segment_mask
+from actfer_jax.models.cache import Past
 from actfer_jax.models.online_softmax import MASKED, Softmax, scores, softmax
 from actfer_jax.models.precision import exact_products
 from actfer_jax.models.ragged_attention import ragged_attention
@@ -32,7 +33,7 @@ def cached_attention(
     cached_values_NxRxKxTxD: jax.Array,
     layer: jax.Array | int,
     cache_length_B: jax.Array,
-    cache_row_B: jax.Array | None = None,
+    cache_row_B: jax.Array,
     *,
     backend: str = "auto",
     mesh: Mesh | None = None,
@@ -42,8 +43,7 @@ def cached_attention(
     Args:
       layer: the layer of the cache to read.
       cache_length_B: a row of length 0 costs nothing.
-      cache_row_B: the cache row of each row; None for the same row (R = B). If rows are divided over devices, a row's
-        cache row must be on the same device.
+      cache_row_B: the cache row of each row. If rows are divided over devices, it must be on the same device.
       backend: "rows" (row by row, for CPU); "blocks" (all rows at once, as far as the longest); "ragged" (a kernel for
         TPU, for 16-bit types, with capacities and heads in multiples of 128); "ragged_interpret" (the same anywhere,
         slowly); "auto" picks by platform, sizes and type.
@@ -77,19 +77,18 @@ def cached_attention(
         score_BxKxMxL = scores(query_BxKxMxD, key_BxLxKxD.transpose(0, 2, 1, 3))
         score_BxKxMxL = jnp.where(mask_BxMxL[:, None], score_BxKxMxL, MASKED)
         new = softmax(score_BxKxMxL, value_BxLxKxD.transpose(0, 2, 1, 3))
-        output = attend_to_cache(query_BxKxMxD, new, keys, values, layer_1[0], row_B - number_R[0], length_B)
+        output = attend_to_cache(query_BxKxMxD, new, Past(keys, values, layer_1[0], length_B, row_B - number_R[0]))
         output = output.astype(value_BxLxKxD.dtype)
         output = output.reshape(batch, kv_heads, group, length, dim).transpose(0, 3, 1, 2, 4)
         return output.reshape(query_BxLxHxD.shape)
 
     number_R = jnp.arange(cached_keys_NxRxKxTxD.shape[1])
-    row_B = number_R if cache_row_B is None else cache_row_B
     rows = query_BxLxHxD, key_BxLxKxD, value_BxLxKxD, segment_ids_BxL
     cache = cached_keys_NxRxKxTxD, cached_values_NxRxKxTxD, jnp.reshape(layer, 1)
     cached, by_row = ("layers", "rows", "kv_heads"), ("rows",)
     names = (BY_HEAD, BY_HEAD, BY_HEAD, by_row, cached, cached, (None,), by_row, by_row, by_row)
     with exact_products(query_BxLxHxD.dtype):
-        return shard_mapped(attend, mesh, names, BY_HEAD)(*rows, *cache, cache_length_B, row_B, number_R)
+        return shard_mapped(attend, mesh, names, BY_HEAD)(*rows, *cache, cache_length_B, cache_row_B, number_R)
 
 
 def _backend(query_BxLxHxD: jax.Array, cached_NxRxKxTxD: jax.Array, platform: str) -> str:
@@ -101,55 +100,37 @@ def _backend(query_BxLxHxD: jax.Array, cached_NxRxKxTxD: jax.Array, platform: st
     return "blocks"
 
 
-def _blocks(
-    query_BxKxMxD: jax.Array,
-    new: Softmax,
-    keys_NxRxKxTxD: jax.Array,
-    values_NxRxKxTxD: jax.Array,
-    layer: jax.Array,
-    row_B: jax.Array,
-    length_B: jax.Array,
-    *,
-    size: int,
-) -> jax.Array:
+def _blocks(query_BxKxMxD: jax.Array, new: Softmax, past: Past, *, size: int) -> jax.Array:
     """All rows at once, with as many blocks of `size` positions as the longest has filled."""
-    kv_heads, capacity, dim = keys_NxRxKxTxD.shape[2:]
+    kv_heads, capacity, dim = past.keys.shape[2:]
     size = min(size, capacity)
 
-    def add_block(block: jax.Array, past: Softmax) -> Softmax:
+    def add_block(block: jax.Array, seen: Softmax) -> Softmax:
         begin = jnp.minimum(block * size, capacity - size)  # The last block may begin within the one before.
         position_S = begin + jnp.arange(size)
 
         def read(cache: jax.Array) -> jax.Array:
             def read_row(row: jax.Array) -> jax.Array:
-                return jax.lax.dynamic_slice(cache, (layer, row, 0, begin, 0), (1, 1, kv_heads, size, dim))[0, 0]
+                return jax.lax.dynamic_slice(cache, (past.layer, row, 0, begin, 0), (1, 1, kv_heads, size, dim))[0, 0]
 
-            return jax.vmap(read_row)(row_B)
+            return jax.vmap(read_row)(past.row_B)
 
-        in_block_BxS = (position_S[None] >= block * size) & (position_S[None] < length_B[:, None])
-        score_BxKxMxS = scores(query_BxKxMxD, read(keys_NxRxKxTxD))
+        in_block_BxS = (position_S[None] >= block * size) & (position_S[None] < past.length_B[:, None])
+        score_BxKxMxS = scores(query_BxKxMxD, read(past.keys))
         score_BxKxMxS = jnp.where(in_block_BxS[:, None, None], score_BxKxMxS, MASKED)
-        return past.add(score_BxKxMxS, read(values_NxRxKxTxD))
+        return seen.add(score_BxKxMxS, read(past.values))
 
-    return jax.lax.fori_loop(0, -(-length_B.max() // size), add_block, new).result()
+    return jax.lax.fori_loop(0, -(-past.length_B.max() // size), add_block, new).result()
 
 
-def _rows(
-    query_BxKxMxD: jax.Array,
-    new: Softmax,
-    keys_NxRxKxTxD: jax.Array,
-    values_NxRxKxTxD: jax.Array,
-    layer: jax.Array,
-    row_B: jax.Array,
-    length_B: jax.Array,
-) -> jax.Array:
+def _rows(query_BxKxMxD: jax.Array, new: Softmax, past: Past) -> jax.Array:
     """Row by row, each with the blocks that it has filled. XLA's CPU backend is slow at batched products."""
 
     def one_row(inputs: Any) -> jax.Array:
-        query, new, row, length = jax.tree.map(lambda x: x[None], inputs)
-        return _blocks(query, new, keys_NxRxKxTxD, values_NxRxKxTxD, layer, row, length, size=128)[0]
+        query, new, length, row = jax.tree.map(lambda x: x[None], inputs)
+        return _blocks(query, new, past._replace(length_B=length, row_B=row), size=128)[0]
 
-    return jax.lax.map(one_row, (query_BxKxMxD, new, row_B, length_B))
+    return jax.lax.map(one_row, (query_BxKxMxD, new, past.length_B, past.row_B))
 
 
 _BACKENDS: dict[str, Callable[..., jax.Array]] = {

@@ -27,6 +27,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from actfer_jax.models.cache import KVCache, Past
 from actfer_jax.models.cached_attention import cached_attention
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.images import ImageInputs
@@ -43,7 +44,6 @@ from actfer_jax.models.layers import (
 )
 from actfer_jax.models.precision import exact_products
 from actfer_jax.models.prefix import Prefix, with_prefix
-from actfer_jax.parallel.sharding import shard_mapped
 
 
 class ImageFeatures(NamedTuple):
@@ -51,81 +51,6 @@ class ImageFeatures(NamedTuple):
 
     tokens: jax.Array
     deepstack: jax.Array
-
-
-class KVCache(NamedTuple):
-    """Keys (rotated) and values, [layers, B, kv_heads, T, head_dim] each."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
-class Past(NamedTuple):
-    """What a layer reads of a cache: its own layer, and of each row the first `length` positions of a cache row."""
-
-    keys: jax.Array
-    values: jax.Array
-    layer: jax.Array
-    length_B: jax.Array
-    row_B: jax.Array | None
-
-
-def init_cache(config: Qwen3VLConfig, batch: int, length: int, dtype: DTypeLike) -> KVCache:
-    """An empty cache for `batch` rows of at most `length` tokens."""
-    text = config.text
-    shape = (text.num_hidden_layers, batch, text.num_key_value_heads, length, text.head_dim)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-
-def write_cache(
-    cache: KVCache,
-    new: KVCache,
-    start_B: jax.Array,
-    count_B: jax.Array,
-    row_B: jax.Array | None = None,
-    mesh: Mesh | None = None,
-) -> KVCache:
-    """Writes the first `count` of L new positions at position `start` of each row. Nothing else changes.
-
-    Positions past the end of the cache are dropped.
-
-    Args:
-      row_B: the cache row to write for each row; None for the same row. Rows past the last are dropped.
-      mesh: the mesh over which rows and heads are divided; each device writes its own rows.
-    """
-    batch, rows = new.keys.shape[1], cache.keys.shape[1]
-    row_B = jnp.arange(batch) if row_B is None else row_B
-    arguments = (*map(jnp.asarray, (start_B, count_B, row_B)), jnp.arange(rows))
-    cached, by_row = ("layers", "rows", "kv_heads"), ("rows",)
-    write = shard_mapped(_write_rows, mesh, (cached, cached, by_row, by_row, by_row, by_row), cached)
-    return KVCache(write(cache.keys, new.keys, *arguments), write(cache.values, new.values, *arguments))
-
-
-def _write_rows(
-    cache_NxRxKxTxD: jax.Array,
-    new_NxBxKxLxD: jax.Array,
-    start_B: jax.Array,
-    count_B: jax.Array,
-    row_B: jax.Array,
-    number_R: jax.Array,
-) -> jax.Array:
-    """Row by row, in place. A scatter makes the TPU's compiler copy the whole cache, and is slower on CPU."""
-    capacity, length = cache_NxRxKxTxD.shape[3], new_NxBxKxLxD.shape[3]
-    offset_L = jnp.arange(length)
-    row_B = row_B - number_R[0]
-
-    def write(b: jax.Array, cache: jax.Array) -> jax.Array:
-        begin = jnp.minimum(start_B[b], capacity - length)  # The slice must end inside the cache.
-        shift = start_B[b] - begin
-        piece = jax.lax.dynamic_index_in_dim(new_NxBxKxLxD, b, 1).astype(cache.dtype)
-        if length > 1:
-            piece = jnp.roll(piece, shift, axis=3)
-        used_L = (offset_L >= shift) & (offset_L < shift + count_B[b]) & (row_B[b] < cache.shape[1])
-        at = (0, row_B[b], 0, begin, 0)
-        old = jax.lax.dynamic_slice(cache, at, piece.shape)
-        return jax.lax.dynamic_update_slice(cache, jnp.where(used_L[:, None], piece, old), at)
-
-    return jax.lax.fori_loop(0, row_B.size, write, cache_NxRxKxTxD)
 
 
 class VisionAttention(nnx.Module):
@@ -307,11 +232,11 @@ class DecoderLayer(nnx.Module):
         x_BxLxD: jax.Array,
         angles_BxLxF: jax.Array,
         segment_ids_BxT: jax.Array,
-        *context: Any,
+        past: Past | None = None,
+        prefix: KVCache | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """`context` is the rest of what `Attention` takes."""
         normed_BxLxD = self.input_layernorm(x_BxLxD)
-        attended_BxLxD, new = self.self_attn(normed_BxLxD, angles_BxLxF, segment_ids_BxT, *context)
+        attended_BxLxD, new = self.self_attn(normed_BxLxD, angles_BxLxF, segment_ids_BxT, past, prefix)
         x_BxLxD = self.execution.constrain(x_BxLxD + attended_BxLxD, "rows")
         x_BxLxD = self.execution.constrain(x_BxLxD + self.mlp(self.post_attention_layernorm(x_BxLxD)), "rows")
         return x_BxLxD, new
@@ -428,7 +353,11 @@ class Qwen3VL(nnx.Module):
         if (cache is None) != (cache_length_B is None):
             raise ValueError("a cache and its lengths go together")
         angles_BxLxF = _mrope_angles(positions_BxLx3, self.config.text)
-        segment_ids_BxT = segment_ids_BxL if prefix is None else with_prefix(prefix.segment_ids, segment_ids_BxL)
+        row_B = jnp.arange(len(x_BxLxD)) if cache_row_B is None else cache_row_B
+        segment_ids_BxT, angles_QxPxF = segment_ids_BxL, None
+        if prefix is not None:
+            segment_ids_BxT = with_prefix(prefix.segment_ids, segment_ids_BxL)
+            angles_QxPxF = _mrope_angles(prefix.positions, self.config.text)
 
         def with_images(x: jax.Array, deepstack: jax.Array | None, index: jax.Array) -> jax.Array:
             if deepstack is None:
@@ -439,12 +368,11 @@ class Qwen3VL(nnx.Module):
         def run(layer: DecoderLayer, carry: tuple[Any, Any], index: jax.Array) -> Any:
             x_BxLxD, prefix_QxPxD = carry
             shared = None
-            if prefix is not None:
-                angles_QxPxF = _mrope_angles(prefix.positions, self.config.text)
+            if prefix is not None and angles_QxPxF is not None:
                 prefix_QxPxD, shared = layer(prefix_QxPxD, angles_QxPxF, prefix.segment_ids)
                 prefix_QxPxD = with_images(prefix_QxPxD, prefix.deepstack, index)
             # The cache is not scanned over: a layer of it that a loop or a kernel reads would be copied.
-            past = None if cache is None or cache_length_B is None else Past(*cache, index, cache_length_B, cache_row_B)
+            past = None if cache is None or cache_length_B is None else Past(*cache, index, cache_length_B, row_B)
             x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxT, past, shared)
             return (with_images(x_BxLxD, deepstack_FxBxLxD, index), prefix_QxPxD), new
 

@@ -12,30 +12,25 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from actfer_jax.models.cache import Past
 from actfer_jax.models.online_softmax import MASKED, Softmax, scores
 
-BLOCKS = (256, 128)
-"""Positions of a block: the first that divides the capacity."""
+_BLOCKS = (256, 128)
 
 Ref = Any  # of Pallas, which has no type that mypy reads
 Index = jax.Array | int
 
 
-def ragged_attention(
-    query_BxKxMxD: jax.Array,
-    new: Softmax,
-    keys_NxRxKxTxD: jax.Array,
-    values_NxRxKxTxD: jax.Array,
-    layer: jax.Array,
-    row_B: jax.Array,
-    length_B: jax.Array,
-    *,
-    interpret: bool = False,
-) -> jax.Array:
-    """Attention [B, K, M, D] to `new` and to the first `length` positions of a row and layer of the cache."""
+def block_size(capacity: int) -> int:
+    """Positions of a block, of which whole ones make the capacity, a multiple of 128."""
+    return next(size for size in _BLOCKS if capacity % size == 0)
+
+
+def ragged_attention(query_BxKxMxD: jax.Array, new: Softmax, past: Past, *, interpret: bool = False) -> jax.Array:
+    """Attention [B, K, M, D] to `new` and to what rows have filled of a layer of the cache."""
     batch, kv_heads, queries, dim = query_BxKxMxD.shape
-    capacity, dtype = keys_NxRxKxTxD.shape[3], keys_NxRxKxTxD.dtype
-    size = next(size for size in BLOCKS if capacity % size == 0)
+    capacity, dtype = past.keys.shape[3], past.keys.dtype
+    size = block_size(capacity)
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
 
     def of_row(width: int) -> pl.BlockSpec:
@@ -57,8 +52,8 @@ def ragged_attention(
         name="ragged_attention",
         interpret=interpret,
     )
-    scalars = (x.astype(jnp.int32) for x in (layer.reshape(1), row_B, length_B))
-    return call(*scalars, query_BxKxMxD, *new, keys_NxRxKxTxD, values_NxRxKxTxD)
+    scalars = (x.astype(jnp.int32) for x in (past.layer.reshape(1), past.row_B, past.length_B))
+    return call(*scalars, query_BxKxMxD, *new, past.keys, past.values)
 
 
 def _kernel(

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from actfer_jax.models.cache import KVCache, init_cache, write_cache
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import Params
-from actfer_jax.models.qwen3_vl import KVCache, Qwen3VL, init_cache, write_cache
+from actfer_jax.models.qwen3_vl import Qwen3VL
 from actfer_jax.parallel import sharding
 from actfer_jax.parallel.resharding import reshard
 from actfer_jax.parallel.sharding import ONE_DEVICE, Meshes
