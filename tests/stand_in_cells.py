@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 SAMPLES, STEPS = 40, 6
 SKILL = {"strong": 0.9, "weak": 0.5}
@@ -59,7 +60,7 @@ def evaluate(given: dict[str, str], out: Path) -> None:
     method, seed, rate = (Path(given["checkpoint"]) / "model.safetensors").read_text().split()
     split = given.get("config.data.split", "test")
     right = truth(method, int(seed), split, float(rate))
-    records, results = [], {}
+    records, index, results = [], [], {}
     looked = ["subtle" in strata(n) for n in range(SAMPLES)]
     rates = {"zoom_rate": 0.5, "zoom_rate_in": {"subtle": 1.0, "plain": 0.0}}
     for control in ("normal", "blank_crop"):
@@ -74,13 +75,22 @@ def evaluate(given: dict[str, str], out: Path) -> None:
         for n in range(SAMPLES):
             line = {"id": f"{control}/faces/{n}", "dataset": "faces", "image": str(n), "class": CLASSES[n % 2]}
             line |= {"outcome": "right" if solved[n] else "wrong", "looked": looked[n], "strata": strata(n)}
-            records.append(line | {"reward": {"task": 0.85 * solved[n]}})
+            line["reward"] = {"task": 0.85 * solved[n]}
+            records.append(json.dumps(episode(line)) + "\n")
+            index.append(json.dumps(line | {"bytes": len(records[-1])}) + "\n")
     (out / "episodes").mkdir(parents=True, exist_ok=True)
-    (out / "episodes" / "step-00000000-host0.jsonl").write_text("")
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (out / "episodes" / "step-00000000-host0.index").write_text(lines)
+    (out / "episodes" / "step-00000000-host0.jsonl").write_text("".join(records))
+    (out / "episodes" / "step-00000000-host0.index").write_text("".join(index))
     made = {"dataset": "faces", "split": split, "size": SAMPLES}
     (out / "results.json").write_text(json.dumps({"provenance": made, "results": results}))
+
+
+def episode(line: dict[str, Any]) -> dict[str, Any]:
+    """A record of one turn. Its seconds are another every time, as a tool's are."""
+    turn = {"text": line["outcome"], "call": None, "reply": None, "view": None, "seconds": time.time() % 1}
+    record = {key: line[key] for key in ("id", "dataset", "image", "reward")}
+    record |= dict.fromkeys(("token_ids", "loss_mask", "logprobs", "raw_logprobs", "prediction", "reference"))
+    return record | {"turns": [turn], "advantage": 0.0, "images": []}
 
 
 if __name__ == "__main__":

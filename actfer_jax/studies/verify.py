@@ -9,7 +9,8 @@ from pathlib import Path
 
 from etils import epath
 
-from actfer_jax.episodes.store import read_index
+from actfer_jax.episodes.difference import episodes_difference
+from actfer_jax.episodes.store import read_episodes
 from actfer_jax.errors import UserError
 from actfer_jax.evaluation.difference import differences
 from actfer_jax.evaluation.results import RESULTS
@@ -77,8 +78,7 @@ def _differences(study: Study, cell: Cell, first: Path, second: Path) -> Iterato
                 yield f"policy/{weights.name} has other bytes"
     for evaluation in evaluations_of(study.config, cell):
         one, other = (epath.Path(directory / evaluation.name) for directory in (first, second))
-        for before, after in zip(read_index(one), read_index(other), strict=True):
-            if before != after:
-                yield f"{evaluation.name}: the episode {before['id']} is another"
+        if found := episodes_difference(list(read_episodes(one)), list(read_episodes(other))):
+            yield f"{evaluation.name}: {found}"
         if read_json(one / RESULTS)["results"] != read_json(other / RESULTS)["results"]:
             yield f"{evaluation.name} has other figures"

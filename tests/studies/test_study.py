@@ -196,10 +196,16 @@ def test_verify_finds_what_does_not_repeat(tmp_path):
     assert run(study, ["weak/*"]) == {}
     assert verify(study, 9, 2, stop) == {}
     assert len(list((tmp_path / "verify").rglob("results.json"))) == 3
-    metrics = study.directory(study.cells[0]) / "run" / "metrics.jsonl"
+    first, second = (study.directory(cell) for cell in named(study.cells, ["weak/seed-1", "weak/seed-2"]))
+    metrics = first / "run" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"reward/total": 0.5,', '"reward/total": 0.5000001,'))
-    told = "step 3, metric reward/total: 0.5000001 in the first run, 0.5 in the second"
-    assert verify(study, 3, 2, stop) == {"weak/seed-1": told}
+    shard = next(second.glob("*/episodes/*.jsonl"))
+    shard.write_text(shard.read_text().replace('"right"', '"wrong"', 1))
+    told = verify(study, 3, 2, stop)
+    assert told == {
+        "weak/seed-1": "step 3, metric reward/total: 0.5000001 in the first run, 0.5 in the second",
+        "weak/seed-2": "greedy: episode normal/faces/0, turn 1\n  first:  'wrong'\n  second: 'right'",
+    }
 
 
 @pytest.mark.parametrize(
