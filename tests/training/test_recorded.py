@@ -123,14 +123,15 @@ class Pictures:
 
 
 def test_a_trace_belongs_to_its_sample(queries):
+    pictures = Pictures([Sample(query.dataset, query.name, query.images, query.reference) for query in queries])
     trace = Trace("synth_faces", "validation/2", 2, (LOOK, ANSWER))
-    sample = TracedSamples(Pictures(queries), [trace])[0]
+    sample = TracedSamples(pictures, [trace])[0]
     assert sample.turns == (LOOK, ANSWER) and sample.reference == queries[2].reference
     with pytest.raises(
         DataError, match="trace of synth_faces/validation/2 is about sample 9, and the data have 8 .*data"
     ):
-        TracedSamples(Pictures(queries), [trace, replace(trace, index=9)])
-    source = TracedSamples(Pictures(queries), [replace(trace, index=3)])
+        TracedSamples(pictures, [trace, replace(trace, index=9)])
+    source = TracedSamples(pictures, [replace(trace, index=3)])
     with pytest.raises(DataError, match="is about sample 3, which is synth_faces/validation/3 here .*give the section"):
         source[0]
 
