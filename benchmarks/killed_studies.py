@@ -5,7 +5,7 @@
 Runs the smallest study (tests/studies/tiny.py) without a kill, then kills another ten times with SIGKILL, at instants
 drawn over the time that the first one took, and starts it again each time; every second time its commands are killed
 too. Reports must be equal, but for what they took and when. Then all cells are run again by `--verify`. Prints what
-happened; exits with 1 where something differs. An hour on two cores.
+happened; exits with 1 where something differs.
 """
 
 import argparse

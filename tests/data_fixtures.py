@@ -423,6 +423,31 @@ def write_mmew(directory: Path) -> dict[str, Any]:
     return {"directory": str(directory)}
 
 
+def write_four_dme(directory: Path, clips: int = 5) -> dict[str, Any]:
+    """A column for each action unit between the labels, several emotions of a clip, units that a coder doubts."""
+    emotions = ("Positive", "Negative", "Surprise", "Repression", "Others")
+    header = ("sub_ID", "fold_name", "Onset", "Apex", "Offset", "AUs", "Emotion", "AU4", "AU12")
+    rows: list[tuple[Any, ...]] = [(*header, *emotions)]
+    for n in range(clips):
+        aus, shown = FOUR_DME_LABELS[n % len(FOUR_DME_LABELS)]
+        subject, clip, onset, apex = f"sub{1 + n % 3}", f"clip_{n:03d}", 10 + n, 14 + n
+        rows.append((subject, clip, onset, apex, 30 + n, aus, "".join(shown), int("4" in aus), int("12" in aus)))
+        rows[-1] += tuple(int(word in shown) for word in emotions)
+        put_frames(directory / f"gray_micro_crop/{subject}/{clip}", "{:04d}.jpg", (onset, apex))
+        put_frames(directory / f"gray_micro/{subject}/{clip}", "{:04d}.jpg", (onset, apex), f"raw {clip}")
+    write_workbook(directory / "4DME_Labelling_Micro_release v1.xlsx", rows)
+    return {"directory": str(directory)}
+
+
+FOUR_DME_LABELS = (
+    ("AU4(k)+AU7", ("Negative",)),
+    ("12", ("Positive",)),
+    ("AU1+AU2", ("Surprise",)),
+    ("AU4", ("Negative", "Surprise")),
+    ("AU14+AU24", ("Repression",)),
+)
+"""Action units and emotions of the clips, in turn."""
+
 FEA_SOURCES = {
     # Source: AUs and labels of its items; the last of each is of the test part.
     "FABA": ([["AU1", "AU4"], ["anger"]], [["AU12"], ["happiness"]], [[], ["neutral"]]),
@@ -565,6 +590,7 @@ WRITERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "casme3": write_casme3,
     "dfme": write_dfme,
     "mmew": write_mmew,
+    "four_dme": write_four_dme,
     "fea_20k": write_fea_20k,
     "unifer": write_unifer,
     "mixture": write_mixture,

@@ -18,6 +18,7 @@ from data_fixtures import (
     write_casme2,
     write_casme3,
     write_dfme,
+    write_four_dme,
     write_mmew,
     write_samm,
     write_smic,
@@ -157,6 +158,34 @@ def test_smic_has_no_apex_and_other_sets_name_their_columns(tmp_path):
     samples = samples_of("mmew", **write_mmew(tmp_path / "mmew"))
     assert shown(samples["S13-02-002"], "S13-02-002", 5, 15)
     assert samples["S02-06-001"].reference.extra["subject"] == "S02"
+
+
+def test_clips_of_4dme_have_one_emotion_and_what_a_coder_doubts_is_not_known(tmp_path):
+    given = write_four_dme(tmp_path / "few")
+    samples, book = samples_of("four_dme", **given), "4DME_Labelling_Micro_release v1.xlsx"
+    assert {name: sample.reference.emotion for name, sample in samples.items()} == {
+        "sub1/clip_000": "negative",
+        "sub2/clip_001": "positive",
+        "sub3/clip_002": "surprise",
+        "sub2/clip_004": "repression",
+    }
+    doubted = samples["sub1/clip_000"].reference
+    assert doubted.aus == {7} and doubted.known_aus == facs.AU_NAMES.keys() - {4}
+    assert shown(samples["sub3/clip_002"], "clip_002", 12, 16)
+    assert shown(samples_of("four_dme", pictures="raw", **given)["sub3/clip_002"], "raw clip_002", 12, 16)
+    assert problems_of("four_dme", **given) == [
+        (book, 2, "1 rows from here on have 'AU4(k)' among their action units, which is not read"),
+        (book, 5, "1 rows from here on have the emotion 'negative+surprise', which is in no class; left out"),
+    ]
+    assert report_of("four_dme", classes="composite", **given)["classes"] == dict.fromkeys(COMPOSITE, 1)
+    # In the whole workbook two rows, by their place, have each other's labels.
+    whole = write_four_dme(tmp_path / "whole", clips=150)
+    samples = samples_of("four_dme", **whole)
+    assert samples["sub1/clip_144"].reference.emotion == "negative" and samples["sub1/clip_144"].reference.aus == {7}
+    assert samples["sub2/clip_145"].reference.emotion == "repression"
+    assert (book, 146, "has the labels of row 147, and that row has its own: exchanged") in problems_of(
+        "four_dme", **whole
+    )
 
 
 def test_pictures_that_are_not_there_or_broken_are_named(tmp_path):
