@@ -132,7 +132,7 @@ class Evaluations:
             write_atomically(self._workdir / EVALUATION, json.dumps(runs, indent=1) + "\n")
             if not part:
                 write_evaluation(self._workdir, step, summaries)
-            if evaluation.every and all(of_part.values()):
+            if evaluation.every and of_part.get(NORMAL):
                 figures = {control: summarise(results) for control, results in of_part.items()}
                 write_evaluation(self._workdir, step, figures, prefix="eval_part")
 

@@ -112,11 +112,7 @@ def _train(
     _check(stop, "loading")
     frozen = split_frozen(agent.params, config.model.frozen, config.model.dtype)[1]
     base = fingerprint(frozen, meshes.update)
-    log.info(
-        "%s: %d samples; the model has %s parameters, of which %s are trained",
-        *(config.data.name, len(source)),
-        *(f"{count:,}" for count in (_count(agent.params), _count(agent.params) - _count(frozen))),
-    )
+    _tell_sizes(config.data.name, len(source), _count(agent.params), _count(frozen))
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     if config.model.initialise == "random":
         agent = whitened(agent, source, config.traces, config.seed)
@@ -446,6 +442,14 @@ def save_policy(
         save_adapter(model, directory, config.lora, config.model.base, files)
     if hosts.is_first():
         log.info("the policy is in %s", directory)
+
+
+def _tell_sizes(name: str, samples: int, parameters: int, frozen: int) -> None:
+    log.info(
+        "%s: %d samples; the model has %s parameters, of which %s are trained",
+        *(name, samples),
+        *(f"{count:,}" for count in (parameters, parameters - frozen)),
+    )
 
 
 def _count(params: Params) -> int:
