@@ -9,7 +9,7 @@ from actfer_jax.rollout.engine import Rollout
 COLOURS = ("#e4572e", "#2e86ab", "#3c9d4e", "#9b5de5", "#f2b134", "#17bebb")
 _IMAGE_SIDE, _VIEW_HEIGHT, _MARGIN = 384, 128, 8
 # In pixels of the picture. TensorBoard shows it at about a third of its size, where they are still seen.
-_LINE, _TEXT = 6, 18
+_LINE, _TEXT = 6, 24
 
 
 def episode_caption(rollout: Rollout, reward: float) -> str:

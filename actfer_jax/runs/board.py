@@ -96,10 +96,10 @@ LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
         "bytes": ("time/host_rss$", "time/hbm_peak$"),
     },
     "Evaluation": {
-        "accuracy": ("evaluation/accuracy",),
+        "accuracy": ("evaluation/accuracy( under [^,]+)?$",),
         "gain of looking": ("evaluation/gain of looking",),
         "share that looks": ("evaluation/zoom_rate, ",),
-        "accuracy, while training": ("evaluation_part/accuracy",),
+        "accuracy, while training": ("evaluation_part/accuracy( under [^,]+)?$",),
         "gain of looking, while training": ("evaluation_part/gain of looking",),
     },
 }
