@@ -276,11 +276,12 @@ def load_config(given: str) -> ml_collections.ConfigDict:
 
 
 def changed() -> dict[str, Any]:
-    """The `--config` of the command line, as "config", and every key whose value is not that of the file."""
+    """The name of the `--config` file, with its variant, as "config"; and every key whose value is not the file's."""
     flag = flags.FLAGS["config"]
     given = config_flags.get_config_filename(flag)
     now, before = (flatten(plain_config(config)) for config in (flags.FLAGS.config, load_config(given)))
-    return {"config": given} | {key: value for key, value in now.items() if before.get(key) != value}
+    changes = {key: value for key, value in now.items() if key not in before or before[key] != value}
+    return {"config": os.path.basename(given)} | changes
 
 
 def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:

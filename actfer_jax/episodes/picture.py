@@ -1,5 +1,7 @@
 """Draws an episode: its images with the outlines of the views, and the views below them."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,8 +17,13 @@ _LINE, _TEXT = 6, 24
 def episode_caption(rollout: Rollout, reward: float) -> str:
     """Three lines: what was read, what is true, and the reward."""
     answer, truth = rollout.episode.answer, rollout.query.reference
-    read = "no answer" if answer is None else f"{answer.answer or '?'}, {facs.format_aus(answer.aus or ())}"
-    return f"read: {read}\ntruth: {truth.emotion}, {facs.format_aus(truth.aus or ())}\nreward: {reward:.2f}"
+    read = "no answer" if answer is None else _in_words(answer.answer, answer.aus)
+    return f"read: {read}\ntruth: {_in_words(truth.emotion, truth.aus)}\nreward: {reward:.2f}"
+
+
+def _in_words(emotion: str | None, aus: Iterable[int] | None) -> str:
+    """What is known of the two."""
+    return ", ".join(filter(None, (emotion, None if aus is None else facs.format_aus(aus))))
 
 
 def episode_text(rollout: Rollout) -> str:

@@ -19,6 +19,7 @@ from actfer_jax.runs.metrics import (
     MetricWriter,
     Progress,
     ResourceMeter,
+    compilations_told,
     is_timing,
     read_metrics,
 )
@@ -137,6 +138,18 @@ def test_compilations_are_counted():
     meter.close()
     double(inputs[2])
     assert meter.metrics()["perf/compilations"] == 2
+
+
+def test_a_program_is_named_as_it_compiles(caplog):
+    def _prefill(x):
+        return x + 1
+
+    caplog.set_level("INFO")
+    program, inputs = jax.jit(_prefill), [jnp.asarray(np.ones(n, np.float32)) for n in (3, 4)]
+    with compilations_told():
+        for value, lines in ((inputs[0], 1), (inputs[0], 1), (inputs[1], 2)):
+            program(value)
+            assert caplog.messages == ["compiling prefill (once per shape)"] * lines
 
 
 def test_the_peak_of_the_fullest_device(monkeypatch):

@@ -377,6 +377,8 @@ def test_metrics_say_what_happened(undisturbed):
         assert records[-1]["sft/loss"] > 0
         return
     for record in records:
+        # The demo's rate rises over its first three updates, and a step is one.
+        assert record["learning_rate"] == pytest.approx(8e-4 * min(record["step"] - 1, 3) / 3)
         # On policy the trainer's ratio is 1: sampler and trainer are one model.
         assert record["mismatch/logp_abs_diff_max"] < 1e-4
         assert abs(record["policy/ratio_max"] - 1) < 1e-3
