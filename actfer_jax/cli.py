@@ -21,8 +21,9 @@ import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
+from ml_collections import config_flags
 
-from actfer_jax.config import named_config, nearest, new_name, section_class
+from actfer_jax.config import flatten, named_config, nearest, new_name, plain_config, section_class
 from actfer_jax.config_help import help_text
 from actfer_jax.errors import ConfigError, ToolTimeout, UserError
 from actfer_jax.files import as_path, disk_is_full, file_errors
@@ -272,6 +273,15 @@ def load_config(given: str) -> ml_collections.ConfigDict:
       ConfigError: it does not exist, or fails.
     """
     return _load_config(given)[1]
+
+
+def changed() -> dict[str, Any]:
+    """The name of the `--config` file, with its variant, as "config"; and every key whose value is not the file's."""
+    flag = flags.FLAGS["config"]
+    given = config_flags.get_config_filename(flag)
+    now, before = (flatten(plain_config(config)) for config in (flags.FLAGS.config, load_config(given)))
+    changes = {key: value for key, value in now.items() if key not in before or before[key] != value}
+    return {"config": os.path.basename(given)} | changes
 
 
 def _load_config(given: str) -> tuple[str, ml_collections.ConfigDict]:

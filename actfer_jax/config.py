@@ -11,6 +11,7 @@ that folder (`plugins.load`), and the section is read as this module's `Config`.
 
 import dataclasses
 import difflib
+import json
 import numbers
 import types
 import typing
@@ -254,3 +255,17 @@ def _read_tuple(value: Any, items: tuple[Any, ...], key: str) -> tuple[Any, ...]
     if len(value) != len(items):
         raise ConfigError(f"{key} is {value!r}; it must have {len(items)} values")
     return tuple(_read(item, hint, f"{key}[{i}]") for i, (item, hint) in enumerate(zip(value, items, strict=True)))
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config in JSON's types: nested dicts, lists, numbers, strings."""
+    nested = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    return dict(with_new_names(json.loads(json.dumps(nested))))
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

@@ -31,11 +31,13 @@ class ProgressLine:
         """Shows that `done` of `total` are done. The line ends when all are."""
         now = self._clock()
         rate = (done - self._start[0]) / max(now - self._start[1], 1e-9)
-        left = (total - done) / rate if rate else float("inf")
+        line = f"{done}/{total} {self._unit}"
+        if self._warm or done == total:
+            left = (total - done) / rate if rate else float("inf")
+            line += f" | {rate:.{1 if rate >= 0.1 else 3}f} a second | {duration(left)} left"
         if not self._warm:
-            # The first stretch compiles and loads: later rates leave it out.
+            # The first stretch compiles and loads: it says nothing of the rest.
             self._start, self._warm = (done, now), True
-        line = f"{done}/{total} {self._unit} | {rate:.{1 if rate >= 0.1 else 3}f} a second | {duration(left)} left"
         if self._stream.isatty():
             self._stream.write(f"\r{line:<78}" + ("\n" if done == total else ""))
         elif done == total or now - self._shown >= _SECONDS_BETWEEN_LINES:

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     with termination() as stop:
         hosts.watch_machine(stop)
         try:
-            train(config, given.workdir, given.config, stop, given.allow_changes)
+            train(config, given.workdir, given.config, stop, given.allow_changes, cli.changed())
         except Interrupted as stopped:
             told_by = stopped.signal
         else:

@@ -142,6 +142,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.data.cache_directory = "~/.cache/actfer_jax/data"
     config.evaluation.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.evaluation.queries = 64
+    config.evaluation.every = 0  # steps between two evaluations while training, on `size` of the samples; 0 for none
+    config.evaluation.size = 128
 
     uses = {
         "demo": use_demo,

@@ -108,6 +108,13 @@ def test_a_file_of_the_working_directory_comes_before_what_ships(parse, tmp_path
     assert parse("--config=grpo", "--workdir=x").config.to_dict() == {"steps": 5}
 
 
+def test_what_the_command_line_changes_of_its_file(parse):
+    parse("--config=ucgrpo:demo", "--workdir=x", "--config.optimizer.learning_rate=1e-3", "--config.seed=0")
+    assert cli.changed() == {"config": "ucgrpo.py:demo", "optimizer.learning_rate": 1e-3}
+    parse(DEMO, "--workdir=x", "--config.evaluation=None")
+    assert cli.changed() == {"config": "ucgrpo.py:demo", "evaluation": None}
+
+
 def test_none_can_be_given_where_a_field_may_be_none(parse):
     config = parse(
         DEMO,

@@ -219,7 +219,20 @@ def _shuffled(source: Any, seed: int) -> grain.MapDataset[Any]:
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
 
 
-class Stratum:
+class Chosen:
+    """The samples of a source that have some of its indices."""
+
+    def __init__(self, source: Samples, indices: Sequence[int]):
+        self.source, self.indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[self.indices[index]]
+
+
+class Stratum(Chosen):
     """The samples of a source that belong to one stratum.
 
     Raises:
@@ -227,21 +240,14 @@ class Stratum:
     """
 
     def __init__(self, source: Source, name: str):
-        self.source = source
         by_index = [source.strata(index) for index in range(len(source))]
-        self.indices = [index for index, strata in enumerate(by_index) if name in strata]
+        super().__init__(source, [index for index, strata in enumerate(by_index) if name in strata])
         if not self.indices:
             there = ", ".join(sorted(set().union(*by_index))) or "none"
             raise DataError(
                 f"none of the {len(source)} samples is of the stratum {name!r}; their strata are: {there}. Give one of "
                 "these, or more samples (config.data.size)"
             )
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self.indices[index]]
 
 
 def batches(dataset: grain.MapDataset[Element], batch: int, start: int) -> Iterator[list[Element]]:

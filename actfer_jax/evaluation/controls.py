@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actfer_jax.agent.episode import Sample
-from actfer_jax.data.sources import Source, Unreadable, read_sample
+from actfer_jax.data.sources import Samples, Unreadable, read_sample
 from actfer_jax.evaluation.items import NORMAL
 from actfer_jax.evaluation.metrics import Outcome, outcome
 from actfer_jax.faces.images import ImageError
@@ -67,7 +67,7 @@ class Outcomes:
         return cls(by_control, unreadable)
 
 
-def evaluate_policy(engine: RolloutEngine, params: Params, samples: Source, **options: Any) -> Outcomes:
+def evaluate_policy(engine: RolloutEngine, params: Params, samples: Samples, **options: Any) -> Outcomes:
     """Plays one normal episode of every sample, and one under each control; the arguments are those of `play`.
 
     Raises:
@@ -76,7 +76,7 @@ def evaluate_policy(engine: RolloutEngine, params: Params, samples: Source, **op
     return Outcomes.joined(play(engine, params, samples, range(batch_count(samples, engine.queries)), **options))
 
 
-def batch_count(samples: Source, queries: int) -> int:
+def batch_count(samples: Samples, queries: int) -> int:
     """How many batches of `queries` samples there are; the last may be smaller."""
     return math.ceil(len(samples) / queries)
 
@@ -84,7 +84,7 @@ def batch_count(samples: Source, queries: int) -> int:
 def play(
     engine: RolloutEngine,
     params: Params,
-    samples: Source,
+    samples: Samples,
     batches: Sequence[int],
     *,
     controls: Sequence[str] = tuple(CONTROLS),

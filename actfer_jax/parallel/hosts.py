@@ -69,6 +69,10 @@ def connect(coordinator: str | None = None, processes: int | None = None, index:
     elif not _on_tpu():
         return start_devices()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if coordinator is not None and processes is not None:
+        log.info("waiting for %d of %d processes at %s", processes - 1, processes, coordinator)
+    else:
+        log.info("waiting for all hosts of this TPU")
     try:
         jax.distributed.initialize(
             coordinator,

@@ -10,9 +10,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from actfer_jax.config import flatten
 from actfer_jax.files import file_errors, reason
 from actfer_jax.runs.manifest import HOST_KEYS, MANIFEST, manifest_config, matches
-from actfer_jax.runs.metrics import WorkdirError, flatten, is_timing
+from actfer_jax.runs.metrics import WorkdirError, is_timing
 
 # What the manifest has beside the config that may explain a difference.
 _VERSIONS = ("versions", "git_commit", "prompts_hash", "devices")

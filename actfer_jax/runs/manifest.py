@@ -13,9 +13,9 @@ import jax
 from etils import epath
 
 import actfer_jax
-from actfer_jax.config import ConfigError, nearest, with_new_names
+from actfer_jax.config import ConfigError, flatten, nearest, plain_config, with_new_names
 from actfer_jax.files import file_errors, reason, write_atomically
-from actfer_jax.runs.metrics import EVALUATION, METRICS, WorkdirError, flatten, plain_config
+from actfer_jax.runs.metrics import EVALUATION, METRICS, WorkdirError
 from actfer_jax.runs.provenance import git_state
 
 log = logging.getLogger(__name__)

@@ -8,29 +8,33 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import psutil
 from clu import metric_writers
 from etils import epath
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 
-from actfer_jax.config import with_new_names
 from actfer_jax.errors import UserError
 from actfer_jax.files import is_remote, write_atomically
 from actfer_jax.progress import duration
+from actfer_jax.runs.board import layout, plain_name
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
+_PROGRAM = re.compile(r"jit\(_?(prefill|decode|fill|update|log_probs)\)")
 
 
 class WorkdirError(UserError, ValueError):
@@ -84,24 +88,32 @@ def read_evaluations(workdir: epath.PathLike) -> dict[str, Any]:
         ) from error
 
 
-def write_evaluation(workdir: epath.PathLike, step: int, summaries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Shows the figures of an evaluation in TensorBoard, as `eval/NAME` and `eval/CONTROL/NAME`.
+def write_evaluation(
+    workdir: epath.PathLike, step: int, summaries: Mapping[str, Mapping[str, Any]], prefix: str = "eval"
+) -> None:
+    """Shows the figures of an evaluation in TensorBoard, by the plain names (`board.plain_name`) of `eval/NAME`,
+    `eval/CONTROL/NAME` and `eval/gain/CONTROL`, which is what the accuracy loses under the control.
 
     Args:
       workdir: the run's.
       step: the step after which the policy was evaluated.
       summaries: `evaluation.metrics.summarise` of each control.
+      prefix: in place of "eval".
     """
     numbers = {}
+    normal = summaries["normal"]["accuracy"]["value"]
     for control, summary in summaries.items():
-        prefix = "eval" if control == "normal" else f"eval/{control}"
+        group = prefix if control == "normal" else f"{prefix}/{control}"
         for name in ("accuracy", "macro_f1", "au_f1_sample"):
-            numbers[f"{prefix}/{name}"] = summary[name]["value"]
+            numbers[f"{group}/{name}"] = summary[name]["value"]
         for stratum, figures in summary["strata"].items():
             for name in ("accuracy", "zoom_rate"):
-                numbers[f"{prefix}/{name}/{stratum}"] = figures[name]["value"]
+                numbers[f"{group}/{name}/{stratum}"] = figures[name]["value"]
+        accuracy = summary["accuracy"]["value"]
+        if control != "normal" and None not in (normal, accuracy):
+            numbers[f"{prefix}/gain/{control}"] = normal - accuracy
     writer = metric_writers.SummaryWriter(os.fspath(workdir))
-    writer.write_scalars(step, {name: value for name, value in numbers.items() if value is not None})
+    writer.write_scalars(step, {plain_name(name): value for name, value in numbers.items() if value is not None})
     writer.close()
 
 
@@ -154,7 +166,7 @@ class MetricWriter:
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         self._append(json.dumps({"step": step, **finite}, allow_nan=False).encode() + b"\n")
         self._last_step = step
-        self._tensorboard.write_scalars(step, numbers)
+        self._tensorboard.write_scalars(step, {plain_name(name): value for name, value in numbers.items()})
 
     def _append(self, line: bytes) -> None:
         if self._file is None:
@@ -174,11 +186,19 @@ class MetricWriter:
         """Shows texts (Markdown) in TensorBoard."""
         self._tensorboard.write_texts(step, texts)
 
-    def write_hparams(self, config: Mapping[str, Any]) -> None:
-        """Shows the config in TensorBoard's table of runs. Call it once per writer."""
-        flat = flatten(plain_config(config))
-        shown = {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in flat.items()}
+    def write_histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Shows how the values of a step are spread, in TensorBoard, by plain names."""
+        self._tensorboard.write_histograms(step, {plain_name(name): array for name, array in values.items()})
+
+    def write_board(self, hparams: Mapping[str, Any]) -> None:
+        """Shows values of the config in TensorBoard's table of runs, and the charts of `board.LAYOUT`. Call it once per
+        writer."""
+        shown = {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in hparams.items()}
         self._tensorboard.write_hparams(shown)
+        tag = custom_scalars.CONFIG_SUMMARY_TAG
+        self._tensorboard.write_summaries(
+            0, {tag: layout().SerializeToString()}, {tag: custom_scalars.create_summary_metadata()}
+        )
 
     def close(self) -> None:
         """Writes out what is still queued."""
@@ -201,6 +221,24 @@ def _number(name: str, value: Any) -> int | float:
         raise ValueError(f"metric {name!r} is not a number under a name of its own: {value!r}")
     item = array.item()
     return int(item) if isinstance(item, bool | int) else float(item)
+
+
+@contextmanager
+def compilations_told() -> Iterator[None]:
+    """Logs a line as jax begins to compile a program of a rollout or an update, or to read it from its cache. With a
+    large model that takes minutes."""
+
+    def tell(event: str, duration_secs: float, **details: str | int) -> None:
+        del duration_secs
+        # A program has just been lowered: its compilation is next.
+        if event == _LOWERED and (program := _PROGRAM.fullmatch(str(details.get("fun_name")))):
+            log.info("compiling %s (once per shape)", program[1])
+
+    jax.monitoring.register_event_duration_secs_listener(tell)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(tell)
 
 
 class ResourceMeter:
@@ -253,39 +291,30 @@ class Progress:
 
     Args:
       num_steps: the last step of the run.
-      start_step: the step that the run starts from.
       clock: a clock in seconds.
     """
 
-    def __init__(self, num_steps: int, start_step: int = 0, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, num_steps: int, clock: Callable[[], float] = time.monotonic):
         self._num_steps = num_steps
         self._clock = clock
-        self._start = (start_step, clock())
-        self._seen: deque[tuple[int, float]] = deque(maxlen=20)
+        self._seen: deque[tuple[int, float]] = deque(maxlen=21)
 
-    def update(self, step: int, shown: Mapping[str, float] | None = None) -> str:
-        """Logs and returns one line: step, seconds per step, time left, and the figures in `shown`."""
+    def count(self, step: int) -> None:
+        """Notes that a step is done."""
         self._seen.append((step, self._clock()))
-        # The rate is that of the last steps. From the second on it leaves out the first step, which compiles.
-        first_step, first_time = self._seen[0] if len(self._seen) > 1 else self._start
-        pace = (self._seen[-1][1] - first_time) / max(step - first_step, 1)
-        left = duration(pace * (self._num_steps - step))
-        parts = [f"step {step}/{self._num_steps}", f"{pace:.2f} s/step", f"{left} left"]
+
+    def tell(self, shown: Mapping[str, float] | None = None) -> str:
+        """Logs and returns one line: the last step, seconds per step, time left, and the figures in `shown`.
+
+        The rate is that of the last 20 steps. It leaves out the first step of a start, which compiles, and so does not
+        exist before the second.
+        """
+        (first_step, first_time), (step, now) = self._seen[0], self._seen[-1]
+        parts = [f"step {step}/{self._num_steps}"]
+        if step > first_step:
+            pace = (now - first_time) / (step - first_step)
+            parts += [f"{pace:.2f} s/step", f"{duration(pace * (self._num_steps - step))} left"]
         parts += [f"{name} {value:.4g}" for name, value in (shown or {}).items()]
         line = " | ".join(parts)
         log.info("%s", line)
         return line
-
-
-def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in JSON's types: nested dicts, lists, numbers, strings."""
-    nested = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    return dict(with_new_names(json.loads(json.dumps(nested))))
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat

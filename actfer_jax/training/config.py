@@ -128,7 +128,7 @@ class LoggingConfig:
 
     Attributes:
       every: steps between two rows of metrics, at least 1.
-      episodes_every: steps between two episodes in TensorBoard; 0 for none.
+      episodes_every: steps between two looks at episodes in TensorBoard, one at random and the worst; 0 for none.
       records_every: steps between two files of episode records; 0 for none.
       profile_start, profile_steps: the window that the profiler records: the first step, counted from 1 at each start,
         and how many; 0 for none.
@@ -148,17 +148,21 @@ class LoggingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Greedy evaluation before and after training.
+    """Greedy evaluation before and after training, and on a part of the samples meanwhile.
 
     Attributes:
       data: the held-out samples.
       controls: what is evaluated in addition to the unchanged policy: "no_tools", "blank_crop", "low_res_crop".
       queries: samples at a time, at least 1.
+      every: steps between two evaluations while training; 0 for none.
+      size: how many of the samples these take, which are always the same; at least 1, and all where there are fewer.
     """
 
     data: DataConfig = field(default_factory=lambda: DataConfig(split="test", size=700))
     controls: tuple[Annotated[str, one_of(*CONTROLS)], ...] = ("no_tools", "blank_crop", "low_res_crop")
     queries: Count = 64
+    every: Annotated[int, at_least(0)] = 0
+    size: Count = 128
 
     def __post_init__(self) -> None:
         check_fields(self)

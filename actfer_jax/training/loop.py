@@ -2,9 +2,9 @@
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
+import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from actfer_jax import facs
 from actfer_jax.agent.environment import load_format
 from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
@@ -25,14 +25,9 @@ from actfer_jax.config import ConfigError, FieldError
 from actfer_jax.data.cache import open_cache
 from actfer_jax.data.sources import emotion_labels, excluded, label_sets, open_face_store, open_source
 from actfer_jax.episodes.background import BackgroundWriter
-from actfer_jax.episodes.picture import episode_picture
+from actfer_jax.episodes.picture import episode_caption, episode_picture, episode_text
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter
-from actfer_jax.evaluation.controls import evaluate_policy
-from actfer_jax.evaluation.items import NORMAL
-from actfer_jax.evaluation.metrics import label_notes, summarise
-from actfer_jax.evaluation.tables import controls_table
-from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VL
 from actfer_jax.models.frozen import fingerprint, split_frozen
 from actfer_jax.models.huggingface import POLICY, write_model_directory
@@ -43,26 +38,23 @@ from actfer_jax.parallel import hosts
 from actfer_jax.parallel.finite import NotFiniteError, Watch, listed, not_finite
 from actfer_jax.parallel.hosts import Interrupted, Termination
 from actfer_jax.parallel.sharding import Meshes, make_meshes
-from actfer_jax.progress import ProgressLine
 from actfer_jax.rollout.agent import Agent, load_agent
 from actfer_jax.runs.alarms import Alarms
 from actfer_jax.runs.checkpoints import Checkpoints
 from actfer_jax.runs.lease import Lease
 from actfer_jax.runs.manifest import MANIFEST, add_to_manifest, check_workdir, date_changes, write_manifest
 from actfer_jax.runs.metrics import (
-    EVALUATION,
     Goodput,
     MetricWriter,
     Progress,
     ResourceMeter,
     WorkdirError,
-    read_evaluations,
+    compilations_told,
     read_metrics,
-    write_evaluation,
 )
-from actfer_jax.runs.provenance import heading, provenance
 from actfer_jax.training.config import TrainConfig
-from actfer_jax.training.optimizer import make_optimizer
+from actfer_jax.training.evaluations import Evaluations
+from actfer_jax.training.optimizer import learning_rate, make_optimizer
 from actfer_jax.training.profiling import Profiler
 from actfer_jax.training.rewind import POLICY_NAME, rewind
 from actfer_jax.training.rl_steps import rl_steps
@@ -84,20 +76,22 @@ def train(
     raw_config: ml_collections.ConfigDict,
     stop: Termination,
     allow_changes: Sequence[str] = (),
+    hparams: Mapping[str, Any] | None = None,
 ) -> None:
     """Runs the whole training of a config in a workdir.
 
     Args:
       allow_changes: keys that may have other values than before where the run in the workdir goes on, although they
         change what is computed (`check_workdir`).
+      hparams: what TensorBoard's table of runs shows of the config.
 
     Raises:
       Interrupted: the run was told to stop; it has saved what was done.
       WorkdirError: another run trains in the workdir, or has taken it over.
       NotFiniteError: numbers became NaN or infinite; nothing of that step is written.
     """
-    with Lease(workdir) as lease:
-        _train(config, workdir, raw_config, stop, lease, allow_changes)
+    with Lease(workdir) as lease, compilations_told():
+        _train(config, workdir, raw_config, stop, lease, allow_changes, hparams or {})
 
 
 def _train(
@@ -107,6 +101,7 @@ def _train(
     stop: Termination,
     lease: Lease,
     allow_changes: Sequence[str],
+    hparams: Mapping[str, Any],
 ) -> None:
     _keep_programs(workdir / "compilation_cache")
     started, every = _open_workdir(workdir, config, raw_config, stop, lease, allow_changes)
@@ -117,11 +112,7 @@ def _train(
     _check(stop, "loading")
     frozen = split_frozen(agent.params, config.model.frozen, config.model.dtype)[1]
     base = fingerprint(frozen, meshes.update)
-    log.info(
-        "%s: %d samples; the model has %s parameters, of which %s are trained",
-        *(config.data.name, len(source)),
-        *(f"{count:,}" for count in (_count(agent.params), _count(agent.params) - _count(frozen))),
-    )
+    _tell_sizes(config.data.name, len(source), _count(agent.params), _count(frozen))
     optimizer = make_optimizer(config.optimizer, config.steps * config.batch.updates)
     if config.model.initialise == "random":
         agent = whitened(agent, source, config.traces, config.seed)
@@ -155,13 +146,14 @@ def _train(
         lease.check()
         hosts.from_first(partial(rewind, workdir, start, start + lost))
         hosts.from_first(partial(date_changes, workdir, start))
-        _evaluate("before", config, agent, agent.params, workdir, stop, lease)
+        evaluations = Evaluations(config, agent, workdir, stop, lease)
+        evaluations.before(agent.params)
         make_step = sft_steps if config.algorithm == "sft" else rl_steps
         step_function = make_step(config, agent, source, optimizer, start, stop)
         # Lets go of what was loaded, where a checkpoint has taken its place.
         agent = dataclasses.replace(agent, params=state.train.weights)
         del frozen
-        progress, watch = Progress(config.steps, start), Watch(meshes.update, config.alarms.skipped_in_a_row)
+        progress, watch = Progress(config.steps), Watch(meshes.update, config.alarms.skipped_in_a_row)
         goodput = Goodput(started, restored[2]["productive_s"] if restored else 0.0)
         with (
             MetricWriter(workdir) if hosts.is_first() else nullcontext() as writer,
@@ -169,10 +161,12 @@ def _train(
             closing(ResourceMeter()) as meter,
         ):
             if writer is not None:
-                writer.write_hparams(raw_config)
+                writer.write_board(hparams)
                 alarms = Alarms(config.alarms, read_metrics(workdir))
             try:
                 for number, step in enumerate(range(start + 1, config.steps + 1), start=1):
+                    # First of the step that a start goes on from, if a kill left it undone.
+                    evaluations.while_training(start, state.train.weights)
                     with profiler.step(number):
                         began = time.perf_counter()
                         output = step_function(state, step)
@@ -180,6 +174,7 @@ def _train(
                     state, metrics = output.state, output.metrics
                     watch.check(step, state.train, metrics)
                     goodput.add(took)
+                    metrics["learning_rate"] = _learning_rate(config, step, metrics)
                     metrics |= {"perf/step_s": took, "perf/goodput": goodput.share()} | meter.metrics()
                     lease.check()
                     records.check()
@@ -205,7 +200,7 @@ def _train(
         params = state.train.weights
     lease.check()
     save_policy(config, agent.graphdef, params, workdir / POLICY_NAME)
-    _evaluate("after", config, agent, params, workdir, stop, lease)
+    evaluations.after(params)
     # A process that leaves long before another, which writes the policy, takes it along.
     hosts.gather(None)
 
@@ -245,11 +240,19 @@ def _report(
     alarms: Alarms,
 ) -> None:
     """Writes the metrics of a step and shows the progress, now and then; logs what they set off, at every step."""
+    progress.count(step)
     if step % config.logging.every == 0 or step == config.steps:
         writer.write(step, metrics)
-        progress.update(step, _shown(metrics))
+        progress.tell(_shown(metrics))
     for alarm in alarms.update(step, metrics):
         log.warning("step %d: %s", step, alarm)
+
+
+def _learning_rate(config: TrainConfig, step: int, metrics: Mapping[str, Any]) -> float:
+    """The rate of the last update up to a step that was not skipped: the schedule counts no others."""
+    skipped = sum(int(value) for name, value in metrics.items() if name.endswith("/skipped_updates"))
+    schedule = learning_rate(config.optimizer, config.steps * config.batch.updates)
+    return float(schedule(max(step * config.batch.updates - skipped - 1, 0)))
 
 
 def _shown(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -355,9 +358,13 @@ def _open_workdir(
 def _show_episodes(
     config: TrainConfig, step: int, episodes: Episodes, writer: MetricWriter | None, records: BackgroundWriter
 ) -> None:
-    """Writes the records of the episodes that this process owns, and on the first one now and then shows an episode in
-    TensorBoard."""
+    """Writes the records of the episodes that this process owns. On the first process, TensorBoard gets the rewards and
+    advantages of all, and now and then two of the process's own episodes: one at random and the worst."""
     rollouts, scores, advantages = episodes
+    played = [
+        (q, g, rollout) for q, group in enumerate(rollouts) for g, rollout in enumerate(group) if not rollout.failure
+    ]
+    owned = [(q, g, rollout) for q, g, rollout in played if rollout.owner == jax.process_index()]
     if config.logging.records_every and step % config.logging.records_every == 0:
         records.write(
             step,
@@ -369,75 +376,21 @@ def _show_episodes(
                     advantage=float(advantages[q, g]),
                     trained_on=config.trained_on,
                 )
-                for q, group in enumerate(rollouts)
-                for g, rollout in enumerate(group)
-                if rollout.owner == jax.process_index() and not rollout.failure
+                for q, g, rollout in owned
             ),
         )
-    if writer is not None and config.logging.episodes_every and step % config.logging.episodes_every == 0:
-        rollout = next(rollout for group in rollouts for rollout in group if rollout.owner == jax.process_index())
-        writer.write_images(step, {"episode/picture": episode_picture(rollout)})
-        turns = "\n\n".join(
-            f"```\n{turn.text}\n```\n{'' if turn.reply is None else turn.reply.text}" for turn in rollout.episode.turns
-        )
-        truth = rollout.query.reference
-        labels = f"truth: {truth.emotion}, {facs.format_aus(truth.aus or ())}"
-        writer.write_texts(step, {"episode/text": f"{turns}\n\n{labels}"})
-
-
-def _evaluate(
-    when: str,
-    config: TrainConfig,
-    agent: Agent,
-    params: Params,
-    workdir: epath.Path,
-    stop: Termination,
-    lease: Lease,
-) -> None:
-    """Evaluates greedily into `evaluation.json` and TensorBoard, unless an earlier start did; prints the table at the
-    end."""
-    evaluation, step = config.evaluation, 0 if when == "before" else config.steps
-    if evaluation is None:
+    if writer is None:
         return
-    path = workdir / EVALUATION
-    runs = hosts.from_first(partial(read_evaluations, workdir))
-    # A run that had ended may have been given more steps since.
-    if when not in runs or runs[when]["step"] != step:
-        samples = hosts.first_before_others(lambda: open_source(evaluation.data))
-        engine = agent.engine(queries=evaluation.queries, group_size=1, greedy=True)
-        try:
-            outcomes = evaluate_policy(
-                engine,
-                params,
-                samples,
-                controls=evaluation.controls,
-                seed=config.seed,
-                progress=ProgressLine(f"episodes evaluated {when} training") if hosts.is_first() else None,
-                between_chunks=stop.check,
-            )
-        except Interrupted:
-            log.warning("told to stop during the evaluation %s training; the same command begins it anew", when)
-            raise
-        summaries = {control: summarise(results) for control, results in outcomes.by_control.items()}
-        data = evaluation.data
-        # Before training, the policy is that of the model alone.
-        trained_on = config.model.trained_on if when == "before" else config.trained_on
-        notes = label_notes(outcomes.by_control[NORMAL], trained_on)
-        made = provenance(data.name, data.split, len(samples), f"{workdir}, step {step}", notes)
-        runs[when] = {"provenance": made, "step": step, "unreadable": outcomes.unreadable, "results": summaries}
-        if outcomes.unreadable:
-            log.warning(
-                "%d of %d pictures of the evaluation cannot be read and are in no figure; the first: %s",
-                *(len(outcomes.unreadable), len(samples), outcomes.unreadable[0]),
-            )
-        lease.check()
-        if hosts.is_first():
-            write_atomically(path, json.dumps(runs, indent=1) + "\n")
-            write_evaluation(workdir, step, summaries)
-    if when == "after" and hosts.is_first():
-        for name, run in runs.items():
-            print(f"{name}: {heading(run.get('provenance'))}")
-        print(controls_table({name: run["results"] for name, run in runs.items()}), flush=True)
+    if step % config.logging.every == 0 or step == config.steps:
+        rewards = np.array([scores[q][g]["total"] for q, g, _ in played])
+        spread = {"rewards": rewards, "advantages": np.array([advantages[q, g] for q, g, _ in played])}
+        writer.write_histograms(step, spread)
+    if owned and config.logging.episodes_every and step % config.logging.episodes_every == 0:
+        worst = min(owned, key=lambda one: scores[one[0]][one[1]]["total"])
+        for name, (q, g, rollout) in (("at random", random.Random(step).choice(owned)), ("worst", worst)):
+            caption = episode_caption(rollout, scores[q][g]["total"])
+            writer.write_images(step, {f"episodes/{name}": episode_picture(rollout, caption)})
+            writer.write_texts(step, {f"episodes/{name}, text": f"{episode_text(rollout)}\n\n{caption}"})
 
 
 def check_policy_directory(
@@ -489,6 +442,14 @@ def save_policy(
         save_adapter(model, directory, config.lora, config.model.base, files)
     if hosts.is_first():
         log.info("the policy is in %s", directory)
+
+
+def _tell_sizes(name: str, samples: int, parameters: int, frozen: int) -> None:
+    log.info(
+        "%s: %d samples; the model has %s parameters, of which %s are trained",
+        *(name, samples),
+        *(f"{count:,}" for count in (parameters, parameters - frozen)),
+    )
 
 
 def _count(params: Params) -> int:

@@ -1,4 +1,4 @@
-"""What a practitioner plots of a step of reinforcement learning, from its episodes. Names are those of TensorBoard."""
+"""What a practitioner plots of a step of reinforcement learning, from its episodes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -46,12 +46,16 @@ def rollout_metrics(
         "turns": float(np.mean([len(rollout.episode.turns) for rollout in played])),
         "undecided": float(np.mean([not decided for _, _, decided in flat])),
         "rollout/failed": float(sum(map(len, rollouts)) - len(flat)),
-        "length/policy_tokens": float(policy_tokens.mean()),
-        "length/tool_tokens": float((all_tokens - policy_tokens - prompt_tokens).mean()),
+        **_spread("length/policy_tokens", policy_tokens),
+        **_spread("length/tool_tokens", all_tokens - policy_tokens - prompt_tokens),
         "length/truncated": float(np.mean([any(turn.truncated for turn in r.episode.turns) for r in played])),
         "length/no_answer": float(np.mean([rollout.episode.answer is None for rollout in played])),
     }
     return metrics
+
+
+def _spread(name: str, values: np.ndarray) -> dict[str, float]:
+    return {name: float(values.mean()), f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
 
 
 def forced_metrics(rollouts: Sequence[Rollout], forced: Sequence[Sequence[str]]) -> dict[str, float]:

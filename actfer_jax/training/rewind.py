@@ -24,6 +24,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from actfer_jax.episodes.store import remove, shards, step_of
 from actfer_jax.files import unused, write_atomically
+from actfer_jax.runs.board import plain_name
 from actfer_jax.runs.metrics import EVALUATION, METRICS, complete_lines, read_evaluations
 
 log = logging.getLogger(__name__)
@@ -109,9 +110,9 @@ def _rewind_events(workdir: epath.Path, step: int, aside: epath.Path | None, rec
         write_atomically(path, _framed([data for _, data in kept]))
     missing = {
         record["step"]: {
-            name: float("nan") if value is None else value
+            plain_name(name): float("nan") if value is None else value
             for name, value in record.items()
-            if name != "step" and (record["step"], name) not in shown
+            if name != "step" and (record["step"], plain_name(name)) not in shown
         }
         for record in records
     }

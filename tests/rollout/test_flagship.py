@@ -1,10 +1,14 @@
 """Episodes at the flagship's sizes: its words, views and lengths, with a model of small width, against PyTorch."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
+from etils import epath
 from flagship import needs_words, write_narrow_model
 from flax import nnx
 from PIL import Image
@@ -16,10 +20,13 @@ from actfer_jax.config import read_config
 from actfer_jax.episodes.record import to_record
 from actfer_jax.episodes.store import EpisodeWriter
 from actfer_jax.models import save_pretrained
+from actfer_jax.parallel.hosts import Termination
 from actfer_jax.rl.loss import LossConfig
 from actfer_jax.rollout.agent import Agent, load_agent
 from actfer_jax.rollout.engine import Query, RolloutEngine
+from actfer_jax.runs.metrics import read_evaluations
 from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.evaluations import Evaluations
 from actfer_jax.training.optimizer import OptimizerConfig, make_optimizer
 from actfer_jax.training.rl_steps import make_pack
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
@@ -132,3 +139,25 @@ def test_all_turns_are_played_trained_on_and_replayed_by_pytorch(config, agent, 
     after = np.asarray(log_probs(state.weights, jax.tree.map(lambda x: x[:1], microbatches.episodes)))[0]
     written = episodes.loss_mask[:2]
     assert after[written].mean() > sampled[:2][written].mean()
+
+
+@needs_words
+@pytest.mark.slow
+def test_an_evaluation_while_training_is_made_once_over_all_starts(config, agent, shared, tmp_path, monkeypatch):
+    data = replace(config.evaluation.data, size=2, cache_directory=f"{shared}/data")
+    often = replace(config.evaluation, data=data, every=20, size=1, queries=1, controls=())
+    config, lease = replace(config, evaluation=often), SimpleNamespace(check=lambda: None)
+
+    def begin() -> Evaluations:
+        return Evaluations(config, agent, epath.Path(tmp_path), Termination(), lease)
+
+    evaluations = begin()
+    for step in (0, 19, 20, 21):
+        evaluations.while_training(step, agent.params)
+    runs = read_evaluations(tmp_path)
+    assert {name: (run["step"], run["results"]["normal"]["episodes"]) for name, run in runs.items()} == {
+        "step 20": (20, 1)
+    }
+    monkeypatch.setattr(RolloutEngine, "run", None)  # is not called again
+    begin().while_training(20, agent.params)
+    assert read_evaluations(tmp_path) == runs

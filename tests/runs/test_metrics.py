@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,16 +19,11 @@ from actfer_jax.runs.metrics import (
     MetricWriter,
     Progress,
     ResourceMeter,
+    compilations_told,
     is_timing,
     read_metrics,
 )
 from actfer_jax.training.rewind import rewind
-
-
-def config(**changes) -> ml_collections.ConfigDict:
-    model = {"layers": 4, "path": None}
-    defaults = {"seed": 0, "steps": 10, "logging": {"every": 1}, "model": model, "classes": ("fear", "anger")}
-    return ml_collections.ConfigDict({**defaults, **changes})
 
 
 def test_records_are_exact_and_sorted(tmp_path):
@@ -47,19 +41,20 @@ def test_records_are_exact_and_sorted(tmp_path):
 
 def test_tensorboard_shows_all_kinds(tmp_path):
     with MetricWriter(tmp_path) as writer:
-        writer.write_hparams(config())
+        writer.write_board({"seed": 0, "model.layers": 4})
         writer.write(3, {"reward/total": 0.25})
+        writer.write_histograms(3, {"rewards": np.array([0.0, 0.25, 1.0])})
         writer.write_images(3, {"episode": np.full((8, 6, 3), 200, np.uint8)})
         writer.write_texts(3, {"said": "<think>hm</think>"})
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
-    assert set(events.Tags()["tensors"]) >= {"reward/total", "episode", "said"}
+    assert set(events.Tags()["tensors"]) >= {"learning/reward", "learning/rewards of a step", "episode", "said"}
     (start,) = (
         HParamsPluginData.FromString(events.SummaryMetadata(tag).plugin_data.content).session_start_info
         for tag in events.PluginTagToContent("hparams")
         if "session_start" in tag
     )
     assert start.hparams["model.layers"].number_value == 4 and start.hparams["seed"].number_value == 0
-    (total,) = events.Tensors("reward/total")
+    (total,) = events.Tensors("learning/reward")
     assert total.step == 3 and make_ndarray(total.tensor_proto) == 0.25
 
 
@@ -145,6 +140,18 @@ def test_compilations_are_counted():
     assert meter.metrics()["perf/compilations"] == 2
 
 
+def test_a_program_is_named_as_it_compiles(caplog):
+    def _prefill(x):
+        return x + 1
+
+    caplog.set_level("INFO")
+    program, inputs = jax.jit(_prefill), [jnp.asarray(np.ones(n, np.float32)) for n in (3, 4)]
+    with compilations_told():
+        for value, lines in ((inputs[0], 1), (inputs[0], 1), (inputs[1], 2)):
+            program(value)
+            assert caplog.messages == ["compiling prefill (once per shape)"] * lines
+
+
 def test_the_peak_of_the_fullest_device(monkeypatch):
     meter = ResourceMeter()
     assert "perf/hbm_peak" not in meter.metrics()  # CPU devices do not say it
@@ -156,11 +163,13 @@ def test_the_peak_of_the_fullest_device(monkeypatch):
 
 
 def test_progress_leaves_out_the_step_that_compiles():
-    times = iter([0.0, 100.0, 102.0, 104.0])
-    progress = Progress(4000, start_step=10, clock=lambda: next(times))
-    assert "100.00 s/step" in progress.update(11)
-    progress.update(12)
-    line = progress.update(13, {"reward/total": 0.123456})
+    times = iter([100.0, 102.0, 104.0])
+    progress = Progress(4000, clock=lambda: next(times))
+    progress.count(11)
+    assert progress.tell() == "step 11/4000"
+    progress.count(12)
+    progress.count(13)
+    line = progress.tell({"reward/total": 0.123456})
     assert line == "step 13/4000 | 2.00 s/step | 2 h 12 min left | reward/total 0.1235"
 
 

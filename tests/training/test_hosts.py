@@ -134,6 +134,7 @@ def test_two_processes_train_as_one(alone, together):
     assert_same_training(together, alone)
     hosts = {path.name.rsplit("-", 1)[1] for path in (together / "episodes").glob("*.jsonl")}
     assert hosts == {"host0.jsonl", "host1.jsonl"}
+    assert all("waiting for 1 of 2 processes at 127.0.0.1:" in log for log in logs(together))
 
 
 def test_four_devices_learn_from_traces_as_one(shared, taught):

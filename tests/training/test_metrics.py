@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import ImageColor
+from PIL import Image, ImageColor
 from scripted_episodes import answer, call, play, small_toolbox
 
 from actfer_jax.agent.episode import Reference
@@ -116,11 +116,16 @@ def test_what_failed_on_a_host_is_counted_and_nothing_else(groups):
 
 def test_an_episode_is_drawn_with_the_outline_of_every_view(groups):
     rollout = groups[0][GROUPS[0].index("twice")]
-    picture = episode_picture(rollout)
+    picture, captioned = episode_picture(rollout), episode_picture(rollout, "read: fear\ntruth: fear")
     scene_height = 384
+    assert (captioned[: len(picture), : picture.shape[1]] == picture).all()
+    assert (captioned[len(picture) :] < 128).sum() > 100
     assert picture.dtype == np.uint8 and picture.shape[0] > scene_height
     # Aligned, nose, mouth: each has its colour on the scene and on its frame below.
     for colour in COLOURS[:3]:
         here = (picture == ImageColor.getrgb(colour)).all(-1)
         assert here[:scene_height].sum() > 50 and here[scene_height:].sum() > 50
+        # At a third of the size, as TensorBoard shows it, an outline is still there.
+        small = np.asarray(Image.fromarray(picture).reduce(3)).astype(int)
+        assert (np.abs(small[: scene_height // 3] - ImageColor.getrgb(colour)).max(-1) < 8).sum() > 20
     assert not (picture == ImageColor.getrgb(COLOURS[3])).all(-1).any()

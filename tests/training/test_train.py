@@ -44,6 +44,7 @@ from actfer_jax.runs.metrics import WorkdirError, is_timing, read_evaluations, r
 from actfer_jax.training import loop as train
 from actfer_jax.training import rl_steps as reinforcement_steps
 from actfer_jax.training.config import TrainConfig
+from actfer_jax.training.evaluations import Evaluations
 from actfer_jax.training.state import StepOutput
 from configs import ucgrpo
 
@@ -166,17 +167,27 @@ def assert_same_run(first: Path, second: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("undisturbed", ["rl"], indirect=True)
 def test_a_killed_run_ends_as_the_run_that_was_not(undisturbed, shared):
-    """Killed at one place; benchmarks/disturbed_training.py draws many, for both algorithms."""
+    """Killed at one place; benchmarks/disturbed_training.py draws many, for both algorithms. Evaluations while training
+    change nothing of it, and are made once."""
     algorithm, expected = undisturbed
     workdir = shared / f"{algorithm}-killed"
-    killed = start(shared, algorithm, workdir, killer=["SIGKILL", "during_save", "3"])
+    meanwhile = ("--config.evaluation.every=1", "--config.evaluation.size=3")
+    killed = start(shared, algorithm, workdir, *meanwhile, killer=["SIGKILL", "during_save", "3"])
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
-    resumed = start(shared, algorithm, workdir)
+    done = read_evaluations(workdir)
+    assert list(done) == ["before", "step 1", "step 2"]
+    resumed = start(shared, algorithm, workdir, *meanwhile)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "continuing after step" in resumed.stderr and "waiting" not in resumed.stderr
     assert not (workdir / "superseded").exists()
     assert_same_run(expected, workdir)
     assert len(list(read_episodes(workdir))) == STEPS * 8
+    runs = read_evaluations(workdir)
+    assert list(runs) == [*done, "step 3", "after"] and {name: runs[name] for name in done} == done
+    assert "evaluated after step 2" in killed.stderr and "evaluated after step 2" not in resumed.stderr
+    assert runs["step 3"]["results"]["normal"]["episodes"] == 3
+    events = EventAccumulator(str(workdir), size_guidance={"tensors": 0}, purge_orphaned_data=False).Reload()
+    assert [event.step for event in events.Tensors("evaluation_part/accuracy")] == list(range(STEPS + 1))
 
 
 @pytest.mark.slow
@@ -315,8 +326,8 @@ def test_a_run_whose_checkpoints_were_removed_loses_nothing(undisturbed, again):
     assert json.loads((workdir / "evaluation.json").read_text()).keys() == {"before", "after"}
     assert_same_run(expected, workdir)
     events = EventAccumulator(str(workdir), size_guidance={"tensors": 0}, purge_orphaned_data=False).Reload()
-    assert [event.step for event in events.Tensors("perf/step_s")] == list(range(1, STEPS + 1))
-    assert [event.step for event in events.Tensors("eval/accuracy")] == [0, STEPS]
+    assert [event.step for event in events.Tensors("time/seconds, step")] == list(range(1, STEPS + 1))
+    assert [event.step for event in events.Tensors("evaluation/accuracy")] == [0, STEPS]
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -350,7 +361,8 @@ def test_an_evaluation_of_an_older_version_still_stands_in_the_table(undisturbed
     config = read_config(ucgrpo.get_config("demo"), TrainConfig, "config")
     config = dataclasses.replace(config, steps=STEPS)
     workdir = epath.Path(tmp_path)
-    train._evaluate("after", config, None, None, workdir, Termination(), Lease(workdir))
+    agent = SimpleNamespace(engine=lambda **options: None)
+    Evaluations(config, agent, workdir, Termination(), Lease(workdir)).after(None)
     before, after, *table = capsys.readouterr().out.splitlines()
     assert before == "before: made by an older version, which did not keep where it comes from"
     assert after.startswith("after: synth_faces test, 7 samples | ") and len(table) == 4
@@ -365,6 +377,8 @@ def test_metrics_say_what_happened(undisturbed):
         assert records[-1]["sft/loss"] > 0
         return
     for record in records:
+        # The demo's rate rises over its first three updates, and a step is one.
+        assert record["learning_rate"] == pytest.approx(8e-4 * min(record["step"] - 1, 3) / 3)
         # On policy the trainer's ratio is 1: sampler and trainer are one model.
         assert record["mismatch/logp_abs_diff_max"] < 1e-4
         assert abs(record["policy/ratio_max"] - 1) < 1e-3
@@ -505,14 +519,19 @@ def test_tensorboard_shows_episodes_with_what_they_looked_at(undisturbed):
     if algorithm == "sft":
         pytest.skip("there are no episodes in supervised training")
     events = EventAccumulator(str(workdir), size_guidance={"tensors": 0}).Reload()
-    shown, said = events.Tensors("episode/picture"), events.Tensors("episode/text")
+    shown, said = events.Tensors("episodes/worst"), events.Tensors("episodes/worst, text")
     assert [event.step for event in shown] == [event.step for event in said] == [2, 4]
     width, height, picture = make_ndarray(shown[0].tensor_proto)
     assert Image.open(io.BytesIO(picture)).size == (int(width), int(height))
-    assert b"truth: " in make_ndarray(said[0].tensor_proto).item()
+    for event in said:
+        played = [one for one in read_episodes(workdir) if one["id"].startswith(f"{event.step}-")]
+        worst = min(episode["reward"]["total"] for episode in played)
+        assert make_ndarray(event.tensor_proto).item().decode().endswith(f"reward: {worst:.2f}")
     # TensorBoard takes a name for what it first was.
-    assert "episode/picture" in events.PluginTagToContent("images")
-    assert "episode/text" in events.PluginTagToContent("text")
+    for name in ("episodes/worst", "episodes/at random"):
+        assert name in events.PluginTagToContent("images")
+        assert f"{name}, text" in events.PluginTagToContent("text")
+    assert "learning/advantages of a step" in events.PluginTagToContent("histograms")
 
 
 @pytest.mark.slow
