@@ -158,8 +158,8 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
         ece and calibration, of the probability of the answered label (`calibration.reliability`);
         majority: what answering the commonest true label always would score: label, accuracy, macro_f1, uar;
         strata: for each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_pitch, accuracy_gap, au_f1_gap and
-        zoom_gap (its figure minus that of the samples only in other strata) and zoom_gap_within_class (mean of this gap over emotions, weighted by
-        samples);
+        zoom_gap (its figure minus that of the samples only in other strata) and zoom_gap_within_class (mean of the last
+        over emotions, weighted by samples);
         zoom: rate, regions (zooms per episode), per_episode, pitch (`zoom_pitch`);
         tools: calls, success, and the same for each tool;
         confusion: labels (rows, the truth), columns (answers, the last is "invalid"), counts;
