@@ -47,9 +47,9 @@ chat, ids, views = environment.chat, [], []
 while seen is not None:
     ids, views = ids + seen.token_ids, views + [view.pixels for view in seen.views]
     row, start = torch.tensor([ids]), len(ids)
-    images = {{"mm_token_type_ids": (row == model.config.image_token_id).int(), **processor(views, return_tensors="pt")}}
+    kinds, images = (row == model.config.image_token_id).int(), processor(views, return_tensors="pt")
     limits = {{"max_new_tokens": environment.config.turn_tokens, "eos_token_id": chat.turn_end_id, "do_sample": False}}
-    ids = model.generate(row, **images, **limits)[0].tolist()
+    ids = model.generate(row, mm_token_type_ids=kinds, **images, **limits)[0].tolist()
     seen = environment.step(chat.turn_text(ids[start:]), len(ids) - start, truncated=ids[-1] != chat.turn_end_id)
 print(environment.episode.answer)
 """
