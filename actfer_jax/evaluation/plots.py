@@ -53,7 +53,7 @@ def aus_figure(runs: Mapping[str, Summary]) -> Figure:
     """
     occurring = {
         au: (entry["name"], count)
-        for summary in reversed(runs.values())
+        for summary in reversed(list(runs.values()))
         for au, entry in summary["aus"].items()
         if (count := entry["true_positives"] + entry["false_negatives"])
     }

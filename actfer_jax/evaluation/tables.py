@@ -43,15 +43,13 @@ def controls_table(runs: Mapping[str, Mapping[str, Summary]]) -> str:
             if control in run:
                 rows.append([title, *([name] if named else []), *_cells(run[control], columns.values())])
                 title = ""
-    last = next(reversed(runs.values()))
+    *_, last = runs.values()
     first_control = next(iter(last.values()))
     if label := first_control.get("majority", {}).get("label"):
         name = f"majority class ({label})"
         rows.append([name, *([""] if named else []), *_cells(first_control["majority"], columns.values())])
-    notes = [f"± is half of the 95% interval over {first_control.get('episodes')} episodes"]
-    if "resampled" in first_control:
-        notes[0] += f" (resampled: {first_control['resampled']})"
-    return f"{align(rows, left=2 if named else 1)}\n{'; '.join(notes)}."
+    note = f"± is half of the 95% interval over resampled {first_control.get('resampled', 'samples')}."
+    return f"{align(rows, left=2 if named else 1)}\n{note}"
 
 
 def classes_table(summary: Summary) -> str:

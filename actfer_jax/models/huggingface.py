@@ -57,6 +57,7 @@ POLICY = Output(
     re.compile("|".join([_SHARD.pattern, re.escape(_INDEX), re.escape(_CONFIG), COMPANION.pattern, DOCUMENT.pattern])),
     last=_CONFIG,
     signs=(_CONFIG, "actfer.json"),
+    common=DOCUMENT,
 )
 """A Hugging Face directory as an output."""
 _READ_DTYPES = ("F32", "BF16", "F16", "F64")

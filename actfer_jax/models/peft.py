@@ -33,6 +33,7 @@ ADAPTER = Output(
     re.compile(rf"{re.escape(ADAPTER_CONFIG)}|{re.escape(_WEIGHTS)}|actfer\.json|{DOCUMENT.pattern}"),
     last=ADAPTER_CONFIG,
     signs=(ADAPTER_CONFIG, "actfer.json"),
+    common=DOCUMENT,
 )
 """A directory with an adapter as an output."""
 

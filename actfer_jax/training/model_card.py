@@ -143,7 +143,7 @@ def _base(config: TrainConfig) -> tuple[str, dict[str, Any]]:
     except Exception as error:  # A damaged card, which makes the library raise nearly anything, costs no policy.
         log.warning("%s cannot be read (%s): the licence of the base is not in the model card", card, error)
         known = {}
-    found = {key: known[key] for key in ("license", "license_name", "license_link") if key in known}
+    found: dict[str, Any] = {key: known[key] for key in ("license", "license_name", "license_link") if key in known}
     if is_hub_name(config.model.base):
         found["base_model"] = config.model.base
     elif "base_model" in known:
@@ -197,8 +197,8 @@ def _evaluation(evaluations: Mapping[str, Any], step: int) -> str:
     last = max(now.values(), key=lambda run: int(run["step"]))
     normal = last["results"][NORMAL]
     if label := normal.get("majority", {}).get("label"):
-        figures = map(normal["majority"].get, _FIGURES)
-        rows.append([f"majority class ({label})", "-", str(normal["episodes"]), *map(_cell, figures), "-"])
+        cells = map(_cell, map(normal["majority"].get, _FIGURES))
+        rows.append([f"majority class ({label})", "-", str(normal["episodes"]), *cells, "-"])
     for name, part in normal["strata"].items():
         gaps.append([name, str(part["episodes"]), *(_between(part.get(gap)) for gap in _GAPS)])
     text = (
