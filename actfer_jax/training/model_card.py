@@ -118,7 +118,7 @@ def model_card(config: TrainConfig, evaluations: Mapping[str, Any], step: int, *
         tags=["facial-expression-recognition", "action-units", "actfer_jax"],
         **metadata,
     )
-    started = f"an adapter of {base}" if is_adapter else f"trained from {base}"
+    what = f"An adapter of {base}, trained" if is_adapter else f"A model trained from {base}"
     sections = {
         "Data": _data(config),
         "Training": _training(config, step),
@@ -128,7 +128,7 @@ def model_card(config: TrainConfig, evaluations: Mapping[str, Any], step: int, *
     }
     start = f"---\n{data.to_yaml()}\n---\n\n{_OURS}\n\n# A policy that reads facial expressions\n\n"
     start += (
-        f"This is {started} by actfer_jax. It looks at a picture, calls face tools to look closer, and names action "
+        f"{what} by actfer_jax. It looks at a picture, calls face tools to look closer, and names action "
         "units and an emotion.\n"
     )
     return start + "".join(f"\n## {title}\n\n{text.strip()}\n" for title, text in sections.items())
