@@ -17,6 +17,7 @@ COLOURS = ("#3b6fb6", "#e08a3c", "#4f9a6b", "#b4546a", "#7a67b0", "#8a8a8a")
 _DPI = 150
 _WHISKER = {"elinewidth": 0.8, "ecolor": "#444444", "capsize": 1.5, "capthick": 0.8}
 _EMPTY: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6, "color": "#888888"}
+_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # Behind words that cross a line.
 _LEGEND_COLUMNS, _LEGEND_POINTS = 3, 16
 _NO_SAMPLES = "no samples"
 _HEADING_POINTS, _HEADING_INCHES_PER_CHARACTER = 7, 0.062
@@ -30,7 +31,7 @@ def confusion_figure(summary: Summary) -> Figure:
     counts_CxK = np.array(confusion["counts"])
     shares_CxK = counts_CxK / np.maximum(counts_CxK.sum(1, keepdims=True), 1)
     rows, columns = counts_CxK.shape
-    figure, axes = _figure(1.6 + 0.72 * columns, 1.2 + 0.56 * rows)
+    figure, axes = _figure(2.4 + 0.72 * columns, 1.8 + 0.56 * rows)
     axes.imshow(shares_CxK, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(rows, columns):
         colour = "white" if shares_CxK[row, column] > 0.55 else "#333333" if counts_CxK[row, column] else "#bbbbbb"
@@ -39,7 +40,8 @@ def confusion_figure(summary: Summary) -> Figure:
     axes.set_yticks(range(rows), map(_counted, confusion["labels"], counts_CxK.sum(1)))
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
-    axes.set_title(f"Emotions, accuracy {_text(summary['accuracy'])}, n = {counts_CxK.sum()}", loc="left")
+    title = f"Emotions, n = {counts_CxK.sum()}\naccuracy {_text(summary['accuracy'])}"
+    axes.set_title(title, loc="left", fontsize=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
@@ -115,11 +117,12 @@ def reliability_figure(summary: Summary) -> Figure:
     axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1)
     for place, (_, one), accuracy in zip(at, filled, accuracies, strict=True):
         top = max(accuracy["value"], accuracy["high"] or 0)
-        axes.text(place, top + 0.01, str(one["answers"]), ha="center", va="bottom", fontsize=7, color="#333333")
+        axes.text(
+            place, top + 0.01, str(one["answers"]), ha="center", va="bottom", fontsize=7, color="#333333", bbox=_WHITE
+        )
     for edge, one in zip(edges[:-1], bins, strict=True):
         if not one["answers"]:
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # Over the line.
-            axes.text(edge + 0.5 / len(bins), 0.02, _NO_SAMPLES, **_EMPTY, rotation=90, bbox=box)
+            axes.text(edge + 0.5 / len(bins), 0.02, _NO_SAMPLES, **_EMPTY, rotation=90, bbox=_WHITE)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.12)
     axes.set_yticks(np.linspace(0, 1, 6))
