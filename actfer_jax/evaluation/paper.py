@@ -179,7 +179,7 @@ def _escaped(cell: str, form: str) -> str:
 
 
 def _heading(name: str) -> str:
-    words = {"f1": "F1", "au": "AU", "ece": "ECE", "uar": "UAR"}
+    words = {"f1": "F1", "au": "AU", "ece": "ECE", "uar": "UAR", "uf1": "UF1"}
     return " ".join(words.get(word, word) for word in name.split("_"))
 
 

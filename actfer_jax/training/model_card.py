@@ -90,8 +90,8 @@ def policy_files(
 
 
 def update_model_card(config: TrainConfig, workdir: epath.Path, directory: epath.Path) -> None:
-    """Writes the card of a run's last policy anew, with the evaluations that came after it."""
-    if not _kept(directory):
+    """Writes the card that a run's last policy has anew, with the evaluations that came after it."""
+    if (directory / CARD).exists() and not _kept(directory):
         text = model_card(config, read_evaluations(workdir), config.steps, is_adapter=config.lora is not None)
         write_atomically(directory / CARD, text)
 
