@@ -185,24 +185,28 @@ def _training(config: TrainConfig, step: int) -> str:
 
 
 def _evaluation(evaluations: Mapping[str, Any], step: int) -> str:
-    now = {when: run for when, run in evaluations.items() if run["step"] in (0, step)}
-    if not any(run["step"] == step for run in now.values()):
+    # Of all samples, or else of the part that is evaluated while training.
+    own = next((when for when in ("after", f"step {step}") if evaluations.get(when, {}).get("step") == step), "")
+    now = {when: evaluations[when] for when in ("before", own) if when in evaluations}
+    if not own:
         return f"Step {step} was not evaluated in its run: `python -m actfer_jax.evaluate --checkpoint=DIR` does it."
-    rows: Rows = [["policy", "control", "episodes", *_FIGURES.values(), "zoom rate"]]
+    rows: Rows = [["training", "control", "episodes", *_FIGURES.values(), "zoom rate"]]
     gaps: Rows = [["stratum", "episodes", *_GAPS.values()]]
     for when, run in now.items():
         for control, summary in run["results"].items():
             figures = [*map(summary.get, _FIGURES), summary["zoom"]["rate"]]
-            rows.append([f"{when} training", control, str(summary["episodes"]), *map(_cell, figures)])
-    last = max(now.values(), key=lambda run: int(run["step"]))
+            rows.append([when, control, str(summary["episodes"]), *map(_cell, figures)])
+    last = now[own]
     normal = last["results"][NORMAL]
     if label := normal.get("majority", {}).get("label"):
         cells = map(_cell, map(normal["majority"].get, _FIGURES))
         rows.append([f"majority class ({label})", "-", str(normal["episodes"]), *cells, "-"])
     for name, part in normal["strata"].items():
         gaps.append([name, str(part["episodes"]), *(_between(part.get(gap)) for gap in _GAPS)])
+    # The place of the run is nobody's business.
+    made = last.get("provenance") and {**last["provenance"], "policy": f"step {step}"}
     text = (
-        f"{heading(last.get('provenance'))}\n\n{render(rows, 'md')}\n"
+        f"{heading(made)}\n\n{render(rows, 'md')}\n"
         f"In percent; ± is half of the 95% bootstrap interval. Controls: `no_tools` is told to answer at once, "
         "`blank_crop` sees grey zooms, `low_res_crop` zooms without finer pixels, `always_zoom` and `never_zoom` are "
         "told to. ECE is the expected calibration error of the answer's probability.\n"

@@ -71,7 +71,7 @@ def test_a_card_tells_what_is_known_and_no_more(agent, tmp_path):
     assert (policy / "LICENSE").read_bytes() == (policy / "NOTICE.txt").read_bytes() == licence
     text = (policy / "README.md").read_text()
     half = 50 * (results["normal"]["accuracy"]["high"] - results["normal"]["accuracy"]["low"])
-    assert f"| after training | normal | 24 | 83.3 ±{half:.1f} |" in text and "| no_tools | 12 | 66.7 ±" in text
+    assert f"| after | normal | 24 | 83.3 ±{half:.1f} |" in text and "| no_tools | 12 | 66.7 ±" in text
     assert "| majority class (fear) | - | 24 | 100.0" in text
     gap = results["normal"]["strata"]["subtle"]["accuracy_gap"]
     assert f"| subtle | 12 | -33.3 ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}) | - | +100.0" in text
