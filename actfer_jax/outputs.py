@@ -52,6 +52,7 @@ class Output:
       last: the file without which the others do not count as results.
       signs: files by which a directory without a marker, from older versions, is recognised.
       folders: subdirectories of some of the files, which may have further ones in them.
+      common: matches names among `names` that others give to files too: they are ours only where the marker says so.
     """
 
     what: str
@@ -59,6 +60,7 @@ class Output:
     last: str
     signs: tuple[str, ...]
     folders: tuple[str, ...] = ()
+    common: re.Pattern[str] = re.compile(r"(?!)")
 
 
 def check_directory(directory: epath.PathLike, output: Output) -> None:
@@ -288,7 +290,7 @@ def _written(directory: epath.Path, output: Output) -> set[str]:
     if marker := _read_marker(directory):
         names = set(marker["files"])
     else:
-        names = _listed(directory)
+        names = {name for name in _listed(directory) if not output.common.fullmatch(name)}
         names |= {f"{folder}/{name}" for folder in output.folders for name in _listed(directory / folder)}
     return {name for name in names if output.names.fullmatch(name)}
 

@@ -4,9 +4,10 @@
     python -m actfer_jax.table RUN OTHER --compare
     python -m actfer_jax.table RUN RUN ... --pool
 
-A RUN is a directory that `evaluate` wrote, of episodes or of scored predictions; all are of one benchmark. `--strata`
-shows the figures of each stratum. `--compare` tests the first run against each other one, and a single run against its
-controls. `--pool` counts runs as one whose policies were each tested on another subject.
+A RUN is a directory that `evaluate` wrote, of episodes or of scored predictions; all are of one benchmark.
+`--metrics=accuracy,uar` chooses the figures. `--strata` shows the figures of each stratum. `--compare` tests the first
+run against each other one, and a single run against its controls. `--pool` counts runs as one whose policies were each
+tested on another subject.
 """
 
 from absl import flags
@@ -17,7 +18,7 @@ from actfer_jax.files import as_path
 
 
 def main(argv: list[str]) -> None:
-    from actfer_jax.evaluation.paper import comparison_table, main_table, render, strata_table
+    from actfer_jax.evaluation.paper import comparison_table, legend, main_table, render, strata_table
     from actfer_jax.evaluation.pool import pool
     from actfer_jax.evaluation.results import read_results
 
@@ -27,12 +28,18 @@ def main(argv: list[str]) -> None:
     runs = [read_results(as_path(path)) for path in argv[1:]]
     if given.pool:
         runs = [pool(runs)]
-    table = comparison_table if given.compare else strata_table if given.strata else main_table
-    print(render(table(runs), given.format), end="")
+    if given.compare or given.strata:
+        if given.metrics:
+            raise UserError("--metrics chooses the figures of the main table, without --compare and --strata")
+        rows = comparison_table(runs) if given.compare else strata_table(runs)
+    else:
+        rows = main_table(runs, given.metrics)
+    print(render(rows, given.format) + legend(rows, given.format), end="")
 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("format", "md", ["md", "latex", "csv"], "Markdown, LaTeX or CSV.")
+    flags.DEFINE_list("metrics", [], "The figures to show, by their names in results.json; all by default.")
     flags.DEFINE_bool("strata", False, "Show the figures of each stratum.")
     flags.DEFINE_bool("pool", False, "Count the runs as one: each was tested on other samples.")
     flags.DEFINE_bool("compare", False, "Test the runs against each other.")

@@ -60,14 +60,25 @@ class ScriptedEngine:
 
     def __init__(self, toolbox: Toolbox, script: Script, queries: int = 1):
         self.toolbox, self.script, self.queries = toolbox, script, queries
+        self.chat = ScriptedChat()
         self.batches: list[int] = []
+        self.arms: list[str] = []
 
     def run(
-        self, params: object, queries: list[Query], *, seed: int, step: int, treatment: str = "", **unused: object
+        self,
+        params: object,
+        queries: list[Query],
+        *,
+        seed: int,
+        step: int,
+        forced: Sequence[Sequence[str]] = (),
+        treatment: str = "",
+        **unused: object,
     ) -> RolloutResult:
         del params, seed, step
         assert 0 < len(queries) <= self.queries
         self.batches.append(len(queries))
+        self.arms += [arm for group in forced for arm in group]
         return RolloutResult(
             [[play(query, self.script(query, treatment), self.toolbox, treatment=treatment)] for query in queries]
         )

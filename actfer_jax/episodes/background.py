@@ -27,10 +27,10 @@ class BackgroundWriter:
         self._pool = ThreadPoolExecutor(1, "records")
         self._last: Future[object] | None = None
 
-    def write(self, step: int, episodes: Iterable[Made]) -> None:
+    def write(self, step: int, episodes: Iterable[Made], of: str = "step") -> None:
         """Takes over the episodes of a step, as `EpisodeWriter.write`; waits for those of the step before."""
         self.wait()
-        self._last = self._pool.submit(self._writer.write, step, list(episodes))
+        self._last = self._pool.submit(self._writer.write, step, list(episodes), of)
 
     def check(self) -> None:
         """Raises what has failed; does not wait."""

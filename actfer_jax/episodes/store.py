@@ -3,7 +3,8 @@
 `workdir/episodes/step-00000010-host0.jsonl`, a shard, holds one JSON object a line, and `step-00000010-host0.index`
 beside it a short line for each (`index`), from which `read_record` finds one record among many. The views are PNG files
 in `workdir/images/ab/`, named by their content: equal views of several rollouts share a file, and no folder becomes
-long. Training, evaluation and analysis write the same format.
+long. Training, evaluation and analysis write the same format; the files of an evaluation are named by control, as
+`no_tools-00000010-host0.jsonl`.
 """
 
 import io
@@ -42,12 +43,13 @@ KEYS = (
 )
 PICTURES = r"images/(?:[0-9a-f]{2}/)?[0-9a-f]+\.png"
 """A pattern of the files of views. Those of schema 1 lie in `images/` itself."""
-RECORD_FILES = rf"episodes/step-\d+-host\d+\.(?:jsonl|index)|{PICTURES}"
+SHARD = r"[a-z][a-z_]*-(\d+)-host(\d+)"
+"""A pattern of the names of shards, without their ending: what they are of, its number, and the host."""
+RECORD_FILES = rf"episodes/{SHARD}\.(?:jsonl|index)|{PICTURES}"
 """A pattern of the files that `EpisodeWriter` writes."""
 Made = tuple[Mapping[str, Any], Sequence[View]]
 """A record as it is made, and its views in the order of their placeholders."""
 _THREADS = 16  # Compressing keeps a few of them busy; with an object store they mostly wait.
-_SHARD = re.compile(r"step-(\d+)-host(\d+)\.jsonl")
 
 
 class RecordError(UserError, ValueError):
@@ -68,16 +70,17 @@ class EpisodeWriter:
         (self._workdir / "episodes").mkdir(exist_ok=True)
         (self._workdir / "images").mkdir(exist_ok=True)
 
-    def write(self, step: int, episodes: Iterable[Made]) -> epath.Path:
+    def write(self, step: int, episodes: Iterable[Made], of: str = "step") -> epath.Path:
         """Writes the shard of a step, all of it or nothing; a shard of the same step is replaced.
 
         The pictures come first and the index last. So no record that is there lacks a picture, and an index that is
         there is that of its shard.
 
         Args:
-          step: the training step, or the number of the evaluation batch.
+          step: the training step, or a number that no other shard of an evaluation has.
           episodes: records with `KEYS` (numpy values, tuples and sets allowed). Their `images` become the file names of
             their views.
+          of: what the shard's name begins with: "step", or in an evaluation the control.
 
         Returns:
           The shard's path.
@@ -86,7 +89,7 @@ class EpisodeWriter:
           RecordError: a key is missing, a value has no JSON form (NaN included), or a view is not uint8 [H, W, 3].
           OSError: the disk is full; names the file.
         """
-        path = self._workdir / "episodes" / f"step-{step:08d}-host{self._host}.jsonl"
+        path = self._workdir / "episodes" / f"{of}-{step:08d}-host{self._host}.jsonl"
         views = dict[str, View]()
         lines, index, offset = [], [], 0
         for made, its_views in episodes:
@@ -160,7 +163,11 @@ def png(view: View) -> bytes:
 def shards(workdir: epath.PathLike, after: int = -1) -> list[epath.Path]:
     """The shards in a workdir of steps greater than `after`, by step and host."""
     directory = epath.Path(workdir) / "episodes"
-    paths = [path for path in directory.iterdir() if _SHARD.fullmatch(path.name)] if directory.exists() else []
+    paths = (
+        [path for path in directory.iterdir() if re.fullmatch(rf"{SHARD}\.jsonl", path.name)]
+        if directory.exists()
+        else []
+    )
     return sorted((path for path in paths if step_of(path) > after), key=_number)
 
 
@@ -264,7 +271,7 @@ def _read_record(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _number(path: epath.Path) -> tuple[int, int]:
-    match = _SHARD.fullmatch(path.name)
+    match = re.fullmatch(rf"{SHARD}\.jsonl", path.name)
     assert match is not None
     return int(match[1]), int(match[2])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from actfer_jax.agent.episode import Sample
 from actfer_jax.data.sources import Samples, Unreadable, read_sample
+from actfer_jax.evaluation.confidence import confidence
 from actfer_jax.evaluation.items import NORMAL
 from actfer_jax.evaluation.metrics import Outcome, outcome
 from actfer_jax.faces.images import ImageError
@@ -22,16 +23,20 @@ class Control:
     Attributes:
       answer_now: whether the policy is told to answer at once.
       treatment: what the tools do to zoomed views (`agent.tools.TREATMENTS`).
+      arm: what the reply with the aligned face instructs, "zoom" or "answer", as in training (`Environment.reset`).
     """
 
     answer_now: bool = False
     treatment: str = ""
+    arm: str = ""
 
 
 CONTROLS: dict[str, Control] = {
     "no_tools": Control(answer_now=True),
     "blank_crop": Control(treatment="blank_crop"),
     "low_res_crop": Control(treatment="low_res_crop"),
+    "always_zoom": Control(arm="zoom"),
+    "never_zoom": Control(arm="answer"),
 }
 
 
@@ -135,10 +140,19 @@ def play(
             rollouts: list[Rollout] = []
             if queries:
                 result = engine.run(
-                    params, queries, seed=seed, step=0, treatment=change.treatment, between_chunks=between_chunks
+                    params,
+                    queries,
+                    seed=seed,
+                    step=0,
+                    forced=[[change.arm]] * len(queries),
+                    treatment=change.treatment,
+                    between_chunks=between_chunks,
                 )
                 rollouts = [rollout for (rollout,) in result.rollouts]
-            by_control[control] = [outcome(rollout.episode, rollout.query.reference) for rollout in rollouts]
+            by_control[control] = [
+                outcome(rollout.episode, rollout.query.reference, confidence(engine.chat, rollout))
+                for rollout in rollouts
+            ]
             if record is not None and rollouts:
                 record(batch * len(played) + place, control, rollouts)
             done += len(read)

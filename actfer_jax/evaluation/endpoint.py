@@ -142,7 +142,7 @@ class EndpointPlayer:
         environment = Environment(
             self.config.rules, Uncounted(), self.toolbox, lambda view: 0, treatment=control.treatment
         )
-        environment.reset(sample, answer_now=control.answer_now)
+        environment.reset(sample, arm=control.arm, answer_now=control.answer_now)
         prompt = environment.prompt
         if self.config.passive and (own := sample.reference.extra.get("prompt")):
             # It asks for the emotion alone.

@@ -19,6 +19,7 @@ from actfer_jax import facs
 from actfer_jax.agent.episode import Episode, Reference
 from actfer_jax.data.annotations import PSEUDO
 from actfer_jax.evaluation.bootstrap import RESAMPLES, Bootstrap, Floats, bootstrap, interval, nanmean, ratio, value
+from actfer_jax.evaluation.calibration import reliability
 from actfer_jax.faces.views import pitch
 from actfer_jax.rl.levels import f1
 
@@ -52,6 +53,7 @@ class Outcome:
       failed: whether it failed on the host or at a server, and so says nothing of the policy.
       aus_from: the annotator that found `aus`; "" where people coded them.
       extra: what else the data set records (`Reference.extra`).
+      confidence: the probability of the answered label (`confidence`); None if it is not known.
     """
 
     labels: tuple[str, ...]
@@ -73,6 +75,7 @@ class Outcome:
     aus_from: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     zoom_pitches: tuple[float, ...] = ()
+    confidence: float | None = None
 
     @property
     def correct(self) -> bool:
@@ -84,8 +87,8 @@ class Outcome:
         return 0.0 if self.predicted_aus is None or self.aus is None else f1(self.predicted_aus, self.aus)
 
 
-def outcome(episode: Episode, reference: Reference) -> Outcome:
-    """The outcome of a finished episode."""
+def outcome(episode: Episode, reference: Reference, confidence: float | None = None) -> Outcome:
+    """The outcome of a finished episode, with the probability of its answer where that is known."""
     answer = episode.answer
     labels = tuple(facs.normalise_emotion(label) for label in reference.labels)
     predicted = None if answer is None or answer.answer is None else facs.normalise_emotion(answer.answer)
@@ -114,6 +117,7 @@ def outcome(episode: Episode, reference: Reference) -> Outcome:
         zoom_pitches=tuple(
             float(pitch(zoom.view.to_original).mean()) for zoom in episode.zooms if zoom.view is not None
         ),
+        confidence=confidence,
     )
 
 
@@ -148,16 +152,20 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
       A nested dict. Figures with an interval are {"value", "low", "high"}:
         episodes, turns, truncated, no_answer;
         resampled ("subjects" or "samples", for the intervals);
-        accuracy, macro_f1 (mean over the labels that occur in truth or answers), au_f1_sample (mean over samples of F1
-        within a sample), au_f1_pooled (mean over the action units that occur in truth, of F1 over all samples);
-        strata: for each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_pitch, zoom_gap (its zoom rate minus
-        that of the samples only in other strata) and zoom_gap_within_class (mean of this gap over emotions, weighted by
-        samples);
+        accuracy, macro_f1 (mean over the labels that occur in truth or answers), uar (unweighted average recall: the
+        mean over the labels that occur in truth), au_f1_sample (mean over samples of F1 within a sample), au_f1_pooled
+        (the macro mean: over the action units that occur in truth, of F1 over all samples);
+        ece and calibration, of the probability of the answered label (`calibration.reliability`);
+        majority: what answering the commonest true label always would score: label, accuracy, macro_f1, uar;
+        strata: for each stratum episodes, accuracy, au_f1_sample, zoom_rate, zoom_pitch, accuracy_gap, au_f1_gap and
+        zoom_gap (its figure minus that of the samples only in other strata) and zoom_gap_within_class (mean of the last
+        over emotions, weighted by samples);
         zoom: rate, regions (zooms per episode), per_episode, pitch (`zoom_pitch`);
         tools: calls, success, and the same for each tool;
         confusion: labels (rows, the truth), columns (answers, the last is "invalid"), counts;
-        classes: for each label episodes, precision, recall, f1, zoom_rate, zoom_rate_in (the rate in each stratum);
-        aus: for each action unit name, true_positives, false_positives, false_negatives, f1.
+        classes: for each label episodes, precision, recall, f1, zoom_rate, zoom_rate_in (the rate in each stratum),
+        zooms (episodes, value, low and high of the rate, of "all" and in each stratum);
+        aus: for each action unit name, true_positives, false_positives, false_negatives, f1, and its low and high.
 
     Raises:
       ValueError: outcomes is empty.
@@ -179,7 +187,11 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
     def rate(values: ArrayLike, where: NDArray[np.bool_] | None = None) -> Floats:
         return drawn.mean(values, np.ones(len(outcomes), bool) if where is None else where)
 
+    confidence = np.array(
+        [np.nan if one.confidence is None or one.emotion is None else one.confidence for one in outcomes], np.float64
+    )
     counts_SxCxK = confusion_counts(drawn, outcomes, labels)
+    _, recall_SxC, f1_SxC = class_scores(counts_SxCxK)
     aus = sorted(set().union(*(one.aus | (one.predicted_aus or set()) for one in outcomes if one.aus is not None)))
     true_SxA, false_SxA, missed_SxA = au_counts(drawn, outcomes, aus)
     au_f1_SxA = ratio(2 * true_SxA, 2 * true_SxA + false_SxA + missed_SxA)
@@ -188,14 +200,21 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
         "episodes": len(outcomes),
         "resampled": drawn.resampled,
         "accuracy": interval(rate(correct, labelled)),
-        "macro_f1": interval(nanmean(class_scores(counts_SxCxK)[2])),
+        "macro_f1": interval(nanmean(f1_SxC)),
+        "uar": interval(nanmean(recall_SxC)),
         "au_f1_sample": interval(rate(au_f1, annotated)),
         "au_f1_pooled": interval(nanmean(np.where(occurs_SxA, au_f1_SxA, np.nan))),
+        **reliability(drawn, confidence, correct),
+        "majority": _majority(drawn, counts_SxCxK.sum(2), labels),
         "strata": {
             name: {
                 "episodes": int(member.sum()),
                 "accuracy": interval(rate(correct, member & labelled)),
                 "au_f1_sample": interval(rate(au_f1, member & annotated)),
+                "accuracy_gap": interval(
+                    rate(correct, member & labelled) - rate(correct, stratified & ~member & labelled)
+                ),
+                "au_f1_gap": interval(rate(au_f1, member & annotated) - rate(au_f1, stratified & ~member & annotated)),
                 "zoom_rate": interval(rate(inspected, member)),
                 "zoom_pitch": zoom_pitch(one for one, inside in zip(outcomes, member, strict=True) if inside),
                 "zoom_gap": interval(rate(inspected, member) - rate(inspected, stratified & ~member)),
@@ -223,7 +242,7 @@ def summarise(outcomes: Sequence[Outcome], *, seed: int = 0, resamples: int = RE
             "columns": [*labels, INVALID],
             "counts": counts_SxCxK[0].astype(int).tolist(),
         },
-        "classes": _classes(drawn.without_resamples, outcomes, labels, counts_SxCxK[:1], inspected, strata),
+        "classes": _classes(drawn, outcomes, labels, counts_SxCxK[:1], inspected, strata),
         "aus": au_entries(aus, (true_SxA, false_SxA, missed_SxA), au_f1_SxA),
     }
 
@@ -278,13 +297,14 @@ def au_counts(
 
 
 def au_entries(aus: Sequence[int], counts_3xSxA: Sequence[Floats], f1_SxA: Floats) -> Summary:
-    """The counts of `au_counts` and the F1 of each action unit, by its name; a NaN is None."""
+    """The counts of `au_counts` and the F1 of each action unit with its interval, by its name; a NaN is None."""
     kinds = ("true_positives", "false_positives", "false_negatives")
     return {
         f"AU{au}": {
             "name": facs.AU_NAMES.get(au, ""),
             **{kind: int(counts_SxA[0, a]) for kind, counts_SxA in zip(kinds, counts_3xSxA, strict=True)},
             "f1": value(f1_SxA[:, a]),
+            **{side: interval(f1_SxA[:, a])[side] for side in ("low", "high")},
         }
         for a, au in enumerate(aus)
     }
@@ -310,8 +330,24 @@ def _gap_within_class(
     return ratio(total, weight)
 
 
+def _majority(drawn: Bootstrap, true_SxC: Floats, labels: Sequence[str]) -> Summary:
+    """The figures of an answer that is the same for every sample: the label with the most samples."""
+    if not true_SxC[0].any():
+        return {"label": None} | dict.fromkeys(("accuracy", "macro_f1", "uar"), interval(np.full(1, np.nan)))
+    commonest = int(true_SxC[0].argmax())
+    accuracy_S = ratio(true_SxC[:, commonest], true_SxC.sum(1))
+    occurring_S = (true_SxC > 0).sum(1)
+    return {
+        "label": labels[commonest],
+        "accuracy": interval(accuracy_S),
+        # Precision is the accuracy, and recall 1; of every other label both are 0.
+        "macro_f1": interval(2 * accuracy_S / (1 + accuracy_S) / occurring_S),
+        "uar": interval(np.where(accuracy_S > 0, 1 / occurring_S, 0.0)),
+    }
+
+
 def _classes(
-    ones: Bootstrap,
+    drawn: Bootstrap,
     outcomes: Sequence[Outcome],
     labels: Sequence[str],
     counts_1xCxK: Floats,
@@ -319,16 +355,22 @@ def _classes(
     strata: dict[str, NDArray[np.bool_]],
 ) -> dict[str, Any]:
     precision, recall, scores = class_scores(counts_1xCxK)
+    parts = {"all": np.ones(len(outcomes), bool), **strata}
     classes = {}
     for c, label in enumerate(labels):
         members = np.array([one.emotion == label for one in outcomes])
+        zooms = {
+            name: {"episodes": int((members & part).sum()), **interval(drawn.mean(inspected, members & part))}
+            for name, part in parts.items()
+        }
         classes[label] = {
             "episodes": int(members.sum()),
             "precision": value(precision[:, c]),
             "recall": value(recall[:, c]),
             "f1": value(scores[:, c]),
-            "zoom_rate": value(ones.mean(inspected, members)),
-            "zoom_rate_in": {name: value(ones.mean(inspected, members & member)) for name, member in strata.items()},
+            "zoom_rate": zooms["all"]["value"],
+            "zoom_rate_in": {name: zooms[name]["value"] for name in strata},
+            "zooms": zooms,
         }
     return classes
 

@@ -90,4 +90,5 @@ def _outcome(answer: Answer) -> Outcome:
         subject=answer.subject,
         choices=answer.labels,
         response=answer.response,
+        confidence=answer.confidence,
     )

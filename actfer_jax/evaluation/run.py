@@ -42,7 +42,8 @@ class EvaluateConfig:
 
     Attributes:
       data: the samples.
-      controls: controls to play in addition to the normal episodes: "no_tools", "blank_crop", "low_res_crop".
+      controls: controls to play in addition to the normal episodes: "no_tools", "blank_crop", "low_res_crop",
+        "always_zoom", "never_zoom".
       queries: samples at a time, at least 1.
       seed: of the bootstrap resamples and of the sampling, from 0 to 2^32 - 1.
       greedy: whether to take the likeliest tokens; else to sample as in training, for the policy's average behaviour.
@@ -145,7 +146,7 @@ def play_batches(
             )
             for rollout in rollouts
         )
-        writer.write(number, episodes)
+        writer.write(number, episodes, control)
 
     return play(
         agent.engine(queries=config.queries, group_size=1, greedy=config.greedy),

@@ -180,7 +180,7 @@ def _play(
     staging: Path,
     finished: dict[Job, Finished],
 ) -> list[str]:
-    """Plays the jobs that are not finished, and writes their records; those that failed come last, in one shard.
+    """Plays the jobs that are not finished, and writes their records; those that failed come last, in other shards.
 
     Returns:
       Why pictures could not be read, in the order of the samples.
@@ -193,10 +193,11 @@ def _play(
     made, failed = dict[Job, tuple[Made, Finished]](), dict[Job, tuple[Made, Finished]]()
 
     def write(episodes: dict[Job, tuple[Made, Finished]]) -> None:
-        if episodes:
-            writer.write(next(numbers), [record for record, _ in episodes.values()])
-            finished.update({job: one for job, (_, one) in episodes.items()})
-            episodes.clear()
+        for control in controls:
+            if records := [record for job, (record, _) in episodes.items() if job.control == control]:
+                writer.write(next(numbers), records, control)
+        finished.update({job: one for job, (_, one) in episodes.items()})
+        episodes.clear()
 
     def play(job: Job) -> tuple[Made, Finished] | Unreadable:
         sample = read_sample(source, job.sample)

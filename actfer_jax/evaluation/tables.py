@@ -12,7 +12,10 @@ def _columns(strata: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {
         "accuracy": ("accuracy",),
         "macro-F1": ("macro_f1",),
+        "UAR": ("uar",),
         "AU-F1": ("au_f1_sample",),
+        "AU macro-F1": ("au_f1_pooled",),
+        "ECE": ("ece",),
         **{f"{name} acc": ("strata", name, "accuracy") for name in strata},
         "zoom rate": ("zoom", "rate"),
         **{f"zoom {name}": ("strata", name, "zoom_rate") for name in strata},
@@ -20,13 +23,13 @@ def _columns(strata: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def controls_table(runs: Mapping[str, Mapping[str, Summary]]) -> str:
-    """One row for each control and run, with the runs of a control together.
+    """One row for each control and run, with the runs of a control together, and one for the commonest label.
 
     Args:
       runs: summaries by control, by the name of the run ("before", "after"). The name of a single run may be "".
 
     Returns:
-      Aligned lines. Half the width of the 95% interval follows the accuracy.
+      Aligned lines, and one that says what they mean. Half the width of the 95% interval follows the accuracy.
     """
     named = any(runs)
     controls = list(dict.fromkeys(control for run in runs.values() for control in run))
@@ -40,7 +43,13 @@ def controls_table(runs: Mapping[str, Mapping[str, Summary]]) -> str:
             if control in run:
                 rows.append([title, *([name] if named else []), *_cells(run[control], columns.values())])
                 title = ""
-    return align(rows, left=2 if named else 1)
+    *_, last = runs.values()
+    first_control = next(iter(last.values()))
+    if label := first_control.get("majority", {}).get("label"):
+        name = f"majority class ({label})"
+        rows.append([name, *([""] if named else []), *_cells(first_control["majority"], columns.values())])
+    note = f"± is half of the 95% interval over resampled {first_control.get('resampled', 'samples')}."
+    return f"{align(rows, left=2 if named else 1)}\n{note}"
 
 
 def classes_table(summary: Summary) -> str:

@@ -15,6 +15,8 @@ COMPANION = re.compile(
     r"|(merges|vocab)\.txt"
 )
 """Files of a policy other than its config and its weights."""
+DOCUMENT = re.compile(r"README\.md|prompt\.json|(?:LICEN[CS]E|NOTICE)(?:[.-][\w.-]+)?")
+"""Files of a policy or an adapter for those who use it."""
 
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json")
 
@@ -34,6 +36,13 @@ def write_companions(model: Qwen3VL, directory: Path) -> None:
         config = before | config
     config["dtype"] = np.dtype(model.execution.param_dtype).name
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def copy_licences(source: str | None, directory: Path) -> None:
+    """Copies the licence files of a model's source."""
+    for file in sorted(Path(source).iterdir()) if source is not None and Path(source).is_dir() else ():
+        if file.is_file() and DOCUMENT.fullmatch(file.name) and file.name.startswith(("LICEN", "NOTICE")):
+            shutil.copyfile(file, directory / file.name)
 
 
 def write_processor_config(directory: Path) -> None:

@@ -32,7 +32,7 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from actfer_jax.files import file_errors, is_remote, reason
-from actfer_jax.models.companions import COMPANION, write_companions
+from actfer_jax.models.companions import COMPANION, DOCUMENT, copy_licences, write_companions
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.lora import Adapter, adapters, merged
 from actfer_jax.models.qwen3_vl import Qwen3VL
@@ -43,7 +43,7 @@ from actfer_jax.parallel.finite import NotFiniteError, finite_arrays, listed, no
 log = logging.getLogger(__name__)
 
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-_WORDS = ["*.json", "*.jinja", "*.txt"]
+_WORDS = ["*.json", "*.jinja", "*.txt", "README.md", "LICENSE*", "LICENCE*", "NOTICE*"]
 _STACKS = ("layers", "blocks", "deepstack_merger_list")
 ADAPTER_CONFIG = "adapter_config.json"
 _SHARD_BYTES = 4 * 2**30
@@ -54,9 +54,10 @@ _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 POLICY = Output(
     "a policy",
-    re.compile("|".join([_SHARD.pattern, re.escape(_INDEX), re.escape(_CONFIG), COMPANION.pattern])),
+    re.compile("|".join([_SHARD.pattern, re.escape(_INDEX), re.escape(_CONFIG), COMPANION.pattern, DOCUMENT.pattern])),
     last=_CONFIG,
     signs=(_CONFIG, "actfer.json"),
+    common=DOCUMENT,
 )
 """A Hugging Face directory as an output."""
 _READ_DTYPES = ("F32", "BF16", "F16", "F64")
@@ -403,6 +404,7 @@ def write_model_directory(model: Qwen3VL, path: epath.PathLike, more: Mapping[st
         with staged(path, POLICY) if jax.process_index() == 0 else nullcontext() as staging:
             if staging is not None:
                 write_companions(model, staging)
+                copy_licences(model.source, staging)
                 for name, text in (more or {}).items():
                     (staging / name).write_text(text)
             _write_weights(model, staging)

@@ -20,6 +20,7 @@ from safetensors.numpy import load, save_file
 
 from actfer_jax.config import FieldError
 from actfer_jax.files import file_errors
+from actfer_jax.models.companions import DOCUMENT, copy_licences
 from actfer_jax.models.huggingface import ADAPTER_CONFIG, is_hub_name, tensor_names
 from actfer_jax.models.lora import LoraConfig, adapters, products, targeted
 from actfer_jax.models.qwen3_vl import Qwen3VL
@@ -29,9 +30,10 @@ from actfer_jax.parallel.finite import NotFiniteError, listed, not_finite
 _WEIGHTS = "adapter_model.safetensors"
 ADAPTER = Output(
     "an adapter",
-    re.compile(rf"{re.escape(ADAPTER_CONFIG)}|{re.escape(_WEIGHTS)}|actfer\.json"),
+    re.compile(rf"{re.escape(ADAPTER_CONFIG)}|{re.escape(_WEIGHTS)}|actfer\.json|{DOCUMENT.pattern}"),
     last=ADAPTER_CONFIG,
     signs=(ADAPTER_CONFIG, "actfer.json"),
+    common=DOCUMENT,
 )
 """A directory with an adapter as an output."""
 
@@ -196,6 +198,7 @@ def save_adapter(
     }
     try:
         with staged(path, ADAPTER) as staging:
+            copy_licences(model.source, staging)
             for file, text in (more or {}).items():
                 (staging / file).write_text(text)
             save_file(tensors, staging / _WEIGHTS, metadata={"format": "pt"})

@@ -152,7 +152,8 @@ class EvaluationConfig:
 
     Attributes:
       data: the held-out samples.
-      controls: what is evaluated in addition to the unchanged policy: "no_tools", "blank_crop", "low_res_crop".
+      controls: what is evaluated in addition to the unchanged policy: "no_tools", "blank_crop", "low_res_crop",
+        "always_zoom", "never_zoom".
       queries: samples at a time, at least 1.
       every: steps between two evaluations while training; 0 for none.
       size: how many of the samples these take, which are always the same; at least 1, and all where there are fewer.

@@ -25,6 +25,8 @@ from actfer_jax.runs.lease import Lease
 from actfer_jax.runs.metrics import EVALUATION, read_evaluations, write_evaluation
 from actfer_jax.runs.provenance import heading, provenance
 from actfer_jax.training.config import EvaluationConfig, TrainConfig
+from actfer_jax.training.model_card import update_model_card
+from actfer_jax.training.rewind import POLICY_NAME
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +55,12 @@ class Evaluations:
             self._evaluate(evaluation, "before", 0, params, self._config.model.trained_on)
 
     def after(self, params: Params) -> None:
-        """Evaluates on all samples after training, and prints the table of both."""
+        """Evaluates on all samples after training, adds it to the policy's card, and prints the table of both."""
         if (evaluation := self._config.evaluation) is None:
             return
         self._evaluate(evaluation, "after", self._config.steps, params, self._config.trained_on)
         if hosts.is_first():
+            update_model_card(self._config, self._workdir, self._workdir / POLICY_NAME)
             runs = {when: run for when, run in read_evaluations(self._workdir).items() if when in ("before", "after")}
             for when, run in runs.items():
                 print(f"{when}: {heading(run.get('provenance'))}")

@@ -51,5 +51,5 @@ def export(workdir: epath.Path, out: epath.Path, step: int | None = None, *, mer
         loaded = nnx.state(load_pretrained(config.model.base, **config.model.options(None, config.lora)), nnx.Param)
         frozen = loaded if config.lora else split_frozen(loaded, config.model.frozen, config.model.dtype)[1]
         check_base(workdir / "checkpoints" / str(step), extra, fingerprint(frozen), config.model.path)
-    save_policy(config, graphdef, nnx.merge_state(restored.train.params, frozen), out, merged=merged)
+    save_policy(config, graphdef, nnx.merge_state(restored.train.params, frozen), out, workdir, step, merged=merged)
     return step

@@ -19,11 +19,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from actfer_jax.agent.environment import load_format
-from actfer_jax.agent.policy_card import FILE_NAME, PolicyCard
 from actfer_jax.agent.prompts import prompts_hash
 from actfer_jax.config import ConfigError, FieldError
 from actfer_jax.data.cache import open_cache
-from actfer_jax.data.sources import emotion_labels, excluded, label_sets, open_face_store, open_source
+from actfer_jax.data.sources import excluded, label_sets, open_face_store, open_source
 from actfer_jax.episodes.background import BackgroundWriter
 from actfer_jax.episodes.picture import episode_caption, episode_picture, episode_text
 from actfer_jax.episodes.record import to_record
@@ -54,6 +53,7 @@ from actfer_jax.runs.metrics import (
 )
 from actfer_jax.training.config import TrainConfig
 from actfer_jax.training.evaluations import Evaluations
+from actfer_jax.training.model_card import policy_files
 from actfer_jax.training.optimizer import learning_rate, make_optimizer
 from actfer_jax.training.profiling import Profiler
 from actfer_jax.training.rewind import POLICY_NAME, rewind
@@ -199,7 +199,7 @@ def _train(
                 raise
         params = state.train.weights
     lease.check()
-    save_policy(config, agent.graphdef, params, workdir / POLICY_NAME)
+    save_policy(config, agent.graphdef, params, workdir / POLICY_NAME, workdir, config.steps)
     evaluations.after(params)
     # A process that leaves long before another, which writes the policy, takes it along.
     hosts.gather(None)
@@ -417,10 +417,12 @@ def save_policy(
     graphdef: nnx.GraphDef[Qwen3VL],
     params: Params,
     directory: epath.Path,
+    workdir: epath.Path,
+    step: int,
     *,
     merged: bool = False,
 ) -> None:
-    """Writes the trained policy as a Hugging Face directory that can be evaluated, analysed with, and trained on.
+    """Writes a run's policy of a step as a Hugging Face directory that can be evaluated, analysed with, and trained on.
 
     Args:
       merged: write a whole model where adapters were trained, too, in place of the adapters.
@@ -429,13 +431,8 @@ def save_policy(
     model.source = str(config.model.directory)
     # Frozen parameters may be of a shorter type.
     model.execution = dataclasses.replace(model.execution, param_dtype=config.model.param_dtype)
-    card = PolicyCard(
-        labels=emotion_labels(config.data),
-        trained_on=config.trained_on,
-        views=vars(config.views),
-        rollout=vars(config.rollout),
-    )
-    files = {FILE_NAME: card.to_json()}
+    is_adapter = config.lora is not None and not merged
+    files = policy_files(config, workdir, step, directory, is_adapter=is_adapter) if hosts.is_first() else {}
     if config.lora is None or merged:
         write_model_directory(model, directory, files)
     else:

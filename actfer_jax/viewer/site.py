@@ -37,7 +37,7 @@ from actfer_jax.viewer.tokens import Decode, find_decoder, written_tokens
 PAGE, INDEX = "index.html", "data/index.js"
 _CHUNK = 8  # Episodes of a file: often those of a group.
 _METRICS = r"data/(\d{1,4})/metrics\.js"
-_RECORDS = r"data/(\d{1,4})/(step-\d{1,12}-host\d{1,6})/(\d{1,7})(\.tokens)?\.js"
+_RECORDS = r"data/(\d{1,4})/([a-z][a-z_]{0,39}-\d{1,12}-host\d{1,6})/(\d{1,7})(\.tokens)?\.js"
 _PICTURE = rf"pictures/(\d{{1,4}})/({PICTURES})"
 ADDRESSES = re.compile("|".join((re.escape(PAGE), re.escape(INDEX), _METRICS, _RECORDS, _PICTURE)))
 """Matches every address that may have content."""
@@ -107,7 +107,7 @@ class Site:
         for run in self.runs:
             if not shards(run.workdir):
                 raise UserError(
-                    f"{run.workdir} has no episodes/step-*.jsonl: give the workdir of a training or the --out of an "
+                    f"{run.workdir} has no episodes/*.jsonl: give the workdir of a training or the --out of an "
                     "evaluation (a training records every `logging.records_every`-th step)"
                 )
         self._stamp: _Stamp = ()

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.faces.hog_pixels = 2**20
     config.faces.cnn_pixels = 2**18
     # Beside the policy as it is: told to answer at once; zoomed views greyed; zoomed views without their finer pixels.
+    # Others are "always_zoom" and "never_zoom": told so in the reply with the aligned face, as in training.
     config.controls = ("no_tools", "blank_crop", "low_res_crop")
     config.queries = 64  # samples at a time
     config.images = 1  # most pictures of a sample

@@ -363,7 +363,7 @@ def test_work_that_fails_costs_no_earlier_results(queries, tmp_path, monkeypatch
     (out / "notes.md").write_text("mine")
     (out / "episodes" / ".DS_Store").write_text("macOS")
     before = contents(tmp_path)
-    assert {"results.json", "zoom.png", "episodes/step-00000001-host0.jsonl"} <= {
+    assert {"results.json", "zoom.png", "episodes/normal-00000001-host0.jsonl"} <= {
         name.removeprefix("out/") for name in before
     }
     with monkeypatch.context() as patch:

@@ -92,6 +92,12 @@ def test_each_control_changes_what_it_says_and_nothing_else(samples, toolbox, mo
     assert rates == {"normal": 1.0, "no_tools": 0.0, "blank_crop": 1.0, "low_res_crop": 1.0}
 
 
+def test_an_arm_is_instructed_in_every_episode_of_its_control(samples, toolbox):
+    engine = ScriptedEngine(toolbox, look_and_tell, queries=3)
+    evaluate_policy(engine, None, samples, controls=("always_zoom", "never_zoom"))
+    assert engine.arms == [""] * 3 + ["zoom"] * 3 + ["answer"] * 3
+
+
 def test_an_unknown_control_is_named(samples, toolbox):
     with pytest.raises(ValueError, match="controls has 'blank'; choose from no_tools, blank_crop, low_res_crop"):
         evaluate_policy(ScriptedEngine(toolbox, look_and_tell), None, samples, controls=("blank",))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -189,7 +190,7 @@ def test_figures_without_any_episode_are_null_and_not_numbers():
         assert part == {"value": None, "low": None, "high": None}
     assert found["tools"] == {"calls": 0, "success": None}
     json.dumps(found, allow_nan=False)
-    assert tables.controls_table({"": {"normal": found}}).splitlines()[-1].split()[1:3] == ["-", "-"]
+    assert tables.controls_table({"": {"normal": found}}).splitlines()[2].split()[1:3] == ["-", "-"]
     assert plots.png(plots.zoom_figure(found), "x").startswith(b"\x89PNG")
     assert plots.png(plots.aus_figure({"normal": found}), "x").startswith(b"\x89PNG")
 
@@ -265,7 +266,8 @@ def test_outcome_reads_an_episode():
 def test_tables_say_what_the_summaries_say():
     before, after = summarise(random_outcomes(1, 60)), summarise(random_outcomes(2, 80))
     table = tables.controls_table({"before": {"normal": before, "no_tools": before}, "after": {"normal": after}})
-    heading, rule, *rows = table.splitlines()
+    heading, rule, *rows, constant, note = table.splitlines()
+    assert constant.startswith(f"majority class ({after['majority']['label']})") and "±" in note
     assert [row.split()[:2] for row in rows] == [
         ["normal", "before"],
         ["after", rows[1].split()[1]],
@@ -290,11 +292,61 @@ def test_figures_show_the_counts():
     figure = plots.confusion_figure(summary)
     shown = [int(text.get_text()) for text in figure.axes[0].texts]
     assert shown == [count for row in summary["confusion"]["counts"] for count in row]
-    bars = plots.aus_figure({"normal": summary, "no_tools": summary}).axes[0].patches
+    figure = plots.aus_figure({"normal": summary, "no_tools": summary})
+    bars = figure.axes[0].patches
     assert sorted({round(bar.get_width(), 6) for bar in bars}) == sorted(
         {round(entry["f1"], 6) for entry in summary["aus"].values()}
     )
+    figure.draw_without_rendering()
+    (title,) = (text for text in figure.axes[0].get_children() if getattr(text, "get_text", str)() == "Action units")
+    assert title.get_window_extent().y0 >= figure.axes[0].get_legend().get_window_extent().y1
     figure = plots.zoom_figure(summary)
     made = "synth_faces test, 700 samples | runs/policy"
     assert plots.png(figure, made).startswith(b"\x89PNG")
     assert figure.get_suptitle() == made
+
+
+def test_the_commonest_label_scores_as_if_it_were_always_answered():
+    outcomes = [one for one in random_outcomes(4, 90) if one.emotion is not None]
+    found = summarise(outcomes)
+    label = found["majority"]["label"]
+    assert Counter(one.emotion for one in outcomes).most_common(1)[0][0] == label
+    constant = summarise([replace(one, predicted=label) for one in outcomes])
+    for name in ("accuracy", "macro_f1", "uar"):
+        assert found["majority"][name] == pytest.approx(constant[name]), name
+    recalls = [
+        np.mean([one.predicted == emotion for one in outcomes if one.emotion == emotion])
+        for emotion in {one.emotion for one in outcomes}
+    ]
+    assert found["uar"]["value"] == pytest.approx(np.mean(recalls))
+
+
+def test_the_probability_of_answers_is_compared_with_how_often_they_are_right():
+    outcomes = random_outcomes(5, 120)
+    chance = np.random.default_rng(0).random(len(outcomes))
+    told = [
+        replace(one, confidence=float(p) if n % 4 else None)
+        for n, (one, p) in enumerate(zip(outcomes, chance, strict=True))
+    ]
+    found = summarise(told)
+    known = [one for one in told if one.confidence is not None and one.emotion is not None]
+    expected = 0.0
+    for number, part in enumerate(found["calibration"]["bins"]):
+        inside = [one for one in known if number / 10 <= one.confidence < (number + 1) / 10]
+        assert part["answers"] == len(inside)
+        assert part["accuracy"]["value"] == pytest.approx(np.mean([one.correct for one in inside]))
+        expected += len(inside) / len(known) * abs(np.mean([one.confidence - one.correct for one in inside]))
+    assert found["ece"]["value"] == pytest.approx(expected) and found["calibration"]["answers"] == len(known)
+    assert found["ece"]["low"] < found["ece"]["high"]
+    assert "not known" in plots.reliability_figure(summarise(outcomes)).axes[0].get_title(loc="left")
+
+
+def test_bars_of_nothing_are_marked():
+    """No fear is seen in the stratum: that is not a rate of 0."""
+    rows = [("fear", ()), ("fear", ("dim",)), ("anger", ("bright",))]
+    outcomes = [
+        Outcome(("fear", "anger"), emotion, emotion, True, None, None, strata, False, (), (), 1, False)
+        for emotion, strata in rows
+    ]
+    texts = [text.get_text() for text in plots.zoom_figure(summarise(outcomes)).axes[0].texts]
+    assert texts == ["no samples"] * 2

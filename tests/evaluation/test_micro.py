@@ -156,11 +156,13 @@ def test_runs_that_left_one_subject_out_are_pooled(run, monkeypatch, capsys):
     together, whole = pool(runs), micro.measure(FOLDS, config=OWN, seed=0)
     assert together.summaries["normal"] == whole
     assert np.mean([one.summaries["normal"]["uf1"]["value"] for one in runs]) != whole["uf1"]["value"]
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(pool=True, compare=False, strata=False, format="csv"))
+    monkeypatch.setattr(
+        flags, "FLAGS", SimpleNamespace(pool=True, compare=False, strata=False, format="csv", metrics=[])
+    )
     table.main(["table", *(str(one.directory) for one in runs)])
     shown, paper = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert shown["n"] == "8" and shown["uf1"].startswith(f"{100 * whole['uf1']['value']:.2f} ±")
-    assert shown["samm uar"] == "50.00" and (paper["uf1"], paper["source"][:10]) == ("92.84", "published,")
+    assert shown["n"] == "8" and shown["UF1"].startswith(f"{100 * whole['uf1']['value']:.2f} ±")
+    assert shown["samm UAR"] == "50.00" and (paper["UF1"], paper["source"][:10]) == ("92.84", "published,")
     with pytest.raises(UserError, match="fold_a/0 is in 2 of the runs; each sample is to be tested once"):
         pool([*runs, runs[0]])
     with pytest.raises(UserError, match="other was measured by .*zero"):

@@ -232,7 +232,7 @@ def test_labels_that_are_not_the_subsets_are_named(tmp_path):
 
 
 def show(monkeypatch, capsys, *runs: Path, **given: object) -> str:
-    chosen = {"format": "csv", "strata": False, "compare": False, "pool": False} | given
+    chosen = {"format": "csv", "strata": False, "compare": False, "pool": False, "metrics": []} | given
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**chosen))
     table.main(["table", *map(str, runs)])
     return capsys.readouterr().out
@@ -254,12 +254,30 @@ def test_a_table_shows_measured_rows_and_published_ones(evaluation, monkeypatch,
 def test_the_same_table_as_markdown_and_latex(evaluation, monkeypatch, capsys):
     cells = [list(row.values()) for row in rows(show(monkeypatch, capsys, evaluation.run))]
     markdown = show(monkeypatch, capsys, evaluation.run, format="md").splitlines()
-    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown[2:]] == cells
+    *body, blank, note = [line.replace("**", "") for line in markdown[2:]]
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in body] == cells
+    assert not blank and "± is half" in note and "bold is the best" in note
     latex = show(monkeypatch, capsys, evaluation.run, format="latex")
+    lines = [line.removesuffix(r" \\").split(" & ") for line in latex.splitlines() if line.endswith(r" \\")]
+    # Of each column the best of the two measured rows, and no published one, is bold.
+    best = [[cell.startswith(r"\textbf{") for cell in line[5:-1]] for line in lines[1:]]
+    figures = [[float(cell.split()[0]) if cell != "-" else np.nan for cell in row[5:-1]] for row in cells[:2]]
+    is_error = np.array([name == "ECE" for name in lines[0][5:-1]])
+    sign = np.where(is_error, -1, 1)
+    assert np.array_equal(best[:2], np.array(figures) * sign == np.max(np.array(figures) * sign, 0))
+    assert not np.any(best[2:])
+    latex = re.sub(r"\\textbf{([^}]*)}", r"\1", latex).partition("% In percent")[0]
     lines = [line.removesuffix(r" \\").split(" & ") for line in latex.splitlines() if line.endswith(r" \\")]
     plain = [[cell.replace(r"\_", "_").replace(r"$\pm$", "±") for cell in line] for line in lines]
     assert plain[1:] == cells and "_" not in latex.replace(r"\_", "")
     assert re.search(r"\\begin{tabular}{([lr]+)}", latex)[1].count("") - 1 == len(cells[0])
+
+
+def test_the_figures_of_a_table_are_chosen_by_name(evaluation, monkeypatch, capsys):
+    (heading, *_) = show(monkeypatch, capsys, evaluation.run, metrics=["ece", "accuracy"]).splitlines()
+    assert heading == "run,control,data,n,tools,ECE,accuracy,source"
+    with pytest.raises(UserError, match="--metrics names acuracy; there are: accuracy, macro_f1"):
+        show(monkeypatch, capsys, evaluation.run, metrics=["acuracy"])
 
 
 def test_runs_are_tested_against_each_other_and_against_their_controls(evaluation, tmp_path, monkeypatch, capsys):

@@ -365,7 +365,7 @@ def test_an_evaluation_of_an_older_version_still_stands_in_the_table(undisturbed
     Evaluations(config, agent, workdir, Termination(), Lease(workdir)).after(None)
     before, after, *table = capsys.readouterr().out.splitlines()
     assert before == "before: made by an older version, which did not keep where it comes from"
-    assert after.startswith("after: synth_faces test, 7 samples | ") and len(table) == 4
+    assert after.startswith("after: synth_faces test, 7 samples | ") and len(table) == 6
 
 
 @pytest.mark.slow

@@ -88,4 +88,9 @@ def figures_of(benchmark: Any, summary: Summary) -> dict[str, Interval]:
     if hasattr(benchmark, "row"):
         row: dict[str, Interval] = benchmark.row(summary)
         return row
+    return intervals_of(summary)
+
+
+def intervals_of(summary: Summary) -> dict[str, Interval]:
+    """The figures of a summary that have an interval, by name."""
     return {name: found for name, found in summary.items() if isinstance(found, dict) and {*found} == {*_INTERVAL}}

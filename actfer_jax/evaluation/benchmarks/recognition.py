@@ -12,7 +12,7 @@ from actfer_jax.evaluation.tables import classes_table, controls_table
 
 __all__ = ["FIGURES", "Config", "figures", "measure", "report"]
 
-FIGURES = ("confusion", "aus", "zoom")
+FIGURES = ("confusion", "aus", "zoom", "reliability")
 
 
 def measure(outcomes: Sequence[Outcome], *, config: Config, seed: int) -> Summary:
@@ -25,4 +25,9 @@ def report(summaries: Mapping[str, Summary]) -> str:
 
 def figures(summaries: Mapping[str, Summary]) -> Sequence[Figure]:
     normal = summaries[NORMAL]
-    return plots.confusion_figure(normal), plots.aus_figure(summaries), plots.zoom_figure(normal)
+    return (
+        plots.confusion_figure(normal),
+        plots.aus_figure(summaries),
+        plots.zoom_figure(normal),
+        plots.reliability_figure(normal),
+    )
