@@ -1,4 +1,4 @@
-"""What `mkdocs` does to a page: files outside docs/, to which pages link, are named, since the site does not have them."""
+"""What `mkdocs` does to a page: links to files outside docs/ become text, since the site does not have the files."""
 
 import re
 from typing import Any
