@@ -18,11 +18,11 @@ class Held(EpisodeWriter):
         super().__init__(workdir)
         self.go, self.failure = threading.Event(), failure
 
-    def write(self, step, episodes):
+    def write(self, step, episodes, of="step"):
         assert self.go.wait(60)
         if self.failure:
             raise self.failure
-        return super().write(step, episodes)
+        return super().write(step, episodes, of)
 
 
 def episodes_of(step):
