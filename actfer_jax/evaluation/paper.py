@@ -83,7 +83,7 @@ def main_table(runs: Sequence[Results], metrics: Sequence[str] = ()) -> Rows:
     return [headings, *body]
 
 
-def _best(rows: Sequence["_Row"], name: str) -> list["_Row"]:
+def _best(rows: Sequence[_Row], name: str) -> list[_Row]:
     """The rows with the best figure among those on the same samples; none where there is only one."""
     by_data = defaultdict[tuple[str, ...], list[tuple[float, _Row]]](list)
     for row in rows:

@@ -12,13 +12,13 @@ action unit that its coder was not sure of; it is not known. A sample is a clip,
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from actfer_jax.config import one_of
 from actfer_jax.data.files import Problem
 from actfer_jax.data.inventory import Inventory, Pictures
 from actfer_jax.data.micro import Clip, MicroConfig, clip_inventory, frames_in, labels_of, text_of
-from actfer_jax.data.workbook import read_table
+from actfer_jax.data.workbook import Cells, read_table
 
 BOOK = "4DME_Labelling_Micro_release v1.xlsx"
 EMOTIONS = ("positive", "negative", "surprise", "repression", "others")
@@ -75,7 +75,7 @@ def inventory(config: Config) -> Inventory:
     return clip_inventory(_clips(rows, config), config, CLASSES[config.classes], problems, {})
 
 
-def _clips(rows: list[tuple[int, dict[str, Any]]], config: Config) -> Iterator[Clip]:
+def _clips(rows: list[tuple[int, Cells]], config: Config) -> Iterator[Clip]:
     for line, row in rows:
         subject, clip = text_of(row["subject"]), text_of(row["clip"])
         folder = config.folder / _FOLDERS[config.pictures] / subject / clip
