@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     if "lora" in config:
         config.optimizer.learning_rate = 1e-5
-    if "demo" in common.names(variant):
+    if common.is_demo(variant):
         use_demo(config)
     return config
 
