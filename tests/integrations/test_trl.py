@@ -18,6 +18,7 @@ from actfer_jax.agent.chat import Uncounted
 from actfer_jax.agent.environment import Environment
 from actfer_jax.agent.tools import tool_schemas
 from actfer_jax.integrations.trl import Faces
+from actfer_jax.models import demo_checkpoint
 from actfer_jax.rl import rewards
 
 REWARD = rewards.RewardConfig(zoom_price=0.07)
@@ -100,3 +101,71 @@ def test_the_example_needs_trl_only_to_train(monkeypatch):
     assert [message["role"] for message in rows[0]["prompt"]] == ["system", "user"]
     alone = [{"role": "assistant", "content": answer(example.samples[0].reference.emotion)}]
     assert example.faces.reward([alone], sample=[0]) > [0.0]
+
+
+@pytest.mark.slow
+def test_grpo_trainer_shows_the_crops_to_the_policy_and_trains_it(faces, tmp_path):
+    """Two steps of the small policy: what its vision tower sees, and whether image positions are counted as such."""
+    trl = pytest.importorskip("trl")
+    torch = pytest.importorskip("torch")
+    from datasets import Dataset
+    from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+    from trl.chat_template_utils import qwen3_template
+
+    class ImagesOnly(Qwen3VLProcessor):
+        """Without videos, which need torchvision."""
+
+        @classmethod
+        def get_attributes(cls):
+            return ["image_processor", "tokenizer"]
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_checkpoint())
+    tokenizer.response_template = qwen3_template  # TRL knows the templates of published models only
+    # The small policy was trained without the schemas of tools, which TRL hands to every template.
+    template = "{%- set tools = none -%}" + tokenizer.chat_template
+    processor = ImagesOnly(
+        AutoImageProcessor.from_pretrained(demo_checkpoint()), tokenizer, None, chat_template=template
+    )
+    model = Qwen3VLForConditionalGeneration.from_pretrained(demo_checkpoint(), dtype=torch.float32)
+    trainer = trl.GRPOTrainer(
+        model,
+        reward_funcs=[faces.reward],
+        args=trl.GRPOConfig(
+            str(tmp_path),
+            max_steps=2,
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=192,
+            max_tool_calling_iterations=faces.rules.max_turns - 1,
+            learning_rate=1e-5,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            save_strategy="no",
+        ),
+        train_dataset=Dataset.from_list(faces.rows()),
+        processing_class=processor,
+        environment_factory=faces.environment,
+    )
+    assert {tool.__name__ for tool in trainer.tools} == {"detect_faces", "align_face", "zoom"}
+    crops_in_updates = []
+
+    def check(module, arguments, given):
+        ids, grids = given["input_ids"], given.get("image_grid_thw")
+        if module.training and grids is not None:
+            images = ids == model.config.image_token_id
+            assert torch.equal(given["mm_token_type_ids"] == 1, images)
+            assert int(images.sum()) == int((grids.prod(1) // 4).sum())
+            crops_in_updates.append(len(grids) - len(ids))
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+    before = model.lm_head.weight.detach().clone()
+    trainer.train()
+    assert min(crops_in_updates) >= 4 and not torch.equal(before, model.lm_head.weight)
+    logged = [row for row in trainer.state.log_history if "reward" in row]
+    assert len(logged) == 2
+    for row in logged:
+        assert row["tools/call_frequency"] >= 1 and row["level/format"] > 0.5
+        assert row["reward"] == pytest.approx(row["level/total"], abs=1e-6)
