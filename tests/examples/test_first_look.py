@@ -22,8 +22,8 @@ for cell in json.loads(open(sys.argv[1]).read())["cells"]:
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, "cell", "exec"), scope)
         shown = eval(compile(ast.Expression(last.value), "cell", "eval"), scope) if last else None
-        if hasattr(shown, "_repr_html_"):
-            print("HTML", len(shown._repr_html_()))
+        if html := getattr(shown, "_repr_html_", lambda: None)():
+            print("HTML", len(html))
 """
 
 
