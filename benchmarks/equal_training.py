@@ -1,6 +1,7 @@
 """Does training on a mesh of eight devices do what it does on one? Real runs in one process and in two, side by side.
 
-    python benchmarks/equal_training.py --json=docs/results/meshes.json
+    python benchmarks/equal_training.py --algorithms=sft,rl --json=docs/results/meshes.json
+    python benchmarks/equal_training.py --algorithms=lora --json=docs/results/meshes_lora.json
 
 Trains the small policy in float32 (tests/hosts_config.py) on one CPU device, and for every mesh in one process with
 eight devices and in two with four each: five supervised steps from random weights, and five steps of reinforcement
@@ -338,13 +339,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=as_path, default=Path("runs/equal_training"), help="where the runs are kept")
     parser.add_argument("--json", type=as_path, help="file for the figures")
+    parser.add_argument("--algorithms", default=",".join(SIZES), help="those to run, of %(default)s")
     given = parser.parse_args()
+    algorithms = given.algorithms.split(",")
+    if unknown := set(algorithms) - set(SIZES):
+        parser.error(f"--algorithms: there is no {unknown.pop()!r}; there are {', '.join(SIZES)}")
     root = Path(absolute(given.workdir))
     if given.json:
         check_file(given.json, "JSON")
     root.mkdir(parents=True, exist_ok=True)
-    rows = [row for algorithm in SIZES for row in measure(root, algorithm)]
-    turns = [len(episode["turns"]) for episode in read_episodes(root / "rl-alone")]
+    rows = [row for algorithm in algorithms for row in measure(root, algorithm)]
+    played = [algorithm for algorithm in algorithms if algorithm != "sft"]
+    turns = [len(episode["turns"]) for algorithm in played for episode in read_episodes(root / f"{algorithm}-alone")]
     figures: dict[str, Any] = {"steps": STEPS, "tolerance": TOLERANCE, "metric_tolerance": METRIC_TOLERANCE}
     figures |= {"bias_tolerance": BIAS_TOLERANCE, "tie": TIE}
     figures |= {"episodes": len(turns), "turns": sum(turns), "runs": rows}

@@ -1,10 +1,11 @@
 """Does a policy read what a view shows? The share of faces whose action units it names exactly, by pair and region.
 
     python benchmarks/read_lines.py --checkpoint=runs/sft/policy --faces=350
+    python benchmarks/read_lines.py --checkpoint=runs/sft_2/policy --data=synth_faces_2
 
-Each subtle face of an ambiguous pair is aligned, one region is zoomed into as the supervised traces do, and the policy
-has to name what is there; faces with and without fine lines there stand apart. This is about sight alone: the
-region is given, so nothing depends on where the policy would look.
+Each subtle face of an ambiguous pair is aligned, one region is zoomed into as the supervised traces do (of the second
+edition, the one that decides), and the policy has to name what is there; faces with and without fine lines there stand
+apart. This is about sight alone: the region is given, so nothing depends on where the policy would look.
 """
 
 from collections import defaultdict
@@ -17,7 +18,9 @@ from absl import flags
 from flax import nnx
 
 from actfer_jax import cli, facs
+from actfer_jax.config import read_config
 from actfer_jax.data.datasets.synth_faces import AMBIGUOUS_PAIRS
+from actfer_jax.data.datasets.synth_faces.second_world import CASES
 from actfer_jax.data.sources import DataConfig, Stratum, open_source
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.evaluation.tables import align
@@ -31,6 +34,7 @@ from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "demo", "Hugging Face directory of a policy, or: demo.")
 _FACES = flags.DEFINE_integer("faces", 350, "How many faces are looked through for subtle ones.")
 _SPLIT = flags.DEFINE_string("split", "validation", "Of which split.")
+_DATA = flags.DEFINE_enum("data", "synth_faces", ["synth_faces", "synth_faces_2"], "Which edition of the faces.")
 
 REGIONS = ("brows", "nose", "mouth")
 BATCH = 32
@@ -46,7 +50,8 @@ def last_thought(maker: TraceMaker, sequence: Sequence) -> slice:
 
 def main(argv: Arguments[str]) -> None:
     del argv
-    data = DataConfig(split=_SPLIT.value, size=_FACES.value)
+    data = read_config({"name": _DATA.value, "split": _SPLIT.value, "size": _FACES.value}, DataConfig, "data")
+    pairs = {case.pair for case in CASES} if _DATA.value == "synth_faces_2" else AMBIGUOUS_PAIRS
     agent, card = load_policy(_CHECKPOINT.value, "float32")
     views, rollout = ViewConfig(**card.views), agent.rollout
     maker = TraceMaker(TraceConfig(), agent.chat, agent.encoder, agent.toolbox, rollout)
@@ -61,8 +66,9 @@ def main(argv: Arguments[str]) -> None:
 
     cases = []
     for sample in Stratum(open_source(data), "subtle"):
-        pair = next((pair for pair in AMBIGUOUS_PAIRS if sample.reference.emotion in pair), None)
-        for region in REGIONS if pair else ():
+        pair = next((pair for pair in pairs if sample.reference.emotion in pair), None)
+        busy = sample.reference.busy_region
+        for region in (busy,) if busy else REGIONS if pair else ():
             lines = bool(sample.reference.extra["fine"] & facs.REGION_AUS[region])
             cases.append(((" or ".join(pair), region, lines), maker.planned(sample, Plan(True, (region,)))))
     exact = defaultdict(list)

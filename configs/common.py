@@ -1,14 +1,14 @@
 """What every training config has: the model, the data, how episodes run, and what a machine takes at a time.
 
 A config of training begins with `common.get_config(variant)` and adds what it trains by. The values are for
-Qwen3-VL-4B on a pod; "demo" is the small model of the package on two CPU cores, "disfa" is a fold of DISFA in place of
-rendered faces.
+Qwen3-VL-4B on a pod; "demo" is the small model of the package on two CPU cores, "demo_2" the same on the second edition
+of the rendered faces, and "disfa" a fold of DISFA in place of rendered faces.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-VARIANTS = ("demo", "disfa", "ferbench", "lora", "one_device")
+VARIANTS = ("demo", "demo_2", "disfa", "ferbench", "lora", "one_device")
 
 
 def names(variant: str) -> list[str]:
@@ -20,6 +20,11 @@ def names(variant: str) -> list[str]:
                 f"there is no variant {name!r}; there are: {', '.join(VARIANTS)}, and several with + between"
             )
     return found
+
+
+def is_demo(variant: str) -> bool:
+    """Whether the model is the small one of the package."""
+    return bool({"demo", "demo_2"} & set(names(variant)))
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -147,6 +152,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     uses = {
         "demo": use_demo,
+        "demo_2": use_demo_2,
         "disfa": use_disfa,
         "ferbench": use_ferbench,
         "lora": use_lora,
@@ -267,3 +273,17 @@ def use_demo(config: ConfigDict) -> None:
 
     config.evaluation.data.size = 210
     config.evaluation.queries = 72
+
+
+def use_demo_2(config: ConfigDict) -> None:
+    """The small model on the second edition of the rendered faces."""
+    use_demo(config)
+    for data in (config.data, config.evaluation.data):
+        data.name = "synth_faces_2"
+        data.subtle = 0.5
+    config.rollout.prompt_tokens = 40  # "Read the face on the right."
+    config.rollout.reply_tokens = 48  # of two faces, with their places
+    config.rollout.max_length = 240
+    config.batch.length = 240
+    config.batch.length_buckets = (160, 192)
+    config.evaluation.data.size = 240

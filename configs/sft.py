@@ -24,7 +24,6 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    second_edition, variant = variant == "demo_2", "demo" if variant == "demo_2" else variant
     config = common.get_config(variant)
     config.algorithm = "sft"
     config.steps = 2000
@@ -53,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
 
-    if "demo" in common.names(variant):
+    if common.is_demo(variant):
         config.steps = 2200
         config.model.initialise = "pretrained" if "lora" in config else "random"
         config.data.size = 12_000
@@ -69,15 +68,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optimizer.b1, config.optimizer.eps = 0.9, 1e-8
         config.checkpoint.every = 100
         config.logging.every = 10
-    if second_edition:
-        for data in (config.data, config.evaluation.data):
-            data.name = "synth_faces_2"
-            data.subtle = 0.5
-        config.evaluation.data.size = 240
+    if "demo_2" in common.names(variant):
         config.traces.readings_views = ("aligned", "busy")
         config.traces.answer_now = 0.15  # what is plain is to be read from the scene
-        config.rollout.prompt_tokens = 40  # "Read the face on the right."
-        config.rollout.reply_tokens = 48  # of two faces, with their places
         config.rollout.max_length = 272
         config.batch.length = 224
     return config

@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     if "lora" in config:
         config.optimizer.learning_rate = 1e-5
-    if "demo" in common.names(variant):
+    if common.is_demo(variant):
         use_demo(config)
     return config
 
@@ -90,7 +90,7 @@ def use_demo(config: ConfigDict) -> None:
     config.estimator.ramp = 10
 
     # A large eps makes Adam nearly a scaled gradient: parameters that carry only noise stay where they are.
-    config.optimizer.learning_rate = 8e-4
+    config.optimizer.learning_rate = 8e-3 if "lora" in config else 8e-4
     config.optimizer.b1 = 0.8
     config.optimizer.eps = 1e-3
     config.optimizer.warmup_steps = 3

@@ -14,8 +14,8 @@ WORDS = os.environ.get("ACTFER_QWEN3_VL", "")
 needs_words = pytest.mark.skipif(not WORDS, reason="ACTFER_QWEN3_VL names no directory with a Qwen3-VL's tokenizer")
 
 
-def write_narrow_model(directory: Path) -> Path:
-    """Qwen3-VL-4B with its depth and width cut: for `initialise="random"`."""
+def write_narrow_model(directory: Path, words: Path = Path(WORDS)) -> Path:
+    """Qwen3-VL-4B with its depth and width cut, and the words of a directory: for `initialise="random"`."""
     directory.mkdir(parents=True, exist_ok=True)
     config = json.loads((Path(models.__file__).parent / "qwen3_vl_4b.json").read_text())
     config["text_config"] |= {
@@ -36,6 +36,6 @@ def write_narrow_model(directory: Path) -> Path:
         "deepstack_visual_indexes": [0],
     }
     (directory / "config.json").write_text(json.dumps(config))
-    for file in Path(WORDS).iterdir():
+    for file in words.iterdir():
         shutil.copy(file, directory)
     return directory

@@ -184,12 +184,12 @@ def order(source: Samples, seed: int) -> grain.MapDataset[Sample]:
     Every pass over the source is shuffled anew. Element `step * batch + row` belongs to that row of that step, so one
     integer resumes the sequence.
     """
-    return _shuffled(source, seed).map(check_reference)
+    return shuffled(source, seed).map(check_reference)
 
 
 def order_with_unreadable(source: Samples, seed: int) -> grain.MapDataset[Sample | Unreadable]:
     """The sequence of `order`, in which a sample whose picture cannot be read is marked, where `order` raises."""
-    return _shuffled(_Marked(source), seed)
+    return shuffled(_Marked(source), seed)
 
 
 class _Marked:
@@ -215,7 +215,7 @@ def read_sample(source: Samples, index: int) -> Sample | Unreadable:
         return Unreadable(str(error) or repr(error))
 
 
-def _shuffled(source: Any, seed: int) -> grain.MapDataset[Any]:
+def shuffled(source: Any, seed: int) -> grain.MapDataset[Any]:
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
 
 

@@ -11,7 +11,7 @@ import optax
 
 from actfer_jax.agent.episode import Sample
 from actfer_jax.data.errors import DataError
-from actfer_jax.data.sources import Source, Stratum, batches, order
+from actfer_jax.data.sources import Samples, Source, Stratum, batches, check_reference, order, shuffled
 from actfer_jax.models.initialise import whiten_patch_embedding
 from actfer_jax.parallel.hosts import Termination
 from actfer_jax.parallel.sharding import block_on_cpu, holders, place_parameters
@@ -85,6 +85,31 @@ def sft_steps(
     return step_function
 
 
+class Readings:
+    """The readings of every sample. They are the same in each pass, and take longer to make than to learn from, so they
+    are kept as long as there is room."""
+
+    ROOM = 2**31  # bytes of patches
+
+    def __init__(self, source: Samples, maker: TraceMaker):
+        self.source, self.maker = source, maker
+        self._kept = dict[int, list[Sequence]]()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> list[Sequence]:
+        if index in self._kept:
+            return self._kept[index]
+        made = self.maker.readings(check_reference(self.source[index]))
+        size = sum(patches.values.nbytes for sequence in made for patches in sequence.views)
+        if self._bytes + size <= self.ROOM:
+            self._bytes += size
+            self._kept[index] = made
+        return made
+
+
 def _trace_rows(
     config: TrainConfig, maker: TraceMaker, source: Source, start: int, held: list[bool]
 ) -> Iterator[list[Sequence]]:
@@ -96,8 +121,8 @@ def _trace_rows(
     samples = order(source, config.seed)
     if start < readings_steps:
         stratum = config.traces.readings_stratum
-        read = order(Stratum(source, stratum), config.seed) if stratum else samples
-        readings: Iterator[list[list[Sequence]]] = batches(read.map(maker.readings), queries, start)
+        read = Readings(Stratum(source, stratum) if stratum else source, maker)
+        readings: Iterator[list[list[Sequence]]] = batches(shuffled(read, config.seed), queries, start)
         for faces in islice(readings, readings_steps - start):
             # A face that was not found has no readings; its rows are taken by others, since the shape is fixed.
             found = [reading for face in faces for reading in face]

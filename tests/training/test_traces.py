@@ -14,6 +14,7 @@ from actfer_jax.data.datasets.synth_faces import DEMO_EMOTIONS, face_of, render,
 from actfer_jax.data.sources import DataConfig, DataError, Stratum, open_source
 from actfer_jax.rollout.batch import Sequence, longest_row, make_batch, shared_tokens
 from actfer_jax.rollout.engine import view_slots
+from actfer_jax.training.sft_steps import Readings
 from actfer_jax.training.traces import Plan, TraceConfig, TraceMaker, draw_plan
 
 FEAR = 4  # In each seven faces: neutral, happiness, sadness, surprise, fear, disgust, anger.
@@ -77,6 +78,29 @@ def test_readings_are_pieces_of_episodes(maker, subtle):
                 ((patches, grid),) = reading.views
                 assert any(grid == other and np.array_equal(patches, seen) for seen, other in trace.views[1:])
     assert found == set(range(1 + len(facs.REGIONS)))
+
+
+@pytest.mark.parametrize("room", [0, 2**20])
+def test_readings_are_the_same_in_each_pass_and_pictures_are_opened_once_where_there_is_room(
+    maker, subtle, room, monkeypatch
+):
+    monkeypatch.setattr(Readings, "ROOM", room)
+    opened = list[int]()
+
+    class Source:
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Sample:
+            opened.append(index)
+            return subtle
+
+    readings = Readings(Source(), maker)
+    for _ in range(2):
+        for reading, expected in zip(readings[0], maker.readings(subtle), strict=True):
+            assert (reading.tokens, reading.loss_mask) == (expected.tokens, expected.loss_mask)
+            np.testing.assert_array_equal(reading.views[0].values, expected.views[0].values)
+    assert len(opened) == (1 if room else 2)
 
 
 def test_the_subtle_stratum_has_the_faces_whose_emotion_rests_on_fine_lines(tmp_path):
