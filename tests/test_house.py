@@ -27,6 +27,7 @@ ROOMS = {
     "evaluation": ["episodes", "rl", "data", "runs"],
     "training": ["evaluation"],
     "studies": ["evaluation"],
+    "integrations": ["evaluation"],
     "compile_check": ["training"],
     "doors": ["training", "studies", "compile_check", "viewer"],
 }

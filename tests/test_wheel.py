@@ -1,4 +1,4 @@
-"""The package as its wheel installs it: in an empty directory, without the checkout."""
+"""The package as a release installs it, by the wheel of its sdist: in an empty directory, without the checkout."""
 
 import json
 import os
@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from actfer_jax.data import synth_faces
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,11 +31,20 @@ def test_a_wheel_trains_and_evaluates_in_an_empty_directory(tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
-    run("pip", "wheel", "-q", "--no-deps", f"--wheel-dir={tmp_path}", str(source))
+    build = f"from setuptools import build_meta; build_meta.build_sdist({os.fspath(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("actfer_jax-*.tar.gz")
+    run("pip", "wheel", "-q", "--no-deps", f"--wheel-dir={tmp_path}", str(sdist))
     (wheel,) = tmp_path.glob("actfer_jax-*.whl")
     shutil.rmtree(source)
     run("pip", "install", "-q", "--no-deps", f"--target={installed}", str(wheel))
     assert run("inspect", "--details", "actfer_jax").splitlines()[1] == f"Origin: {installed}/actfer_jax/__init__.py"
+
+    assert "actfer COMMAND" in run("actfer_jax", "--help")
+    face = synth_faces.face_of("test", 0)
+    Image.fromarray(synth_faces.render(face).image).save(tmp_path / "face.png")
+    run("actfer_jax.analyze", str(tmp_path / "face.png"), "--checkpoint=demo", "--out=reading")
+    assert f"{tmp_path}/face.png" in (empty / "reading/readings.csv").read_text()
 
     cache = f"--config.data.cache_directory={tmp_path}/cache"
     small = (
@@ -54,4 +66,4 @@ def test_a_wheel_trains_and_evaluates_in_an_empty_directory(tmp_path):
     assert json.loads((empty / "evaluation/results.json").read_text())["results"]["normal"]["episodes"] == 2
     run("actfer_jax.browse", "evaluation", "--out=page")
     assert "Content-Security-Policy" in (empty / "page/index.html").read_text()
-    assert {path.name for path in empty.iterdir()} == {"run", "evaluation", "page"}
+    assert {path.name for path in empty.iterdir()} == {"reading", "run", "evaluation", "page"}

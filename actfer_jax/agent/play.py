@@ -15,6 +15,17 @@ from actfer_jax.faces.images import load_image
 from actfer_jax.faces.views import ViewConfig
 
 
+def rules_of(card: PolicyCard) -> tuple[EpisodeConfig, ViewConfig]:
+    """The rules and the sizes of views that a policy was trained with.
+
+    Raises:
+      ConfigError: its card is damaged.
+    """
+    known = {field.name for field in fields(EpisodeConfig)}
+    rules = {key: value for key, value in card.rollout.items() if key in known}
+    return read_config(rules, EpisodeConfig, FILE_NAME), read_config(card.views, ViewConfig, f"{FILE_NAME}: views")
+
+
 def begin(policy: epath.PathLike, photo: epath.PathLike, base: str = "") -> tuple[Environment, Observation]:
     """Begins an episode of a photograph by the rules and with the tools that a policy was trained with.
 
@@ -31,9 +42,7 @@ def begin(policy: epath.PathLike, photo: epath.PathLike, base: str = "") -> tupl
       ImageError: the picture cannot be read.
     """
     card = PolicyCard.load(policy)
-    views = read_config(card.views, ViewConfig, f"{FILE_NAME}: views")
-    known = {field.name for field in fields(EpisodeConfig)}
-    rules = read_config({key: value for key, value in card.rollout.items() if key in known}, EpisodeConfig, FILE_NAME)
+    rules, views = rules_of(card)
     environment = Environment(
         rules,
         Chat.from_pretrained(base or str(policy)),

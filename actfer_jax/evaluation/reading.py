@@ -11,6 +11,7 @@ open("photo.html", "w").write(reading.html)
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +120,10 @@ class Reading:
     def html(self) -> str:
         """A page of its own, which needs no other file."""
         return page([self.card], heading=f"1 picture, read by {self.policy}.", note=self.note)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page, in a frame of its own."""
+        return f'<iframe srcdoc="{escape(self.html)}" width="100%" height="640" frameborder="0"></iframe>'
 
 
 class Policy:

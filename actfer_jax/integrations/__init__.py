@@ -1,0 +1,1 @@
+"""The episodes and rewards of this package for other people's trainers, a module for each library."""
