@@ -324,27 +324,31 @@ class Detector:
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """Rendered faces of some size, as a source of samples."""
+    """What a step uses of a `grain.MapDataset`: samples of new names without end, of `count` rendered faces.
+
+    Attributes:
+      pixels: the side of the images.
+      change: what `map_with_index` was given.
+    """
 
     count: int
     pixels: int
+    change: Callable[[int, Sample], Any] = lambda _, sample: sample
 
-    def __len__(self) -> int:
-        return self.count
+    def map_with_index(self, change: Callable[[int, Any], Any]) -> "Faces":
+        return dataclasses.replace(self, change=change)
 
-    def __getitem__(self, index: int) -> Sample:
-        return sample(index, self.pixels)
-
-    def strata(self, index: int) -> tuple[str, ...]:
-        return ()
+    def __getitem__(self, index: int) -> Any:
+        known = rendered(index % self.count, self.pixels)
+        return self.change(index, dataclasses.replace(known, name=f"train/{index}"))
 
 
 @cache
-def sample(index: int, pixels: int) -> Sample:
+def rendered(index: int, pixels: int) -> Sample:
     face = synth_faces.face_of("train", index)
     image = Image.fromarray(synth_faces.render(face).image).resize((pixels, pixels), Image.Resampling.LANCZOS)
     known = Reference(labels=synth_faces.DEMO_EMOTIONS, emotion=face.emotion, aus=frozenset(face.aus))
-    return Sample("synth_faces", f"train/{index}", (np.asarray(image),), known)
+    return Sample("synth_faces", "", (np.asarray(image),), known)
 
 
 def loaded_batches(host: Host, dataset: Any, batch: int, start: int) -> Iterator[list[Any]]:
@@ -390,13 +394,13 @@ def simulate(
     rows = config.batch.queries * config.batch.rollouts
     pod.policy = Policy(chat, rows, together, config.rollout.turn_tokens)
     optimizer = optax.identity()
-    source = Faces((STEP + 1) * config.batch.queries, pixels)
+    source: Any = Faces(config.batch.queries, pixels)
     stand_ins = [
         patch.object(engines, "ThreadPoolExecutor", lambda threads: Threads(host, threads)),
         patch.object(engines, "wait", lambda futures, **options: first_completed(host, futures, **options)),
         patch.object(sharding, "fetch", pod.fetch),
         patch.object(sharding, "place", lambda tree, *_: tree),
-        patch.object(rl_steps, "order_with_unreadable", lambda source, seed: Ordered(source)),
+        patch.object(rl_steps, "order_with_unreadable", lambda source, seed: source),
         patch.object(rl_steps, "batches", lambda *of: loaded_batches(host, *of)),
         patch.object(rl_steps, "cast", lambda tree, dtype: tree),
         patch.object(rl_steps, "split_batch", split),
@@ -415,20 +419,6 @@ def simulate(
     host.catch_up()
     host.waits["the next step"] += host.now - host.device_free
     return {"step": host.now - began, "devices": host.busy, "waits": dict(host.waits)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Ordered:
-    """What a step uses of a `grain.MapDataset`."""
-
-    source: Any
-    change: Callable[[int, Any], Any] = lambda _, sample: sample
-
-    def map_with_index(self, change: Callable[[int, Any], Any]) -> "Ordered":
-        return Ordered(self.source, change)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.change(index, self.source[index % len(self.source)])
 
 
 def split(batch: Any, microbatches: int, mesh: None = None) -> Any:
@@ -456,8 +446,8 @@ def main(argv: Sequence[str]) -> None:
     config = read_train_config(raw)
     detector, runs = Detector(), []
     for pixels, cores, rows in itertools.product(map(int, given.pixels), map(int, given.cores), given.rows):
-        for index in range((STEP + 1) * config.batch.queries):
-            sample(index, pixels)
+        for index in range(config.batch.queries):
+            rendered(index, pixels)
         found = simulate(config, given.words, seconds, detector, pixels, cores, rows == "together")
         run = {"pixels": pixels, "cores": cores, "rows": rows, **found}
         runs.append(run)

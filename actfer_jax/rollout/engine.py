@@ -300,13 +300,14 @@ class RolloutEngine:
     ) -> tuple[list[_Row], list[list[int]]]:
         """The rows of all episodes, and the token ids of each query's prompt."""
         rows, prompts = [], []
-        ahead = [query.scenes if self.sees(q) else () for q, query in enumerate(queries)]
-        made = [
-            None if known else pool.submit(self.scenes, query, seen=self.sees(q))
-            for q, (query, known) in enumerate(zip(queries, ahead, strict=True))
-        ]
-        for q, (query, known, making) in enumerate(zip(queries, ahead, made, strict=True)):
-            scenes = making.result() if making else known
+        seen = [self.sees(q) for q in range(len(queries))]
+        making = {
+            q: pool.submit(self.scenes, query, seen=seen[q])
+            for q, query in enumerate(queries)
+            if not (query.scenes and seen[q])
+        }
+        for q, query in enumerate(queries):
+            scenes = making[q].result() if q in making else query.scenes
             first = Environment(self.config, self.chat, self.toolbox, self.encoder.tokens, treatment=treatment)
             views = [scene.view for scene in scenes]
             prompt, _ = first.reset(query, answer_now=query.answer_now, scenes=views)
