@@ -59,6 +59,7 @@ from actfer_jax.models import Qwen3VLConfig
 from actfer_jax.models.layers import Params
 from actfer_jax.outputs import write_file
 from actfer_jax.parallel import hosts, sharding
+from actfer_jax.rollout import batch
 from actfer_jax.rollout import engine as engines
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.encoder import ViewEncoder
@@ -161,13 +162,23 @@ class Host:
 
 
 class Threads:
-    """Stands in for the `ThreadPoolExecutor` of a rollout."""
+    """Stands in for a `ThreadPoolExecutor`: that of a rollout's tools, or one of a batch's views."""
 
-    def __init__(self, host: Host, threads: int):
-        self.host, self.threads = host, threads
+    def __init__(self, host: Host, queue: str, threads: int):
+        self.host, self.queue, self.threads = host, queue, threads
 
-    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        return self.host.submit("tools", self.threads, lambda: work(*arguments))
+    def submit(self, work: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        return self.host.submit(self.queue, self.threads, lambda: work(*arguments, **options))
+
+    def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        futures = [self.submit(work, item) for item in items]
+        self.host.wait_until(lambda: all(future.done() for future in futures))
+        return [future.result() for future in futures]
+
+    def __enter__(self) -> "Threads":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
 
     def shutdown(self, **_: Any) -> None: ...
 
@@ -351,11 +362,11 @@ def rendered(index: int, pixels: int) -> Sample:
     return Sample("synth_faces", "", (np.asarray(image),), known)
 
 
-def loaded_batches(host: Host, dataset: Any, batch: int, start: int) -> Iterator[list[Any]]:
+def loaded_batches(host: Host, dataset: Any, size: int, start: int) -> Iterator[list[Any]]:
     """`data.sources.batches`, of which each is read during the step before."""
 
     def read(step: int) -> list[Future[Any]]:
-        indices = range(step * batch, (step + 1) * batch)
+        indices = range(step * size, (step + 1) * size)
         return [host.submit("loader", LOADER_THREADS, lambda index=index: dataset[index]) for index in indices]
 
     upcoming = read(start)
@@ -396,7 +407,8 @@ def simulate(
     optimizer = optax.identity()
     source: Any = Faces(config.batch.queries, pixels)
     stand_ins = [
-        patch.object(engines, "ThreadPoolExecutor", lambda threads: Threads(host, threads)),
+        patch.object(engines, "ThreadPoolExecutor", lambda threads: Threads(host, "tools", threads)),
+        patch.object(batch, "ThreadPoolExecutor", lambda: Threads(host, "views", min(32, cores + 4))),
         patch.object(engines, "wait", lambda futures, **options: first_completed(host, futures, **options)),
         patch.object(sharding, "fetch", pod.fetch),
         patch.object(sharding, "place", lambda tree, *_: tree),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence as AnySequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -138,9 +139,15 @@ def placed_inputs(
     """
     placed = empty_inputs(math.prod(shape), capacity, config, dtype)
     placed = ImageInputs(*(x.reshape(*shape, *x.shape[1:]) for x in placed))
-    for index, view in views.items():
+
+    def write(item: tuple[tuple[int, int], Patches]) -> None:
+        index, view = item
         if len(view.values):
             write_image(placed, index, view.values, view.grid, config)
+
+    # Most of the time, the system finds memory for what is written: threads do that in parallel.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, views.items()))
     return placed
 
 
