@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.rollout.max_length = 3072  # all turns fit at their full length, after the largest prompt
     config.rollout.chunk = 64
     config.rollout.fill_rows = 32
-    config.rollout.tool_threads = 4
+    config.rollout.tool_threads = 16
     config.rollout.temperature = 1.0
 
     config.batch = ConfigDict()

@@ -13,7 +13,7 @@ To run the tools elsewhere or later, call the parts of `step`: `end_turn`, `run_
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple
 
@@ -185,7 +185,9 @@ class Environment:
         self.image_tokens, self.treatment = image_tokens, treatment
         self.format = load_format(config)
 
-    def reset(self, sample: Sample, *, arm: str = "", answer_now: bool = False, seen: bool = True) -> Observation:
+    def reset(
+        self, sample: Sample, *, arm: str = "", answer_now: bool = False, scenes: Sequence[View] = ()
+    ) -> Observation:
         """Starts an episode.
 
         Args:
@@ -193,7 +195,7 @@ class Environment:
           arm: what the reply with the aligned face is to instruct, "zoom" or "answer"; "" for nothing. Where that
             reply has no room for a zoom after it, it is left out. `episode.forced` says what was instructed.
           answer_now: tell the policy to answer at once, as it also is where it has one turn only.
-          seen: False where nobody needs the pixels of the scenes.
+          scenes: those of its images (`Toolbox.scene`), where they have been cut; else they are cut here.
 
         Raises:
           ConfigError: the sample has more images than the config allows, or the prompt with its scenes has no room.
@@ -203,7 +205,7 @@ class Environment:
             raise ConfigError(
                 f"{sample.name} has {count} images; raise config.rollout.images (now {self.config.images})"
             )
-        scenes = tuple(self.toolbox.scene(image, index, seen=seen) for index, image in enumerate(sample.images))
+        scenes = tuple(scenes or (self.toolbox.scene(image, index) for index, image in enumerate(sample.images)))
         answer_now = answer_now or self.config.max_turns == 1
         labels, ask_aus = sample.reference.labels, self.config.ask_aus
         prompt = self.format.make_prompt(

@@ -5,6 +5,7 @@ Patches are in the order of the Hugging Face processor: merge block by merge blo
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +37,13 @@ class ImageInputs(NamedTuple):
 
 
 def empty_inputs(count: int, capacity: int, config: Qwen3VLConfig, dtype: DTypeLike) -> ImageInputs:
-    """Masked images [count, capacity, ...] with patches of a dtype."""
+    """Masked images [count, capacity, ...] with patches of a dtype.
+
+    Raises:
+      ValueError: the capacity is no number of whole tokens.
+    """
+    if capacity % config.vision.merge_unit:
+        raise ValueError(f"capacity {capacity} is not a multiple of the {config.vision.merge_unit} patches of a token")
 
     def zeros(dtype: DTypeLike, *shape: int) -> Any:
         return np.zeros((count, capacity, *shape), jnp.dtype(dtype))
@@ -64,29 +71,48 @@ def image_inputs(
     Raises:
       ValueError: an image does not match its grid, does not fit, or its grid is not one frame of whole merge blocks.
     """
-    vision = config.vision
-    if capacity % vision.merge_unit:
-        raise ValueError(f"capacity {capacity} is not a multiple of the {vision.merge_unit} patches of a token")
     grids = np.asarray(grids, np.int64).reshape(-1, 3)
     if len(patches) != len(grids):
         raise ValueError(f"{len(patches)} pictures, but {len(grids)} grids")
-    count = len(grids)
-    result = empty_inputs(count, capacity, config, np.float32)
-    for index, (picture, grid) in enumerate(zip(patches, grids, strict=True)):
-        coordinates = patch_coordinates(grid, vision.spatial_merge_size)
-        used = len(coordinates)
-        shape = (used, vision.patch_dim)
-        if picture.shape != shape:
-            raise ValueError(f"picture {index}: patches {picture.shape}, but grid {grid.tolist()} means {shape}")
-        if used > capacity:
-            raise ValueError(f"picture {index}: {used} patches do not fit into {capacity}")
-        result.patches[index, :used] = picture
-        result.coordinates[index, :used] = coordinates
-        result.mask[index, :used] = True
-        result.position_index[index, :used], result.position_weight[index, :used] = _interpolation(
-            coordinates, grid[1:], round(vision.num_position_embeddings**0.5)
-        )
+    result = empty_inputs(len(grids), capacity, config, np.float32)
+    for index, (picture, grid) in enumerate(zip(patches, grids.tolist(), strict=True)):
+        write_image(result, index, picture, grid, config)
     return result
+
+
+def write_image(
+    images: ImageInputs, index: Any, patches_PxC: np.ndarray, grid: Sequence[int], config: Qwen3VLConfig
+) -> None:
+    """Writes an image into its place among `empty_inputs`, in the dtype that these have.
+
+    Args:
+      index: of the place, a number for each leading axis.
+      patches_PxC: the processor's `pixel_values`.
+      grid: the processor's `image_grid_thw`.
+
+    Raises:
+      ValueError: it does not match its grid, does not fit, or its grid is not one frame of whole merge blocks.
+    """
+    vision, capacity = config.vision, images.mask.shape[-1]
+    coordinates_Px2, index_Px4, weight_Px4 = _places(
+        tuple(grid), vision.spatial_merge_size, round(vision.num_position_embeddings**0.5)
+    )
+    used = len(coordinates_Px2)
+    if patches_PxC.shape != (shape := (used, vision.patch_dim)):
+        raise ValueError(f"picture {index}: patches {patches_PxC.shape}, but grid {list(grid)} means {shape}")
+    if used > capacity:
+        raise ValueError(f"picture {index}: {used} patches do not fit into {capacity}")
+    written: tuple[Any, ...] = patches_PxC, index_Px4, weight_Px4, coordinates_Px2, True
+    for target, values in zip(images, written, strict=True):
+        np.asarray(target)[index][:used] = values
+
+
+@lru_cache(maxsize=64)
+def _places(grid: tuple[int, ...], merge: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `ImageInputs` has of a grid alone: coordinates [p, 2], and the entries of a side x side table with their
+    weights [p, 4]. Nobody may change them."""
+    coordinates_Px2 = patch_coordinates(grid, merge)
+    return coordinates_Px2, *_interpolation(coordinates_Px2, np.array(grid[1:]), side)
 
 
 def patch_coordinates(grid: np.ndarray | Sequence[int], merge: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence as AnySequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from jax.typing import DTypeLike
 
 from actfer_jax.config import ConfigError
 from actfer_jax.models.config import Qwen3VLConfig
-from actfer_jax.models.images import ImageInputs, empty_inputs, image_inputs, mrope_positions
+from actfer_jax.models.images import ImageInputs, empty_inputs, mrope_positions, write_image
 from actfer_jax.models.log_probs import token_log_probs
 from actfer_jax.models.prefix import Prefix
 from actfer_jax.models.qwen3_vl import ImageFeatures, Qwen3VL
@@ -25,7 +26,8 @@ class Patches(NamedTuple):
     """One view as the image processor leaves it.
 
     Attributes:
-      values: float32 [p, C]; [0, 0] where the view belongs to rows that lie on other processes only.
+      values: [p, C], in the dtype in which they are sent to the devices or in float32; [0, 0] where the view belongs to
+        rows that lie on other processes only.
       grid: (1, rows, columns).
     """
 
@@ -135,14 +137,17 @@ def placed_inputs(
 
     All other places are masked, and so are those of views whose patches other processes have.
     """
-    here = {index: view for index, view in views.items() if len(view.values)}
     placed = empty_inputs(math.prod(shape), capacity, config, dtype)
     placed = ImageInputs(*(x.reshape(*shape, *x.shape[1:]) for x in placed))
-    if here:
-        patches, grids = zip(*here.values(), strict=True)
-        index = tuple(np.array(list(here)).T)
-        for target, values in zip(placed, image_inputs(patches, np.array(grids), capacity, config), strict=True):
-            target[index] = values
+
+    def write(item: tuple[tuple[int, int], Patches]) -> None:
+        index, view = item
+        if len(view.values):
+            write_image(placed, index, view.values, view.grid, config)
+
+    # Most of the time, the system finds memory for what is written: threads do that in parallel.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, views.items()))
     return placed
 
 

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as AnySequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from threading import Lock
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,14 +44,21 @@ class RolloutConfig(EpisodeConfig):
     Attributes:
       chunk: decoding steps between two looks at which rows have stopped.
       fill_rows: rows that one slot fill serves.
-      tool_threads: threads that run the face tools.
+      tool_threads: threads that run the face tools, and cut and encode views, while the devices decode.
       temperature: of sampling while training, above 0; evaluation is greedy.
     """
 
     chunk: Count = 64
     fill_rows: Count = 32
-    tool_threads: Count = 4
+    tool_threads: Count = 16
     temperature: Annotated[float, at_least(0)] = 1.0
+
+
+class EncodedView(NamedTuple):
+    """A view with its patches."""
+
+    view: View
+    patches: Patches
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Query(Sample):
     Attributes:
       index: a number that names the query within its step; it seeds the sampling.
       answer_now: tell the policy to answer at once.
+      scenes: the scene of each image, where they have been made ahead (`RolloutEngine.scenes`).
 
     Raises:
       ImageError: the image is no such array.
@@ -67,6 +76,7 @@ class Query(Sample):
 
     index: int = 0
     answer_now: bool = False
+    scenes: tuple[EncodedView, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass
@@ -113,12 +123,23 @@ class _Row:
     def done(self) -> bool:
         return self.environment.done or bool(self.failure)
 
-    def try_tool(self) -> Answered | Failure:
-        """The reply of the tool that the last turn calls, or what it raised."""
+    def run_tool(self, encode: Callable[[View], Patches], keep_failed: bool) -> Answered | Failure:
+        """The reply of the tool that the last turn calls, its view encoded.
+
+        Args:
+          encode: what remembers the patches of a view, and what it raised, for the fill that asks again.
+          keep_failed: tell what the tool raised, instead of raising it.
+        """
         try:
-            return self.environment.run_tool()
+            reply, seconds = self.environment.run_tool()
         except Exception as error:
+            if not keep_failed:
+                raise
             return Failure(f"{self.query.dataset}/{self.query.name}: {type(error).__name__}: {error}")
+        if reply.view is not None:
+            with suppress(Exception):
+                encode(reply.view)
+        return reply, seconds
 
 
 @dataclass
@@ -217,48 +238,38 @@ class RolloutEngine:
         """
         if not 0 < len(queries) <= self.queries:
             raise ValueError(f"{len(queries)} queries; this engine takes 1 to {self.queries}")
-        encode = _encode_once(self.encoder)
+        encode = _once(self._encode)
         seconds = dict.fromkeys(("prefill", "decode", "tools", "fill", "host"), 0.0)
         clock = _Clock(seconds)
-        rows, prompts = self._open(queries, forced, treatment, encode)
-        clock.lap("host")
-        params = sharding.block_on_cpu(self.programs.weights(params), self.mesh)
-        state = self._prefill(params, rows, prompts, seed, step)
-        if tokens is not None:
-            state = self._told(state, [ids for group in tokens for ids in group])
-        clock.lap("prefill")
-        # The rows that wait for a reply, each with its call, if this process needs the views and so runs the tool.
-        waiting: dict[int, Future[Answered | Failure] | None] = {}
         with _tool_threads(self.config.tool_threads) as pool:
+            params = sharding.block_on_cpu(self.programs.weights(params), self.mesh)
+            clock.lap("prefill")
+            rows, prompts = self._open(queries, forced, treatment, pool)
+            clock.lap("host")
+            state = self._prefill(params, rows, prompts, seed, step)
+            if tokens is not None:
+                state = self._told(state, [ids for group in tokens for ids in group])
+            clock.lap("prefill")
+            # The rows that wait for a reply, each with its call, if this process needs the views and so runs the tool.
+            waiting: dict[int, Future[Answered | Failure] | None] = {}
             while not all(row.done for row in rows):
                 state = sharding.block_on_cpu(self.programs.decode(params, state), self.mesh)
                 sampled, length, active = sharding.fetch((state.tokens, state.length, state.active), self.mesh)
                 clock.lap("decode")
-                for index, row in enumerate(rows):
+                for index in self._in_turn(len(rows)):
+                    row = rows[index]
                     if row.done or index in waiting or active[index]:
                         continue
                     self._end_turn(row, sampled[index, : length[index]])
                     if not row.done:
                         needed = self.here in self.holders[index]
-                        run_tool = row.try_tool if keep_failed else row.environment.run_tool
-                        waiting[index] = pool.submit(run_tool) if needed else None
-                # Full fills go out while other rows decode; when none decodes there is nothing to wait for but tools.
+                        waiting[index] = pool.submit(row.run_tool, encode, keep_failed) if needed else None
+                clock.lap("host")
                 idle = not any(active[index] for index, row in enumerate(rows) if not row.done)
-                calls = {index: call for index, call in waiting.items() if call is not None}
-                if idle:
-                    _wait_for_tools(calls.values())
-                done = {index: call.result() for index, call in calls.items() if call.done()}
-                ready, failed = exchange(list(waiting), done, self.holders, self.owners)
-                for index, failure in failed.items():
-                    rows[index].failure = failure.problem
-                    del waiting[index]
-                clock.lap("tools")
-                while len(ready) >= self.config.fill_rows or (idle and ready):
-                    slots = self._slots(list(ready))
-                    served = {slots[index]: (index, *ready.pop(index)) for index in slots}
-                    waiting = {index: call for index, call in waiting.items() if index not in slots}
-                    state = self._fill(params, state, rows, served, encode)
-                clock.lap("fill")
+                state = self._serve(params, state, rows, waiting, idle, encode, clock)
+                # Where no row decodes, all are filled before any goes on: a chunk takes as long for few rows.
+                while idle and waiting:
+                    state = self._serve(params, state, rows, waiting, idle, encode, clock)
                 if progress is not None:
                     progress(sum(row.done for row in rows), len(rows))
                 between_chunks()
@@ -266,16 +277,41 @@ class RolloutEngine:
         clock.lap("host")
         return RolloutResult([result[i : i + self.group_size] for i in range(0, len(result), self.group_size)], seconds)
 
+    def sees(self, place: int) -> bool:
+        """Whether this process needs the pixels of the query at a place."""
+        rows = self.holders[place * self.group_size : (place + 1) * self.group_size]
+        return any(self.here in processes for processes in rows)
+
+    def scenes(self, sample: Sample, *, seen: bool = True) -> tuple[EncodedView, ...]:
+        """The scenes of a sample. They may be made ahead, in any thread, so that no rollout waits for them.
+
+        Args:
+          seen: with their pixels.
+        """
+        views = [self.toolbox.scene(image, index, seen=seen) for index, image in enumerate(sample.images)]
+        return tuple(EncodedView(view, self._encode(view)) for view in views)
+
+    def _encode(self, view: View) -> Patches:
+        values, grid = self.encoder(view.pixels)
+        return Patches(values.astype(self.slots.dtype, copy=False), grid)
+
     def _open(
-        self, queries: list[Query], forced: list[list[str]] | None, treatment: str, encode: Callable[[View], Patches]
+        self, queries: list[Query], forced: list[list[str]] | None, treatment: str, pool: Executor
     ) -> tuple[list[_Row], list[list[int]]]:
         """The rows of all episodes, and the token ids of each query's prompt."""
         rows, prompts = [], []
+        seen = [self.sees(q) for q in range(len(queries))]
+        making = {
+            q: pool.submit(self.scenes, query, seen=seen[q])
+            for q, query in enumerate(queries)
+            if not (query.scenes and seen[q])
+        }
         for q, query in enumerate(queries):
-            seen = any(self.here in self.holders[q * self.group_size + g] for g in range(self.group_size))
+            scenes = making[q].result() if q in making else query.scenes
             first = Environment(self.config, self.chat, self.toolbox, self.encoder.tokens, treatment=treatment)
-            prompt, scenes = first.reset(query, answer_now=query.answer_now, seen=seen)
-            patches = [encode(scene) for scene in scenes]
+            views = [scene.view for scene in scenes]
+            prompt, _ = first.reset(query, answer_now=query.answer_now, scenes=views)
+            patches = [scene.patches for scene in scenes]
             prompts.append(prompt)
             for g in range(self.group_size):
                 rows.append(_Row(query, first.fork(forced[q][g] if forced else ""), list(patches), 0))
@@ -325,6 +361,50 @@ class RolloutEngine:
         row.pending = sampled[-1]
         text = self.chat.turn_text(sampled)
         row.environment.end_turn(text, len(sampled), truncated=sampled[-1] != self.chat.turn_end_id)
+
+    def _in_turn(self, rows: int) -> list[int]:
+        """The rows, of each part of the mesh in turn: a fill has slots for all parts."""
+        part = self.queries * self.group_size // self.parts
+        return sorted(range(rows), key=lambda row: row % part)
+
+    def _serve(
+        self,
+        params: Params,
+        state: RowState,
+        rows: list[_Row],
+        waiting: dict[int, Future[Answered | Failure] | None],
+        idle: bool,
+        encode: Callable[[View], Patches],
+        clock: "_Clock",
+    ) -> RowState:
+        """The state after full fills with the replies that are there, and after the last one, if no row decodes.
+
+        Args:
+          waiting: the rows that wait for a reply; those that no longer do are taken out.
+          idle: no row decodes, so there is nothing to wait for but tools.
+        """
+        fill_rows = self.config.fill_rows
+        calls = {index: call for index, call in waiting.items() if call is not None}
+        if idle:
+            # The devices fill some rows while the tools of others run.
+            _wait_for_tools(calls.values(), fill_rows)
+        done = {index: call.result() for index, call in calls.items() if call.done()}
+        ready, failed = exchange(list(waiting), done, self.holders, self.owners)
+        for index, failure in failed.items():
+            rows[index].failure = failure.problem
+            del waiting[index]
+        clock.lap("tools")
+        last = idle and len(ready) == len(waiting)
+        while ready:
+            slots = self._slots(list(ready))
+            if not last and len(slots if idle else ready) < fill_rows:
+                break
+            served = {slots[index]: (index, *ready.pop(index)) for index in slots}
+            for index in slots:
+                del waiting[index]
+            state = self._fill(params, state, rows, served, encode)
+        clock.lap("fill")
+        return state
 
     def _slots(self, waiting: list[int]) -> dict[int, int]:
         """The slots of the rows that the next fill serves: each part of the mesh has its own, for its own rows."""
@@ -409,16 +489,25 @@ def view_slots(
     )
 
 
-def _encode_once(encoder: ViewEncoder) -> Callable[[View], Patches]:
-    """From a view to its patches; equal views, which the rollouts of a group often have, share one array."""
-    known: dict[str, Patches] = {}
+def _once(encode: Callable[[View], Patches]) -> Callable[[View], Patches]:
+    """From a view to its patches, for threads: the first that asks encodes a view, and all others share its array, or
+    what it raised. The rollouts of a group often have equal views."""
+    known: dict[str, Future[Patches]] = {}
+    lock = Lock()
 
-    def encode(view: View) -> Patches:
-        if view.digest not in known:
-            known[view.digest] = encoder(view.pixels)
-        return known[view.digest]
+    def encode_once(view: View) -> Patches:
+        digest = view.digest
+        with lock:
+            is_first = digest not in known
+            patches = known.setdefault(digest, Future())
+        if is_first:
+            try:
+                patches.set_result(encode(view))
+            except BaseException as error:
+                patches.set_exception(error)
+        return patches.result()
 
-    return encode
+    return encode_once
 
 
 @contextmanager
@@ -434,10 +523,15 @@ def _tool_threads(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=not hangs, cancel_futures=True)
 
 
-def _wait_for_tools(calls: Iterable[Future[Answered | Failure]]) -> None:
-    """Waits until every call has returned, or raises ToolTimeout when none has for `TOOL_SECONDS`."""
-    running = set(calls)
-    while running:
+def _wait_for_tools(calls: Collection[Future[Answered | Failure]], enough: int) -> None:
+    """Waits until one more call has returned, and so many in all, or every one.
+
+    Raises:
+      ToolTimeout: none has returned for `TOOL_SECONDS`.
+    """
+    running = {call for call in calls if not call.done()}
+    enough = max(enough, len(calls) - len(running) + 1)
+    while running and len(calls) - len(running) < enough:
         returned, running = wait(running, timeout=TOOL_SECONDS, return_when=FIRST_COMPLETED)
         if not returned:
             raise ToolTimeout(f"no face tool has returned for {TOOL_SECONDS:.0f} s ({len(running)} calls wait)")

@@ -139,13 +139,13 @@ def make_sample(
     stop: Termination,
 ) -> Callable[[TrainState, int], Sampled]:
     """(state, step) -> the rollouts of the step's queries."""
-    dataset = order_with_unreadable(source, seed).map_with_index(_finding_faces(engine, size))
-    samples: Iterator[list[Sample | Unreadable]] = batches(dataset, size.queries, start)
+    dataset = order_with_unreadable(source, seed).map_with_index(_ahead(engine))
+    samples: Iterator[list[Query | Unreadable]] = batches(dataset, size.queries, start)
 
     def sample(state: TrainState, step: int) -> Sampled:
         began = time.perf_counter()
         drawn, problems = readable(next(samples))
-        queries = [Query(**vars(sample), index=row) for row, sample in enumerate(drawn)]
+        queries = [dataclasses.replace(query, index=row) for row, query in enumerate(drawn)]
         forced = assign_arms(size, forced_arm_rate, seed, step)
         waited = time.perf_counter() - began
         result = engine.run(
@@ -168,17 +168,15 @@ def make_sample_again(
     """
     # A sequence of its own, so that the first samples of a step are those of a run that never samples again.
     (other_seed,) = np.random.SeedSequence((seed, 1)).generate_state(1).tolist()
-    further = order_with_unreadable(source, other_seed).map_with_index(_finding_faces(engine, size))
+    further = order_with_unreadable(source, other_seed).map_with_index(_ahead(engine))
 
     def sample_again(state: TrainState, step: int, number: int, sampled: Sampled, again: np.ndarray) -> Sampled:
         began = time.perf_counter()
         first = ((step - 1) * refills + number) * size.queries
         places = list(enumerate(again.tolist()))
-        drawn, problems = readable(
-            [further[first + q] if anew else _sample_of(sampled.rollouts[q][0].query) for q, anew in places]
-        )
+        drawn, problems = readable([further[first + q] if anew else sampled.rollouts[q][0].query for q, anew in places])
         index = (number + 1) * size.queries
-        queries = [Query(**vars(drawn[q]), index=index + q, answer_now=not anew) for q, anew in places]
+        queries = [dataclasses.replace(drawn[q], index=index + q, answer_now=not anew) for q, anew in places]
         forced = [arms if anew else [""] * size.rollouts for arms, anew in zip(sampled.forced, again, strict=True)]
         waited = time.perf_counter() - began
         result = engine.run(
@@ -200,29 +198,24 @@ def equal_rewards(groups: Groups) -> np.ndarray:
     return np.asarray(highest_B - lowest_B < EQUAL)
 
 
-def _finding_faces(
-    engine: RolloutEngine, size: BatchConfig
-) -> Callable[[int, Sample | Unreadable], Sample | Unreadable]:
-    """(index, sample) -> the sample; its faces are found while the devices work, so that the tools of its episodes need
-    not wait."""
-    held = [
-        any(jax.process_index() in processes for processes in engine.holders[first : first + size.rollouts])
-        for first in range(0, size.queries * size.rollouts, size.rollouts)
-    ]
+def _ahead(engine: RolloutEngine) -> Callable[[int, Sample | Unreadable], Query | Unreadable]:
+    """(index, sample) -> its query, with what takes long made while the devices work on the queries before it: its
+    scenes, and its faces, for which the tools of its episodes need not wait then."""
 
-    def with_faces(index: int, sample: Sample | Unreadable) -> Sample | Unreadable:
-        if held[index % size.queries] and isinstance(sample, Sample):
-            # A tool that needs the faces asks for them again, and its rollout tells what fails.
+    def query_of(index: int, sample: Sample | Unreadable) -> Query | Unreadable:
+        if isinstance(sample, Unreadable):
+            return sample
+        query = Query(**vars(sample))
+        if engine.sees(index % engine.queries):
+            # Who needs them asks again for what is missing, and tells what fails.
+            with suppress(Exception):
+                query = dataclasses.replace(query, scenes=engine.scenes(sample))
             with suppress(Exception):
                 for number, image in enumerate(sample.images):
                     engine.toolbox.faces(sample.key, image, number)
-        return sample
+        return query
 
-    return with_faces
-
-
-def _sample_of(query: Query) -> Sample:
-    return Sample(**{field.name: getattr(query, field.name) for field in dataclasses.fields(Sample)})
+    return query_of
 
 
 def _marked(rollouts: list[list[Rollout]], problems: Sequence[str]) -> list[list[Rollout]]:
@@ -237,8 +230,8 @@ def _phases(result: RolloutResult) -> dict[str, float]:
     return {f"perf/{phase}_s": value for phase, value in result.seconds.items()}
 
 
-def readable(samples: Sequence[Sample | Unreadable]) -> tuple[list[Sample], list[str]]:
-    """The samples with a stand-in, one of the others, for each that some process cannot read; and for each why, or "".
+def readable(samples: Sequence[Query | Unreadable]) -> tuple[list[Query], list[str]]:
+    """The queries with a stand-in, one of the others, for each that some process cannot read; and for each why, or "".
 
     Programs take a fixed number of queries. The stand-in's rollouts are marked, and nothing is learned from them.
 

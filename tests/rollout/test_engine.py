@@ -19,6 +19,7 @@ from actfer_jax.episodes.store import EpisodeWriter
 from actfer_jax.models import demo_checkpoint, logits, save_pretrained
 from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import Sequence, episode_log_probs, longest_row, make_batch
+from actfer_jax.rollout.encoder import ViewEncoder
 from actfer_jax.rollout.engine import Query, Rollout, RolloutConfig, RolloutEngine, RolloutResult
 from actfer_jax.training.canary import after_crops
 
@@ -196,6 +197,31 @@ def test_equal_views_are_encoded_once(agent, result):
         crops += len(rollout.views) - 1
     assert all(len(ids) == 1 for ids in arrays.values())
     assert len(arrays) - len(result.rollouts) < crops
+
+
+def test_threads_encode_each_view_once_and_tell_what_fails(agent, engine, queries, result, monkeypatch):
+    """However many threads meet the same view; and scenes that were made ahead are not made again."""
+    shown = {view.digest for group in result.rollouts for rollout in group for view in rollout.views}
+    encoded, encode = [], ViewEncoder.__call__
+
+    def counted(self, pixels):
+        encoded.append(pixels)
+        return encode(self, pixels)
+
+    monkeypatch.setattr(ViewEncoder, "__call__", counted)
+    ahead = [dataclasses.replace(query, scenes=engine.scenes(query)) for query in queries[:4]]
+    again = engine.run(agent.params, ahead, seed=SEED, step=1)
+    assert tokens_of(again) == tokens_of(result) and len(encoded) == len(shown)
+
+    def broken(self, pixels):
+        if pixels.shape[:2] == (agent.toolbox.view_config.aligned_side,) * 2:
+            raise ValueError("the processor is not ours")
+        return encode(self, pixels)
+
+    # It is no tool that fails: this ends a run, whatever becomes of failed rollouts.
+    monkeypatch.setattr(ViewEncoder, "__call__", broken)
+    with pytest.raises(ValueError, match="the processor is not ours"):
+        engine.run(agent.params, queries[:4], seed=SEED, step=1, keep_failed=True)
 
 
 def disturbed(params: nnx.State, amount: float, seed: int) -> nnx.State:

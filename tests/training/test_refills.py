@@ -73,7 +73,9 @@ def steps_from(monkeypatch):
 
         engine = SimpleNamespace(
             run=run,
-            holders=[frozenset({0})] * (QUERIES * ROLLOUTS),
+            queries=QUERIES,
+            sees=lambda place: True,
+            scenes=lambda sample: (),
             programs=SimpleNamespace(banned_V=None),
             toolbox=SimpleNamespace(faces=lambda *_: ()),
         )

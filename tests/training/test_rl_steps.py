@@ -197,8 +197,9 @@ def test_a_data_set_with_a_damaged_picture_trains_on_the_others():
         assert options["keep_failed"]
         return SimpleNamespace(rollouts=[[SimpleNamespace(query=q, failure="")] * 1 for q in queries], seconds={})
 
-    toolbox = SimpleNamespace(faces=lambda *_: 1 / 0)  # a detector that fails must not end the run either
-    engine = SimpleNamespace(toolbox=toolbox, holders=[frozenset({0})] * 4, run=run)
+    # A detector that fails must not end the run either, nor scenes that cannot be made ahead.
+    toolbox = SimpleNamespace(faces=lambda *_: 1 / 0)
+    engine = SimpleNamespace(toolbox=toolbox, queries=4, sees=lambda place: True, scenes=lambda _: 1 / 0, run=run)
     stop = SimpleNamespace(check=lambda: None)
     draw = rl_steps.make_sample(engine, Faces(), BatchConfig(queries=4, rollouts=1), 0.0, seed=0, start=0, stop=stop)
     for step in (1, 2):
