@@ -11,7 +11,7 @@ is compared (docs/speed.md says more):
   `generate` with each of its caches (`--caches=compiled` is one whose decoding `torch.compile` compiles).
 - episodes: greedy episodes of several turns, whose calls return crops: a rollout beside a batched loop that keeps its
   cache between turns. Both have the same environment, tools and detected faces.
-- update: a supervised update with Adam on the rows of such episodes, beside transformers' own loss and `AdamW`.
+- update: a supervised update with Adam on traces of such episodes, beside transformers' own loss and `AdamW`.
 
 `demo` is the policy of the package, on its own small views. `middle` has 105 M random parameters and views of 256 x 256
 pixels; whatever it writes is read as calls and then an answer, and its turns have all of their tokens.
@@ -54,6 +54,8 @@ from actfer_jax.rollout.batch import Sequence as Row
 from actfer_jax.rollout.batch import make_batch
 from actfer_jax.rollout.engine import Query, view_slots
 from actfer_jax.training.optimizer import OptimizerConfig, make_optimizer
+from actfer_jax.training.sft_steps import trace_maker
+from actfer_jax.training.traces import TraceConfig
 from actfer_jax.training.update import init_train_state, make_sft_update, split_batch
 
 OURS = "actfer_jax"
@@ -74,7 +76,7 @@ class Size:
     new_tokens: int
 
 
-SIZES = {"demo": Size(rows=64, new_tokens=128), "middle": Size(rows=8, new_tokens=64)}
+SIZES = {"demo": Size(rows=32, new_tokens=64), "middle": Size(rows=4, new_tokens=32)}
 MIDDLE = {
     "text_config": {
         "hidden_size": 768,
@@ -162,11 +164,10 @@ def rollouts(agent: Agent, size: Size) -> tuple[list[Query], Callable[[], list[R
 
 
 def generation(name: str, directory: Path, agent: Agent) -> Comparison:
-    size, prompt = SIZES[name], agent.rollout.prompt_tokens + 8  # for "Answer now."
+    size, prompt = SIZES[name], agent.rollout.prompt_tokens
     rollout = dataclasses.replace(
         agent.rollout,
         max_turns=1,
-        prompt_tokens=prompt,
         turn_tokens=size.new_tokens,
         max_length=prompt + size.new_tokens,
         chunk=size.new_tokens,
@@ -180,39 +181,30 @@ def generation(name: str, directory: Path, agent: Agent) -> Comparison:
 
 
 def episodes(name: str, directory: Path, agent: Agent) -> Comparison:
-    agent = with_turns(name, agent)
-    peer, (queries, play) = Peer(directory, agent), rollouts(agent, SIZES[name])
+    size = SIZES[name]
+    if name == "middle":
+        agent = dataclasses.replace(agent, chat=CallingChat(agent.chat, size.rows, agent.rollout.max_turns))
+    peer, (queries, play) = Peer(directory, agent), rollouts(agent, size)
     sides = {OURS: lambda: [row.tokens for row in play()], "transformers": partial(peer.play, queries)}
     return Comparison(f"{len(queries)} episodes of up to {agent.rollout.max_turns} turns", sides)
 
 
 def update(name: str, directory: Path, agent: Agent) -> Comparison:
-    agent = with_turns(name, agent)
-    _, play = rollouts(agent, SIZES[name])
-    rows, config = play(), agent.model_config
-    length, slots = max(len(row.tokens) for row in rows), view_slots(agent.rollout, agent.toolbox.view_config, config)
+    maker = trace_maker(TraceConfig(two_zooms=0.0), agent)
+    rows = [maker.episode(face, np.random.default_rng(n)) for n, face in enumerate(Faces(SIZES[name].rows).samples)]
+    length, config = max(len(row.tokens) for row in rows), agent.model_config
+    slots = view_slots(agent.rollout, maker.toolbox.view_config, config)
     packed = make_batch(rows, 1, length, slots, config, policy_tokens=agent.rollout.policy_tokens)
     batch, optimizer = split_batch(packed, 1), make_optimizer(OPTIMIZER, 1)
-    program = make_sft_update(agent.graphdef, optimizer, chunk=2048)
-    state = init_train_state(agent.params, optimizer)
+    program, state = make_sft_update(agent.graphdef, optimizer, chunk=2048), init_train_state(agent.params, optimizer)
 
     def step() -> float:
         nonlocal state
         state, metrics = program(state, batch)
         return float(jax.block_until_ready(metrics)["sft/loss"])
 
-    views = sum(len(row.views) for row in rows)
-    return Comparison(
-        f"an update on {len(rows)} rows of up to {length} tokens with {views} pictures",
-        {OURS: step, "transformers, PyTorch": Peer(directory, agent).updates(rows, OPTIMIZER)},
-    )
-
-
-def with_turns(name: str, agent: Agent) -> Agent:
-    """The agent, whose turns are read as calls and then an answer where its weights are random."""
-    if name == "demo":
-        return agent
-    return dataclasses.replace(agent, chat=CallingChat(agent.chat, SIZES[name].rows, agent.rollout.max_turns))
+    work = f"{len(rows)} rows of up to {length} tokens, {sum(len(row.views) for row in rows)} pictures"
+    return Comparison(work, {OURS: step, "transformers": Peer(directory, agent).updates(rows, OPTIMIZER)})
 
 
 COMPARISONS = {"generation": generation, "episodes": episodes, "update": update}
@@ -236,23 +228,23 @@ def apart(ours: Any, theirs: Any) -> float:
 def measure(name: str, directory: Path) -> dict[str, Any]:
     """The figures of one size."""
     agent, _ = load_policy(str(directory), "float32")
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(agent.params))
     comparison = COMPARISONS[flags.FLAGS.compare](name, directory, agent)
-    first, seconds, most_apart = {}, {}, {}
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in comparison.sides}
+    differ = dict.fromkeys(comparison.sides, 0.0)
     for number in range(flags.FLAGS.rounds + 1):
         found = {side: timed(work) for side, work in comparison.sides.items()}
-        for side, (times, returned) in found.items():
-            first.setdefault(side, times[0])
-            seconds.setdefault(side, []).extend([times] * (number > 0))
-            most_apart[side] = max(most_apart.get(side, 0.0), apart(found[OURS][1], returned))
-            print(f"{name}, round {number}: {side} {times[0]:.2f} s, processor {times[1]:.2f} s", flush=True)
+        for side, (seconds, returned) in found.items():
+            times[side].append(seconds)
+            differ[side] = max(differ[side], apart(found[OURS][1], returned))
+            print(f"{name}, round {number}: {side} {seconds[0]:.2f} s, processor {seconds[1]:.2f} s", flush=True)
     return {
         "size": name,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(agent.params)),
+        "parameters": parameters,
         "work": comparison.work,
-        "first_seconds": first,
-        "seconds": {side: [wall for wall, _ in times] for side, times in seconds.items()},
-        "processor_seconds": {side: [used for _, used in times] for side, times in seconds.items()},
-        "apart": {side: value for side, value in most_apart.items() if side != OURS},
+        "seconds": {side: [wall for wall, _ in seconds] for side, seconds in times.items()},
+        "processor_seconds": {side: [used for _, used in seconds] for side, seconds in times.items()},
+        "apart": differ,
     }
 
 
@@ -261,17 +253,16 @@ def spread(values: Sequence[float]) -> str:
 
 
 def table(measured: list[dict[str, Any]]) -> str:
-    """Median seconds of each side, and what the others took relative to this package, round by round."""
-    head = ["size", "side", "seconds", "first", "ratio", "processor seconds", "ratio"]
-    rows = [head]
+    """Median seconds of each side without its first time, and what it took relative to this package."""
+    rows = [["size", "side", "seconds", "ratio", "processor seconds", "ratio", "the first"]]
     for figures in measured:
         for side in figures["seconds"]:
             row = [figures["size"], side]
             for clock in ("seconds", "processor_seconds"):
-                times, ours = figures[clock][side], figures[clock][OURS]
-                row += [spread(times)] + [f"{figures['first_seconds'][side]:.1f}"] * (clock == "seconds")
-                row.append("" if side == OURS else spread([b / a for a, b in zip(ours, times, strict=True)]))
-            rows.append(row)
+                (_, *ours), (first, *theirs) = figures[clock][OURS], figures[clock][side]
+                ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+                row += [spread(theirs), "" if side == OURS else spread(ratios)]
+            rows.append([*row, f"{first:.1f}"])
     return align(rows, left=2)
 
 
@@ -288,8 +279,8 @@ def main(argv: Sequence[str]) -> None:
     print(table(measured))
     limit, what = (MOST_APART, "losses") if flags.FLAGS.compare == "update" else (1 - LEAST_SAME, "rows")
     for figures in measured:
-        for side, value in figures["apart"].items():
-            print(f"{figures['size']}: {figures['work']}; {side} has {value:.2g} of other {what}")
+        others = ", ".join(f"{side} {value:.2g}" for side, value in figures["apart"].items() if side != OURS)
+        print(f"{figures['size']}, {figures['work']}: {what} that differ, as a part: {others}")
     if flags.FLAGS.json:
         figures = {
             "comparison": flags.FLAGS.compare,
@@ -307,7 +298,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum("compare", None, list(COMPARISONS), "What is done on both sides.")
     flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "Of the model and its work.")
     flags.DEFINE_multi_enum("caches", ["dynamic", "static"], CACHES, "Of transformers' `generate`.")
-    flags.DEFINE_integer("rounds", 7, "In which each side works once, after one that compiles.")
+    flags.DEFINE_integer("rounds", 5, "In which each side works once, after one that compiles.")
     flags.DEFINE(cli.PathFlag(), "json", None, "File for the figures.")
     flags.mark_flag_as_required("compare")
     cli.run(main)
