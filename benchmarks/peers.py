@@ -8,7 +8,7 @@ Needs PyTorch. Both sides compute in float32 on the cores that the process may u
 is compared (docs/speed.md says more):
 
 - generation: greedy tokens after prompts with a picture, from the picture to the ids: a rollout of one turn beside
-  `generate` with each of its caches (`--caches=compiled` is one whose decoding `torch.compile` compiles).
+  `generate` with its dynamic and its static cache.
 - episodes: greedy episodes of several turns, whose calls return crops: a rollout beside a batched loop that keeps its
   cache between turns. Both have the same environment, tools and detected faces.
 - update: a supervised update with Adam on traces of such episodes, beside transformers' own loss and `AdamW`.
@@ -175,7 +175,7 @@ def generation(name: str, directory: Path, agent: Agent) -> Comparison:
     agent = dataclasses.replace(agent, rollout=rollout, chat=CallingChat(agent.chat, size.rows, 1))
     peer, (queries, play) = Peer(directory, agent), rollouts(agent, size)
     sides: dict[str, Callable[[], Any]] = {OURS: lambda: [row.tokens for row in play()]}
-    for cache in flags.FLAGS.caches:
+    for cache in CACHES:
         sides[f"transformers, {cache} cache"] = partial(peer.generate, queries, cache)
     return Comparison(f"{size.rows} prompts with a picture, {size.new_tokens} new tokens each", sides)
 
@@ -297,7 +297,6 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_enum("compare", None, list(COMPARISONS), "What is done on both sides.")
     flags.DEFINE_multi_enum("sizes", list(SIZES), list(SIZES), "Of the model and its work.")
-    flags.DEFINE_multi_enum("caches", ["dynamic", "static"], CACHES, "Of transformers' `generate`.")
     flags.DEFINE_integer("rounds", 5, "In which each side works once, after one that compiles.")
     flags.DEFINE(cli.PathFlag(), "json", None, "File for the figures.")
     flags.mark_flag_as_required("compare")

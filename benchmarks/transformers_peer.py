@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import CompileConfig, DynamicCache, LogitsProcessorList, Qwen3VLForConditionalGeneration
+from transformers import DynamicCache, LogitsProcessorList, Qwen3VLForConditionalGeneration
 
 from actfer_jax.agent.environment import Environment, Observation
 from actfer_jax.agent.episode import Sample
@@ -17,7 +17,7 @@ from actfer_jax.rollout.agent import Agent
 from actfer_jax.rollout.batch import Patches, Sequence
 from actfer_jax.training.optimizer import OptimizerConfig
 
-CACHES = ("dynamic", "static", "compiled")
+CACHES = ("dynamic", "static")
 
 
 class Peer:
@@ -36,22 +36,18 @@ class Peer:
         """The prompts of the samples with the likeliest `turn_tokens` tokens after them, by transformers' `generate`.
 
         Args:
-          cache: one of `CACHES`; "compiled" is a static cache, and decoding compiled by `torch.compile`.
+          cache: one of `CACHES`.
         """
         prompts = [self._environment().reset(sample) for sample in samples]
         inputs = self._inputs([prompt.token_ids for prompt in prompts], [self._patches(prompt) for prompt in prompts])
         count = self.agent.rollout.turn_tokens
-        options = {"cache_implementation": "static"} if cache != "dynamic" else {}
-        if cache == "compiled":
-            options["compile_config"] = CompileConfig(mode="default")
-            options["compile_config"]._compile_all_devices = True  # else it compiles on accelerators only
         rows_RxT = self.model.generate(
             **inputs,
             max_new_tokens=count,
             min_new_tokens=count,
             do_sample=False,
             logits_processor=LogitsProcessorList([lambda ids, logits: self._allowed(logits)]),
-            **options,
+            cache_implementation=cache,
         )
         return [prompt.token_ids + row[-count:] for prompt, row in zip(prompts, rows_RxT.tolist(), strict=True)]
 
