@@ -114,7 +114,7 @@ MIDDLE_ROLLOUT = {
     "reply_tokens": 104,
     "max_length": 416,
     "chunk": 32,
-    "fill_rows": 8,
+    "fill_rows": 4,
 }
 
 

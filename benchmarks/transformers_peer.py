@@ -126,7 +126,7 @@ class Peer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-            return float(loss)
+            return float(loss.detach())
 
         return update
 
