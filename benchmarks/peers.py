@@ -13,7 +13,7 @@ is compared (docs/speed.md says more):
   cache between turns. Both have the same environment, tools and detected faces.
 - update: a supervised update with Adam on traces of such episodes, beside transformers' own loss and `AdamW`.
 
-`demo` is the policy of the package, on its own small views. `middle` has 105 M random parameters and views of 256 x 256
+`demo` is the policy of the package, on its own small views. `middle` has 116 M random parameters and views of 256 x 256
 pixels; whatever it writes is read as calls and then an answer, and its turns have all of their tokens.
 
 The sides take turns, and a ratio is that of a round: above 1, this package is faster. Prints medians, with the least
