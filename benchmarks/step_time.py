@@ -79,7 +79,7 @@ class CallingChat(Chat):
     def turn_text(self, ids: list[int]) -> str:
         del ids
         turn, row = divmod(self.read, self.rows)
-        self.read += 1
+        self.read = (self.read + 1) % (self.rows * self.turns)
         if turn == self.turns - 1:
             return ANSWER.format(synth_faces.DEMO_EMOTIONS[row % len(synth_faces.DEMO_EMOTIONS)])
         return ZOOM if turn else ALIGN
@@ -160,7 +160,6 @@ def measure(config: TrainConfig) -> dict[str, Any]:
     agent = dataclasses.replace(agent, params=state.train.weights)
     steps = []
     for step in range(1, config.steps + 1):
-        chat.read = 0
         output = step_function(state, step)
         assert output.episodes is not None
         state, metrics, rollouts = output.state, output.metrics, output.episodes.rollouts

@@ -1,8 +1,10 @@
 """Rollouts against things that share none of their machinery: the trainer, other schedules, a plain loop, PyTorch."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,11 @@ def make_engine(
 @pytest.fixture(scope="module")
 def engine(agent) -> RolloutEngine:
     return make_engine(agent, queries=4)
+
+
+@pytest.fixture(scope="module")
+def greedy(agent) -> RolloutEngine:
+    return make_engine(agent, queries=4, group_size=1, greedy=True)
 
 
 @pytest.fixture(scope="module")
@@ -365,10 +372,20 @@ def test_an_episode_always_has_room_for_an_answer(agent, queries):
 
 
 @pytest.mark.slow
-def test_greedy_episodes_do_not_depend_on_the_seed(agent, queries):
-    greedy = make_engine(agent, queries=4, group_size=1, greedy=True)
+def test_greedy_episodes_do_not_depend_on_the_seed(agent, greedy, queries):
     first, second = (greedy.run(agent.params, queries[:4], seed=seed, step=seed) for seed in (1, 2))
     assert tokens_of(first) == tokens_of(second)
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_benchmark_plays_the_same_episodes(agent, greedy, queries, monkeypatch):
+    """Greedy episodes by transformers' PyTorch model, in the batched loop that benchmarks/peers.py compares with."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    peer = importlib.import_module("transformers_peer").Peer(demo_checkpoint(), agent)
+    expected = [rollout for (rollout,) in greedy.run(agent.params, queries[:4], seed=SEED, step=1).rollouts]
+    assert max(len(rollout.views) for rollout in expected) >= 3
+    assert peer.play(queries[:4]) == [rollout.sequence.tokens for rollout in expected]
 
 
 def test_pytorch_computes_the_log_probabilities_of_a_record(agent, result, tmp_path):
