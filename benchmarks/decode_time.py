@@ -3,9 +3,10 @@
     python benchmarks/decode_time.py --json=docs/results/decode_time.json --other=CHECKOUT
 
 At the demo's size, and at a middle one with the vocabulary of Qwen3-VL, with random weights in float32: rows that are
-all nearly full, rows of all lengths, and one row in eight that is still decoding. `--other` is a checkout of another
-version of this repository: both decode the same rows in turn, each in a process of its own, and the table has the
-ratio. Prints medians of milliseconds a token, with the least and the most, of wall time and of processor time.
+all nearly full, rows of all lengths, and one row in eight that is still decoding. Eight rows share a prompt. `--other`
+is a checkout of another version of this repository: both decode in turn, each by its own copy of this command and in a
+process of its own, and the table has the ratio. Prints medians of milliseconds a token, with the least and the most, of
+wall time and of processor time.
 """
 
 import dataclasses
@@ -27,29 +28,32 @@ from places import check_places
 
 from actfer_jax import cli
 from actfer_jax.evaluation.tables import align
-from actfer_jax.models import Qwen3VL, Qwen3VLConfig, demo_checkpoint, init_cache
+from actfer_jax.models import KVCache, Qwen3VL, Qwen3VLConfig, demo_checkpoint, init_cache
 from actfer_jax.outputs import write_file
 from actfer_jax.rollout.programs import Programs, RowState, row_keys
 
 ROOT = Path(__file__).parents[1]
 CHUNK = 4
+GROUP = 8
 ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Rows, their capacity, and what the decoder has in place of the demo's sizes."""
+    """Rows, their capacity, how much of it is the prompt, and what the decoder has in place of the demo's sizes."""
 
     rows: int
     capacity: int
+    prompt: int
     decoder: dict[str, Any]
 
 
 SIZES = {
-    "demo": Size(128, 208, {}),
+    "demo": Size(128, 208, 24, {}),
     "middle": Size(
         16,
         1024,
+        384,
         {
             "hidden_size": 768,
             "intermediate_size": 2304,
@@ -69,7 +73,7 @@ def lengths(filled: str, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of each row, and whether it is decoding."""
     most = size.capacity - CHUNK - 1
     if filled == "spread":
-        return np.linspace(most // 8, most, size.rows).astype(np.int32), np.ones(size.rows, bool)
+        return np.linspace(size.prompt + 1, most, size.rows).astype(np.int32), np.ones(size.rows, bool)
     return np.full(size.rows, most, np.int32), np.arange(size.rows) % 8 < (1 if filled == "few left" else 8)
 
 
@@ -92,14 +96,18 @@ class Decoder:
         vocabulary = self.config.text.vocab_size
         self.programs = Programs(
             graphdef,
-            group_size=1,
+            group_size=GROUP,
             length=size.capacity,
+            suffix=size.capacity - size.prompt,
             chunk=CHUNK,
             turn_tokens=size.capacity,
             turn_end_id=0,
             temperature=1.0,
             banned_V=np.arange(vocabulary) == 0,  # so that no row ends
         )
+
+    def filled(self, rows: int, positions: int) -> KVCache:
+        return KVCache(*(x + 0.1 for x in init_cache(self.config, rows, positions, jnp.float32)))
 
     def milliseconds(self, filled: str) -> tuple[float, float]:
         """Wall time and processor time a token."""
@@ -115,7 +123,9 @@ class Decoder:
             limit=jnp.full(rows, capacity),
             active=jnp.asarray(active_R),
             keys=row_keys(0, 0, np.arange(rows), 1),
-            cache=jax.tree.map(lambda x: x + 0.1, init_cache(self.config, rows, capacity, jnp.float32)),
+            cache=self.filled(rows, self.programs.cached),
+            prompt=self.filled(rows // GROUP, self.size.prompt),
+            prompt_length=jnp.full(rows, self.size.prompt),
         )
         jax.block_until_ready(state)
         began = time.perf_counter(), time.process_time()
@@ -140,7 +150,7 @@ def measure(other: str) -> list[dict[str, Any]]:
     checkouts = {"this": str(ROOT)} | ({"other": other} if other else {})
     servers = {
         version: subprocess.Popen(
-            [sys.executable, __file__, "--serve"],
+            [sys.executable, f"{checkout}/benchmarks/decode_time.py", "--serve"],
             env=os.environ | {"PYTHONPATH": checkout},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -33,7 +33,7 @@ import actfer_jax.models
 from actfer_jax import cli
 from actfer_jax.files import write_atomically
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig, load_pretrained, save_pretrained
-from actfer_jax.models.cache import init_cache
+from actfer_jax.models.cache import Past, init_cache
 from actfer_jax.models.huggingface import tensor_shapes
 from actfer_jax.parallel.sharding import MeshConfig, make_meshes
 
@@ -148,9 +148,9 @@ def decode(model: Qwen3VL) -> int:
         model = nnx.merge(graph, state)
         tokens = jnp.zeros((8, 1), jnp.int32)
         x, _ = model.embed(tokens)
-        cache = init_cache(model.config, 8, 16, jnp.bfloat16)
+        past = Past(*init_cache(model.config, 8, 16, jnp.bfloat16), jnp.zeros(8, jnp.int32), jnp.arange(8))
         positions = jnp.zeros((8, 1, 3), jnp.int32)
-        hidden, _ = model.hidden(x, None, positions, tokens + 1, cache=cache, cache_length_B=jnp.zeros(8, jnp.int32))
+        hidden, _ = model.hidden(x, None, positions, tokens + 1, [past])
         return model.unembed(hidden[:, 0]).argmax(-1)
 
     return int(step(state)[0])

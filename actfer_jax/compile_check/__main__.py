@@ -6,10 +6,10 @@
         --config.mesh.slices=2 "--config.mesh.update=(2,-1,1)"
 
 It needs only shapes: no weights, no data, no TPU. `2xv5e:8x8` is two slices. `--programs=update,prefill` compiles only
-these. `--longest_row` and `--mean_row` say how long rows are, for the time of a step, and `--dollars_per_chip_hour`
-asks what the run costs. For one GPU of 80 GB, `gpu:80`, nothing is compiled: memory is reckoned. A config without
-`config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs only a config.json. If a program does not fit, it
-says what to change and ends with status 1. docs/compile_check.md explains the table.
+these. `--longest_row`, `--mean_row` and `--mean_prompt` say how long rows are, for the time of a step, and
+`--dollars_per_chip_hour` asks what the run costs. For one GPU of 80 GB, `gpu:80`, nothing is compiled: memory is
+reckoned. A config without `config.model.path` gets the sizes of Qwen3-VL-4B; else the path needs only a config.json. If
+a program does not fit, it says what to change and ends with status 1. docs/compile_check.md explains the table.
 """
 
 import json
@@ -41,7 +41,9 @@ def main(argv: list[str]) -> None:
     if gpu.gpu_memory(given.topology):
         report, lines = gpu.report(config, model_config, given.topology)
     else:
-        assumed = Assumed(given.mean_row, given.longest_row, given.loop_trips, given.dollars_per_chip_hour)
+        assumed = Assumed(
+            given.mean_row, given.mean_prompt, given.longest_row, given.loop_trips, given.dollars_per_chip_hour
+        )
         report, lines = compile_check(config, model_config, given.topology, given.programs, assumed)
         lines += "\n" + in_words(report["estimate"], config.steps)
     print(lines)
@@ -64,6 +66,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_list("programs", [], "Compile only these, by their names in the table.")
     flags.DEFINE_integer("mean_row", None, "Positions of a row on average, for the estimates.", lower_bound=1)
+    flags.DEFINE_integer("mean_prompt", None, "Positions of a prompt on average, for the estimates.", lower_bound=1)
     flags.DEFINE_integer("longest_row", None, "Most positions of a row, for the estimates.", lower_bound=1)
     flags.DEFINE_integer("loop_trips", 0, "How often loops run of which a program does not say it.", lower_bound=0)
     flags.DEFINE_float("dollars_per_chip_hour", None, "Price of a chip, for what the run costs.", lower_bound=0.0)

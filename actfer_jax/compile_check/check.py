@@ -170,6 +170,7 @@ def _rollout_programs(
         on_mesh(graphdef, kept["params"], mesh),
         group_size=group_size,
         length=rollout.max_length,
+        suffix=rollout.suffix_tokens,
         chunk=rollout.chunk,
         turn_tokens=rollout.turn_tokens,
         turn_end_id=0,
@@ -199,11 +200,16 @@ def _rollout_programs(
     yield Program(f"{prefix}prefill", jitted.prefill, (weights, *inputs), kept, work, advice)
 
     state: RowState = jax.eval_shape(jitted._prefill, weights, *inputs)
-    cache = KVCache(*sharding.place(tuple(state.cache), mesh, "layers", "rows", "kv_heads"))
-    state = RowState(**sharding.place(state._asdict() | {"cache": None}, mesh, "rows"))._replace(cache=cache)
+    parts: dict[str, Any] = {
+        name: sharding.place(x, mesh, *(("layers", "rows", "kv_heads") if isinstance(x, KVCache) else ("rows",)))
+        for name, x in state._asdict().items()
+    }
+    state = RowState(**parts)
     work = flops.decode(model_config, rows, rollout.chunk, rollout.max_length)
     yield Program(f"{prefix}decode chunk", jitted.decode, (weights, state), kept, work, advice)
 
+    if rollout.max_turns == 1:  # No tool is called.
+        return
     filled, length = rollout.fill_rows, rollout.reply_tokens + 2
     one_view = dataclasses.replace(slots, scene=slots.view, scenes=1, views=0)
     replies = abstract_batch(filled, 1, length, one_view, model_config)
@@ -314,7 +320,7 @@ def check(program: Program, chip: Chip, assumed: Assumed = FULL) -> Result:
     text = hlo.read(compiled.as_text(), assumed.loop_trips)
     sent = collectives(text)
     result.collectives, result.per_iteration = sent.total, sent.unknown_loops
-    found = estimate(text, chip, sum(sent.total.values()), assumed.mean_row)
+    found = estimate(text, chip, sum(sent.total.values()), assumed.filled)
     result.estimated_seconds, result.no_estimate = found.seconds, "; ".join(found.unreckoned)
     result.estimated = {"compiler": found.compiler, "collectives": found.collectives, "reckoned": found.reckoned}
     return result
@@ -363,7 +369,8 @@ def compile_check(
         kept |= {other: bytes_on_a_chip(tree) for other, tree in program.others.items()}
         if name.endswith("decode chunk"):
             kept["rollout weights"] = bytes_on_a_chip(program.arguments[0])
-            kept[name.replace("decode chunk", "cache")] = bytes_on_a_chip(program.arguments[1].cache)
+            state = program.arguments[1]
+            kept[name.replace("decode chunk", "cache")] = bytes_on_a_chip((state.cache, state.prompt))
         if name in only or not only:
             print(f"  compiling {name} ...", file=sys.stderr, flush=True)
             results.append(check(program, chip, assumed))

@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from actfer_jax.compile_check.chips import Chip
 from actfer_jax.compile_check.hlo import Instruction, Program
 from actfer_jax.compile_check.kernels import reckon
+from actfer_jax.models.cached_attention import SHARED
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
@@ -20,6 +22,13 @@ _FREE = (
     "GatherScatterIndicesBitpacked",
 )
 """Custom calls of the compiler that do nothing: they name memory, mark what begins or ends, or speak of indices."""
+
+
+class Filled(NamedTuple):
+    """Positions that are filled on average: of the prompt that rows share, and of each row after it."""
+
+    prompt: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,12 @@ class Estimate:
         return None if self.unreckoned else self.compiler + self.collectives + self.reckoned
 
 
-def estimate(program: Program, chip: Chip, sent: int, mean_row: int | None = None) -> Estimate:
+def estimate(program: Program, chip: Chip, sent: int, filled: Filled | None = None) -> Estimate:
     """Sums a program: a loop counts as often as it may run, and a conditional as the longest of its branches.
 
     Args:
       sent: bytes that a chip sends (`collectives`).
-      mean_row: as in `kernels.reckon`.
+      filled: None for as much as the caches hold.
     """
     unreckoned = {"what slices send each other"} if sent and not chip.link else set()
     done: dict[str, np.ndarray] = {}
@@ -59,7 +68,8 @@ def estimate(program: Program, chip: Chip, sent: int, mean_row: int | None = Non
         if target and target[1] in _FREE:
             return 0.0
         operands = [array for operand in instruction.operands for array in program.computations[name][operand].results]
-        work = reckon(instruction.name, operands, instruction.results, mean_row)
+        positions = filled and (filled.prompt if f"/{SHARED}/" in instruction.attributes else filled.row)
+        work = reckon(instruction.name, operands, instruction.results, positions)
         if work is None:
             unreckoned.add(f"custom call {instruction.name} ({target[1] if target else 'no target'})")
             return 0.0

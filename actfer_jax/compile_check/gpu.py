@@ -79,9 +79,9 @@ def _temporaries(program: Program, config: TrainConfig, model: Qwen3VLConfig) ->
     if kind == "prefill":
         rows, length = arguments[1].shape
         cache = 2 * model.text.num_hidden_layers * model.text.num_key_value_heads * model.text.head_dim * short
-        own = rows * (length + config.rollout.max_length) * cache
-        states = len(arguments[-1]) * config.rollout.max_length * cache  # The result, which nothing is there for yet.
-        return own + states + _layer(model, rows * length, short) + _vision(model, arguments[5].mask.shape, short)
+        # The result, which nothing is there for yet: prompts, and room for what rows add to them.
+        states = (rows * length + len(arguments[-1]) * config.rollout.suffix_tokens) * cache
+        return states + _layer(model, rows * length, short) + _vision(model, arguments[5].mask.shape, short)
     if kind == "slot fill":
         fill = arguments[2]
         kept = 2 * len(fill.rows) * model.text.num_key_value_heads * config.rollout.max_length * model.text.head_dim

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from actfer_jax.compile_check.chips import Chip
 from actfer_jax.compile_check.hlo import Array
-from actfer_jax.models.ragged_attention import block_size
+from actfer_jax.models.ragged_attention import block_size, grid_steps
 
 # Shares of the chip's bandwidth and peak that a good kernel reaches, and seconds between two steps of its grid: rounded
 # experience, not measurements of these kernels.
@@ -32,16 +32,16 @@ class Work(NamedTuple):
         return max(memory, self.flops / (PEAK_SHARE * chip.teraflops * 1e12)) + self.steps * GRID_STEP
 
 
-def reckon(name: str, operands: Sequence[Array], results: Sequence[Array], mean_row: int | None = None) -> Work | None:
+def reckon(name: str, operands: Sequence[Array], results: Sequence[Array], filled: int | None = None) -> Work | None:
     """The work of a kernel, by the name that it has in the program; None for an unknown one.
 
     Args:
-      mean_row: positions that rows have on average, for kernels that read no others; None for all that there are.
+      filled: positions that rows of a cache have filled on average, for kernels that read no others; None for all.
     """
     if splash := _SPLASH.match(name):
         return _splash(_PRODUCTS[splash[1]], operands, results)
     if _RAGGED.match(name):
-        return _ragged(operands, results, mean_row)
+        return _ragged(operands, results, filled)
     return None
 
 
@@ -61,12 +61,14 @@ def _splash(products: int, operands: Sequence[Array], results: Sequence[Array]) 
     return Work(flops, sum(array.bytes for array in (*operands, *results)), rows * blocks_q * blocks_k)
 
 
-def _ragged(operands: Sequence[Array], results: Sequence[Array], mean_row: int | None) -> Work:
-    """Attention to what rows have filled of a cache [layer, row, kv head, position, dim], in one step a row."""
-    *own, keys, _ = operands[3:]  # Before them are the layer, and of each row its number and its length.
+def _ragged(operands: Sequence[Array], results: Sequence[Array], filled: int | None) -> Work:
+    """Attention to what rows of a cache [layer, row, kv head, position, dim] have filled; each is read once."""
+    _, _, lengths, *own, keys, _ = operands  # First are the layer, and of each row that is read its number and length.
+    pasts = lengths.shape[0]
     (rows, kv_heads, queries, dim), capacity = own[0].shape, keys.shape[-2]
     size = block_size(capacity)
-    read = capacity if mean_row is None else min(-(-mean_row // size) * size, capacity)
+    read = capacity if filled is None else min(-(-filled // size) * size, capacity)
     scores = rows * kv_heads * queries * read
-    cached = 2 * Array(keys.dtype, (rows, kv_heads, read, dim)).bytes
-    return Work(2 * 2 * scores * dim, cached + sum(array.bytes for array in (*own, *results)), rows)
+    cached = 2 * Array(keys.dtype, (pasts, kv_heads, read, dim)).bytes
+    moved = cached + sum(array.bytes for array in (*own, *results))
+    return Work(2 * 2 * scores * dim, moved, grid_steps(rows, queries, pasts))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actfer_jax.compile_check.chips import Chip
+from actfer_jax.compile_check.estimate import Filled
 from actfer_jax.compile_check.results import Result
 from actfer_jax.config import ConfigError
 from actfer_jax.training.config import TrainConfig
@@ -17,12 +18,14 @@ class Assumed:
 
     Attributes:
       mean_row: positions that a row has on average; None for as many as it can have.
+      mean_prompt: how many of them are the prompt's; None for as many as it can have.
       longest_row: most positions of a row; None for as many as it can have.
       loop_trips: how often loops run of which the program does not say it; 0 if that is not known.
       dollars_per_chip_hour: the price; None for no sum.
     """
 
     mean_row: int | None = None
+    mean_prompt: int | None = None
     longest_row: int | None = None
     loop_trips: int = 0
     dollars_per_chip_hour: float | None = None
@@ -41,7 +44,20 @@ class Assumed:
                 f"rows have room for {room} positions: --longest_row={longest} is to be at most that, and "
                 f"--mean_row={mean} at most --longest_row"
             )
-        return replace(self, mean_row=mean, longest_row=longest)
+        prompt = self.mean_prompt or min(config.rollout.prompt_tokens, mean)
+        if prompt > min(config.rollout.prompt_tokens, mean):
+            raise ConfigError(
+                f"prompts have room for {config.rollout.prompt_tokens} positions, and --mean_row is {mean}: "
+                f"--mean_prompt={prompt} is to be at most that"
+            )
+        return replace(self, mean_row=mean, mean_prompt=prompt, longest_row=longest)
+
+    @property
+    def filled(self) -> Filled | None:
+        """Positions of the caches, once `within` has said what is not given."""
+        if self.mean_row is None or self.mean_prompt is None:
+            return None
+        return Filled(self.mean_prompt, self.mean_row - self.mean_prompt)
 
 
 FULL = Assumed()
@@ -84,7 +100,7 @@ def estimate_step(
       results: those that were compiled.
 
     Returns:
-      runs (of each program in a step); mean_row and longest_row; without (why there is no figure of a step);
+      runs (of each program in a step); mean_row, mean_prompt, longest_row; without (why there is no figure of a step);
       decode_ms_per_token; step_seconds; reckoned (the share of kernels in them); tokens_per_second_per_chip (prompts,
       replies and pictures included); mfu_bound (the model's FLOPs over those that the chips could do); hours and
       dollars of `config.steps` steps. What cannot be told is None.
@@ -98,6 +114,7 @@ def estimate_step(
     report: dict[str, Any] = {
         "runs": times,
         "mean_row": mean_row,
+        "mean_prompt": assumed.mean_prompt,
         "longest_row": longest_row,
         "without": [
             f"{name}: {known[name].no_estimate or known[name].error if name in known else 'not compiled'}"

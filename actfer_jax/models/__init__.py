@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from actfer_jax.models.cache import KVCache, init_cache, write_cache
+from actfer_jax.models.cache import KVCache, Past, init_cache, write_cache
 from actfer_jax.models.config import Qwen3VLConfig, TextConfig, VisionConfig
 from actfer_jax.models.huggingface import (
     config_file,
@@ -21,6 +21,7 @@ __all__ = [
     "ImageFeatures",
     "ImageInputs",
     "KVCache",
+    "Past",
     "Qwen3VL",
     "Qwen3VLConfig",
     "TextConfig",

@@ -23,20 +23,22 @@ class KVCache(NamedTuple):
 
 
 class Past(NamedTuple):
-    """What a layer reads of a cache.
+    """What new tokens read of a cache.
+
+    Where it has fewer lengths than there are rows of new tokens, successive rows share one, such as a prompt.
 
     Attributes:
       keys, values: the whole cache [N, R, K, T, D].
-      layer: the layer to read.
-      length_B: how many positions each row has filled.
-      row_B: the cache row of each row.
+      length_B: how many positions of the cache's row are read. One of length 0 costs nothing.
+      row_B: the row of the cache, as its device numbers them; it must be on the device of the rows that read it.
+      layer: the layer to read, which the decoder sets.
     """
 
     keys: jax.Array
     values: jax.Array
-    layer: jax.Array
     length_B: jax.Array
     row_B: jax.Array
+    layer: jax.Array | int = 0
 
 
 def init_cache(config: Qwen3VLConfig, batch: int, length: int, dtype: DTypeLike) -> KVCache:
@@ -50,7 +52,7 @@ def write_cache(
     cache: KVCache,
     new: KVCache,
     start_B: jax.Array,
-    count_B: jax.Array,
+    count_B: jax.Array | None = None,
     row_B: jax.Array | None = None,
     mesh: Mesh | None = None,
 ) -> KVCache:
@@ -59,39 +61,51 @@ def write_cache(
     Positions past the end of the cache are dropped.
 
     Args:
+      count_B: None for all, of which none may be past the end.
       row_B: the cache row to write for each row; None for the same row. Rows past the last are dropped.
       mesh: the mesh over which rows and heads are divided; each device writes its own rows.
     """
-    batch, rows = new.keys.shape[1], cache.keys.shape[1]
-    row_B = jnp.arange(batch) if row_B is None else row_B
-    arguments = (*map(jnp.asarray, (start_B, count_B, row_B)), jnp.arange(rows))
     cached, by_row = ("layers", "rows", "kv_heads"), ("rows",)
-    write = shard_mapped(_write_rows, mesh, (cached, cached, by_row, by_row, by_row, by_row), cached)
-    return KVCache(write(cache.keys, new.keys, *arguments), write(cache.values, new.values, *arguments))
+    given = {"start_B": start_B, "count_B": count_B, "row_B": row_B}
+    if row_B is not None:
+        given["number_R"] = jnp.arange(cache.keys.shape[1])
+    given = {name: jnp.asarray(x) for name, x in given.items() if x is not None}
+
+    def write(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return _write_rows(KVCache(*arrays[:2]), KVCache(*arrays[2:4]), **dict(zip(given, arrays[4:], strict=True)))
+
+    names = [*[cached] * 4, *[by_row] * len(given)]
+    return KVCache(*shard_mapped(write, mesh, names, cached)(*cache, *new, *given.values()))
 
 
 def _write_rows(
-    cache_NxRxKxTxD: jax.Array,
-    new_NxBxKxLxD: jax.Array,
+    cache: KVCache,
+    new: KVCache,
     start_B: jax.Array,
-    count_B: jax.Array,
-    row_B: jax.Array,
-    number_R: jax.Array,
-) -> jax.Array:
+    count_B: jax.Array | None = None,
+    row_B: jax.Array | None = None,
+    number_R: jax.Array | None = None,
+) -> KVCache:
     """Row by row, in place. A scatter makes the TPU's compiler copy the whole cache, and is slower on CPU."""
-    capacity, length = cache_NxRxKxTxD.shape[3], new_NxBxKxLxD.shape[3]
+    rows, capacity, length = cache.keys.shape[1], cache.keys.shape[3], new.keys.shape[3]
     offset_L = jnp.arange(length)
-    row_B = row_B - number_R[0]
 
-    def write(b: jax.Array, cache: jax.Array) -> jax.Array:
+    def write(b: jax.Array, cache: KVCache) -> KVCache:
+        row = b if row_B is None or number_R is None else row_B[b] - number_R[0]
         begin = jnp.minimum(start_B[b], capacity - length)  # The slice must end inside the cache.
         shift = start_B[b] - begin
-        piece = jax.lax.dynamic_index_in_dim(new_NxBxKxLxD, b, 1).astype(cache.dtype)
-        if length > 1:
-            piece = jnp.roll(piece, shift, axis=3)
-        used_L = (offset_L >= shift) & (offset_L < shift + count_B[b]) & (row_B[b] < cache.shape[1])
-        at = (0, row_B[b], 0, begin, 0)
-        old = jax.lax.dynamic_slice(cache, at, piece.shape)
-        return jax.lax.dynamic_update_slice(cache, jnp.where(used_L[:, None], piece, old), at)
 
-    return jax.lax.fori_loop(0, row_B.size, write, cache_NxRxKxTxD)
+        def of(cache: jax.Array, new: jax.Array) -> jax.Array:
+            piece = jax.lax.dynamic_index_in_dim(new, b, 1).astype(cache.dtype)
+            at = (0, row, 0, begin, 0)
+            if count_B is not None:
+                if length > 1:
+                    piece = jnp.roll(piece, shift, axis=3)
+                used_L = (offset_L >= shift) & (offset_L < shift + count_B[b]) & (row < rows)
+                piece = jnp.where(used_L[:, None], piece, jax.lax.dynamic_slice(cache, at, piece.shape))
+            return jax.lax.dynamic_update_slice(cache, piece, at)
+
+        return KVCache(*map(of, cache, new))
+
+    written: KVCache = jax.lax.fori_loop(0, start_B.size, write, cache)
+    return written

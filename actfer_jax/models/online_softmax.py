@@ -36,6 +36,11 @@ class Softmax(NamedTuple):
 
 def softmax(scores_xMxS: jax.Array, values_xSxD: jax.Array) -> Softmax:
     """Attention to S keys, of which at least one is not masked for each query."""
+    if scores_xMxS.shape[-1] == 1:
+        shape = *scores_xMxS.shape[:-1], values_xSxD.shape[-1]
+        return Softmax(
+            scores_xMxS, jnp.ones_like(scores_xMxS), jnp.broadcast_to(values_xSxD.astype(jnp.float32), shape)
+        )
     top = scores_xMxS.max(-1, keepdims=True)
     weights = jnp.exp(scores_xMxS - top)
     return Softmax(top, weights.sum(-1, keepdims=True), _weighted(weights, values_xSxD))

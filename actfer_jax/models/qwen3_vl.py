@@ -18,6 +18,7 @@ DeepStack layers (of angles: frequencies), H heads, T positions of the cache, V 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -186,12 +187,12 @@ class Attention(nnx.Module):
         x_BxLxD: jax.Array,
         angles_BxLxF: jax.Array,
         segment_ids_BxT: jax.Array,
-        past: Past | None = None,
+        pasts: Sequence[Past] = (),
         prefix: KVCache | None = None,
     ) -> tuple[jax.Array, KVCache]:
         heads = (*x_BxLxD.shape[:2], -1, self.dim)
         query, key, value = self.q_proj(x_BxLxD), self.k_proj(x_BxLxD), self.v_proj(x_BxLxD)
-        if past is not None:
+        if pasts:
             # Else the TPU's compiler joins the products with the norms, and for that copies every layer's weights.
             query, key = jax.lax.optimization_barrier((query, key))
         query = rotate(self.q_norm(query.reshape(heads)), angles_BxLxF)
@@ -201,10 +202,10 @@ class Attention(nnx.Module):
         if prefix is not None:
             shared = KVCache(*(x.transpose(0, 2, 1, 3) for x in prefix))
             key, value = with_prefix(shared.keys, key), with_prefix(shared.values, value)
-        if past is None:
-            output = self.execution.attend(query, key, value, segment_ids_BxT, causal=True)
+        if pasts:
+            output = cached_attention(query, key, value, segment_ids_BxT, pasts, mesh=self.execution.mesh)
         else:
-            output = cached_attention(query, key, value, segment_ids_BxT, *past, mesh=self.execution.mesh)
+            output = self.execution.attend(query, key, value, segment_ids_BxT, causal=True)
         return self.o_proj(output.reshape(*x_BxLxD.shape[:2], -1)), new
 
 
@@ -232,11 +233,11 @@ class DecoderLayer(nnx.Module):
         x_BxLxD: jax.Array,
         angles_BxLxF: jax.Array,
         segment_ids_BxT: jax.Array,
-        past: Past | None = None,
+        pasts: Sequence[Past] = (),
         prefix: KVCache | None = None,
     ) -> tuple[jax.Array, KVCache]:
         normed_BxLxD = self.input_layernorm(x_BxLxD)
-        attended_BxLxD, new = self.self_attn(normed_BxLxD, angles_BxLxF, segment_ids_BxT, past, prefix)
+        attended_BxLxD, new = self.self_attn(normed_BxLxD, angles_BxLxF, segment_ids_BxT, pasts, prefix)
         x_BxLxD = self.execution.constrain(x_BxLxD + attended_BxLxD, "rows")
         x_BxLxD = self.execution.constrain(x_BxLxD + self.mlp(self.post_attention_layernorm(x_BxLxD)), "rows")
         return x_BxLxD, new
@@ -329,9 +330,7 @@ class Qwen3VL(nnx.Module):
         deepstack_FxBxLxD: jax.Array | None,
         positions_BxLx3: jax.Array,
         segment_ids_BxL: jax.Array,
-        cache: KVCache | None = None,
-        cache_length_B: jax.Array | None = None,
-        cache_row_B: jax.Array | None = None,
+        pasts: Sequence[Past] = (),
         prefix: Prefix | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Runs the decoder over L new tokens.
@@ -341,19 +340,14 @@ class Qwen3VL(nnx.Module):
           deepstack_FxBxLxD: from `embed`; None if all new tokens are text.
           positions_BxLx3: M-RoPE positions, from `mrope_positions`.
           segment_ids_BxL: a token attends to earlier tokens of its own segment; 0 is padding.
-          cache: earlier keys and values, which the new tokens attend to as well; it is only read.
-          cache_length_B: how many positions of the cache are valid, per row. A row of length 0 costs no attention.
-          cache_row_B: the cache row of each row; None for the same row.
+          pasts: caches of earlier keys and values, which the new tokens attend to as well; they are only read.
           prefix: earlier tokens, which each group of rows shares. They are computed once for a group, with gradients.
 
         Returns:
           The normalised hidden states [B, L, D] and the new tokens' keys and values [layers, B, kv_heads, L, head_dim],
           for `write_cache`.
         """
-        if (cache is None) != (cache_length_B is None):
-            raise ValueError("a cache and its lengths go together")
         angles_BxLxF = _mrope_angles(positions_BxLx3, self.config.text)
-        row_B = jnp.arange(len(x_BxLxD)) if cache_row_B is None else cache_row_B
         segment_ids_BxT, angles_QxPxF = segment_ids_BxL, None
         if prefix is not None:
             segment_ids_BxT = with_prefix(prefix.segment_ids, segment_ids_BxL)
@@ -372,12 +366,12 @@ class Qwen3VL(nnx.Module):
                 prefix_QxPxD, shared = layer(prefix_QxPxD, angles_QxPxF, prefix.segment_ids)
                 prefix_QxPxD = with_images(prefix_QxPxD, prefix.deepstack, index)
             # The cache is not scanned over: a layer of it that a loop or a kernel reads would be copied.
-            past = None if cache is None or cache_length_B is None else Past(*cache, index, cache_length_B, row_B)
-            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxT, past, shared)
+            of_layer = [past._replace(layer=index) for past in pasts]
+            x_BxLxD, new = layer(x_BxLxD, angles_BxLxF, segment_ids_BxT, of_layer, shared)
             return (with_images(x_BxLxD, deepstack_FxBxLxD, index), prefix_QxPxD), new
 
         index = jnp.arange(self.config.text.num_hidden_layers)
-        unroll = None if cache is None else 1  # When unrolled, XLA's CPU backend copies the whole cache.
+        unroll = 1 if pasts else None  # When unrolled, XLA's CPU backend copies the whole cache.
         with exact_products(self.execution.dtype):
             carry = x_BxLxD, prefix and prefix.x
             (x_BxLxD, _), new = self.execution.scan(run, self.language_model.layers, carry, index, unroll=unroll)

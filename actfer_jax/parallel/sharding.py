@@ -360,16 +360,14 @@ AxisNames = tuple[str | None, ...]
 """Names, from `RULES`, of the first axes of an array. An axis without a name, or with None, is replicated."""
 
 
-def shard_mapped(
-    function: Callable[..., jax.Array], mesh: Mesh | None, names: Sequence[AxisNames], result: AxisNames
-) -> Any:
+def shard_mapped(function: Callable[..., Any], mesh: Mesh | None, names: Sequence[AxisNames], result: AxisNames) -> Any:
     """A function that every device applies to its own parts of the arguments.
 
     An axis name is divided over a mesh axis only if that divides its size in every argument.
 
     Args:
       names: of the axes of each argument.
-      result: names of the axes of the result.
+      result: names of the axes of the result, or of each of several.
     """
     if mesh is None:
         return function

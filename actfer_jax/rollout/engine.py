@@ -201,6 +201,7 @@ class RolloutEngine:
             graphdef,
             group_size=group_size,
             length=config.max_length,
+            suffix=config.suffix_tokens,
             chunk=config.chunk,
             turn_tokens=config.turn_tokens,
             turn_end_id=chat.turn_end_id,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from actfer_jax.models.cache import KVCache, init_cache, write_cache
+from actfer_jax.models.cache import KVCache, Past, init_cache, write_cache
 from actfer_jax.models.images import ImageInputs
 from actfer_jax.models.layers import Params
 from actfer_jax.models.qwen3_vl import Qwen3VL
@@ -24,9 +24,12 @@ from actfer_jax.parallel.sharding import ONE_DEVICE, Meshes
 from actfer_jax.rollout.batch import encode_views
 from actfer_jax.rollout.sampling import sample
 
+BLOCK = 128
+"""Positions in whose multiples a kernel takes a cache (`models/ragged_attention.py`)."""
+
 
 class RowState(NamedTuple):
-    """R rows in flight, T positions each.
+    """R rows in flight, T positions each: those of Q queries, whose prompts they share.
 
     Attributes:
       tokens: int32 [R, T]. Positions that are still free hold -1, or the token that is to be taken there instead of one
@@ -39,7 +42,9 @@ class RowState(NamedTuple):
       limit: int32 [R], length at which the present turn is cut.
       active: bool [R], the row is decoding.
       keys: the row's random key; the draw for position t uses `fold_in(key, t)` and nothing else.
-      cache: [layers, R, kv heads, T, dim].
+      cache: of each row, from the last token of its prompt on, [layers, R, kv heads, S, dim].
+      prompt: of each query, what comes before that, [layers, Q, kv heads, P, dim].
+      prompt_length: int32 [R], positions of it that are filled.
     """
 
     tokens: jax.Array
@@ -52,6 +57,8 @@ class RowState(NamedTuple):
     active: jax.Array
     keys: jax.Array
     cache: KVCache
+    prompt: KVCache
+    prompt_length: jax.Array
 
 
 class Fill(NamedTuple):
@@ -94,6 +101,7 @@ class Programs:
       graphdef: the model's structure (`nnx.split`), on the mesh (`models.on_mesh`).
       group_size: rollouts a query, G.
       length: positions a row holds, T.
+      suffix: most of them from the last token of the prompt on.
       chunk: most tokens a call of `decode` adds.
       turn_tokens: most tokens of a turn.
       turn_end_id: the token that ends a turn.
@@ -108,6 +116,7 @@ class Programs:
         *,
         group_size: int,
         length: int,
+        suffix: int,
         chunk: int,
         turn_tokens: int,
         turn_end_id: int,
@@ -117,6 +126,7 @@ class Programs:
     ):
         self.graphdef = graphdef
         self.group_size, self.length, self.chunk = group_size, length, chunk
+        self.cached = min(length, -(-suffix // BLOCK) * BLOCK)
         self.turn_tokens, self.turn_end_id = turn_tokens, turn_end_id
         self.banned_V = jnp.asarray(banned_V)
         self.update_mesh, self.mesh = meshes
@@ -165,18 +175,16 @@ class Programs:
         valid_Q: jax.Array,
         keys: jax.Array,
     ) -> RowState:
-        """Runs each prompt once and hands its cache to all rollouts of the group; invalid queries stay idle."""
+        """Runs each prompt once, for all rollouts of the group; invalid queries stay idle."""
         model = nnx.merge(self.graphdef, params)
         queries, capacity = tokens_QxP.shape
-        # All but the last token go into the cache; the last is pending.
+        # The last token is pending.
         segment_ids = (jnp.arange(capacity)[None] < count_Q[:, None] - 1).astype(jnp.int32)
         x, deepstack = model.embed(tokens_QxP, image_index_QxP, encode_views(model, scenes))
-        _, new = model.hidden(x, deepstack, positions_QxPx3, segment_ids)
-        cache = init_cache(model.config, queries, self.length, new.keys.dtype)
-        cache = write_cache(cache, new, jnp.zeros_like(count_Q), count_Q - 1, mesh=self.mesh)
+        _, prompt = model.hidden(x, deepstack, positions_QxPx3, segment_ids)
 
-        def to_rows(values: jax.Array, axis: int = 0) -> jax.Array:
-            return jnp.repeat(values, self.group_size, axis=axis)
+        def to_rows(values: jax.Array) -> jax.Array:
+            return jnp.repeat(values, self.group_size, axis=0)
 
         rows = queries * self.group_size
         last = jnp.take_along_axis(positions_QxPx3[:, :, 0], count_Q[:, None] - 1, axis=1)[:, 0]
@@ -193,17 +201,25 @@ class Programs:
             limit=jnp.minimum(length + self.turn_tokens, self.length),
             active=to_rows(valid_Q),
             keys=keys,
-            cache=KVCache(to_rows(cache.keys, 1), to_rows(cache.values, 1)),
+            cache=init_cache(model.config, rows, self.cached, prompt.keys.dtype),
+            prompt=prompt,
+            prompt_length=length - 1,
         )
         return self._divided(state)
 
     def _divided(self, state: RowState) -> RowState:
-        """The state as every program takes it and leaves it: rows, and heads of the cache, divided over the mesh."""
-        parts = {
-            name: sharding.constrain(x, self.mesh, "rows") for name, x in state._asdict().items() if name != "cache"
-        }
-        cache = KVCache(*(sharding.constrain(x, self.mesh, "layers", "rows", "kv_heads") for x in state.cache))
-        return RowState(**parts, cache=cache)
+        """The state as every program takes it and leaves it: rows, and heads of the caches, divided over the mesh."""
+
+        def divided(part: Any) -> Any:
+            if isinstance(part, KVCache):
+                return KVCache(*(sharding.constrain(x, self.mesh, "layers", "rows", "kv_heads") for x in part))
+            return sharding.constrain(part, self.mesh, "rows")
+
+        return RowState(*map(divided, state))
+
+    def _on_device(self, rows: jax.Array, count: int) -> jax.Array:
+        """The numbers of rows, of so many, on their own device."""
+        return rows % (count // sharding.row_shards(self.mesh))
 
     def _decode(self, params: Params, state: RowState) -> RowState:
         """Adds up to `chunk` tokens to every active row; stops early once no row is active."""
@@ -216,10 +232,13 @@ class Programs:
             positions = jnp.broadcast_to(state.position[:, None, None], (row.size, 1, 3))
             x, _ = model.embed(pending)
             # What an idle row computes is dropped, so it need not read its cache.
-            filled = jnp.where(state.active, state.length - 1, 0)
-            hidden, new = model.hidden(
-                x, None, positions, jnp.ones_like(pending), cache=state.cache, cache_length_B=filled
+            start = state.length - 1 - state.prompt_length
+            in_prompt = jnp.where(state.active, state.prompt_length, 0).reshape(-1, self.group_size).max(-1)
+            pasts = (
+                Past(*state.prompt, in_prompt, self._on_device(row[: in_prompt.size], in_prompt.size)),
+                Past(*state.cache, jnp.where(state.active, start, 0), self._on_device(row, row.size)),
             )
+            hidden, new = model.hidden(x, None, positions, jnp.ones_like(pending), pasts)
             logits, told = model.unembed(hidden[:, 0]), state.tokens[row, state.length]
             token, log_prob, raw_log_prob = self.sample(logits, state.keys, state.length, told)
             # An idle row writes out of bounds, which is dropped.
@@ -234,7 +253,7 @@ class Programs:
                 length=length,
                 position=state.position + state.active,
                 active=state.active & ~ended,
-                cache=write_cache(state.cache, new, state.length - 1, state.active.astype(jnp.int32), mesh=self.mesh),
+                cache=write_cache(state.cache, new, start, mesh=self.mesh),
             )
 
         def more(carry: tuple[jax.Array, RowState]) -> jax.Array:
@@ -252,15 +271,13 @@ class Programs:
         size = fill.tokens.shape[1]
         segment_ids = (jnp.arange(size)[None] < fill.used[:, None] - 1).astype(jnp.int32)
         x, deepstack = model.embed(fill.tokens, fill.image_index, encode_views(model, fill.views))
-        _, new = model.hidden(
-            x,
-            deepstack,
-            fill.positions,
-            segment_ids,
-            cache=state.cache,
-            cache_length_B=start - 1,
-            cache_row_B=rows,
+        in_prompt = state.prompt_length[rows]
+        in_cache = start - 1 - in_prompt
+        pasts = (
+            Past(*state.prompt, in_prompt, self._on_device(rows // self.group_size, count // self.group_size)),
+            Past(*state.cache, in_cache, self._on_device(rows, count)),
         )
+        _, new = model.hidden(x, deepstack, fill.positions, segment_ids, pasts)
         # tokens[start - 1] is the pending token, which the fill repeats.
         column = jnp.arange(size)[None]
         offset = jnp.where(column < fill.used[:, None], start[:, None] - 1 + column, self.length)
@@ -272,6 +289,6 @@ class Programs:
             position=state.position.at[at].set(fill.position, mode="drop"),
             limit=state.limit.at[at].set(jnp.minimum(length + self.turn_tokens, self.length), mode="drop"),
             active=state.active.at[at].set(True, mode="drop"),
-            cache=write_cache(state.cache, new, start - 1, fill.used - 1, at, self.mesh),
+            cache=write_cache(state.cache, new, in_cache, fill.used - 1, at, self.mesh),
         )
         return self._divided(state)

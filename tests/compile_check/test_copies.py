@@ -98,9 +98,9 @@ def test_decoding_copies_no_weights_and_no_cache(monkeypatch: pytest.MonkeyPatch
     )
     decode = next(program for program in programs if program.name == "decode chunk")
     weights, state = decode.arguments
-    arrays = [*jax.tree.leaves(weights["language_model"]["layers"]), *state.cache]
+    arrays = [*jax.tree.leaves(weights["language_model"]["layers"]), *state.cache, *state.prompt]
     compiled = decode.jitted.lower(*decode.arguments).compile().as_text()
     assert "ragged_attention" in compiled
     shapes = [x.sharding.shard_shape(x.shape) for x in arrays if x.ndim > 2]
-    assert len(shapes) == 9
+    assert len(shapes) == 11
     assert copied_bytes(compiled, shapes) == 0

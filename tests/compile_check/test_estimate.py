@@ -16,11 +16,11 @@ from actfer_jax.compile_check import hlo
 from actfer_jax.compile_check.check import NO_TPU, topology_devices
 from actfer_jax.compile_check.chips import CHIPS
 from actfer_jax.compile_check.collectives import collectives
-from actfer_jax.compile_check.estimate import Estimate, estimate
+from actfer_jax.compile_check.estimate import Estimate, Filled, estimate
 from actfer_jax.compile_check.hlo import Array
 from actfer_jax.compile_check.kernels import Work, reckon
 from actfer_jax.compile_check.results import Result
-from actfer_jax.compile_check.step import Assumed, estimate_step, in_words, runs
+from actfer_jax.compile_check.step import FULL, Assumed, estimate_step, in_words, runs
 from actfer_jax.config import ConfigError, read_config
 from actfer_jax.models.attention import attention
 from actfer_jax.training.config import TrainConfig
@@ -165,24 +165,48 @@ def test_splash_attention_takes_the_flops_of_the_blocks_that_it_computes(monkeyp
         assert found.reckoned == pytest.approx(flops / (0.4 * 197e12) + steps * 0.35e-6, rel=1e-6)
 
 
-@pytest.mark.parametrize(("mean_row", "read"), [(None, 3072), (3072, 3072), (1536, 1536), (1300, 1536)])
-def test_attention_to_the_cache_takes_the_bytes_of_what_rows_have_filled(mean_row: int | None, read: int) -> None:
+@pytest.mark.parametrize(("filled", "read"), [(None, 3072), (3072, 3072), (1536, 1536), (1300, 1536)])
+@pytest.mark.parametrize("pasts", [64, 8])
+def test_attention_to_the_cache_takes_the_bytes_of_what_rows_have_filled(
+    filled: int | None, read: int, pasts: int
+) -> None:
+    """Of each row, or of each group of eight that shares it; 64 queries a step of the grid or those of one past."""
     rows, kv_heads, group, dim, turn = 64, 2, 4, 128, 322
 
     def work(queries: int) -> Work:
-        scalars = [Array("s32", (size,)) for size in (1, rows, rows)]
+        scalars = [Array("s32", (size,)) for size in (1, pasts, pasts)]
         cache = Array("bf16", (36, 256, kv_heads, 3072, dim))
         new = [Array("f32", (rows, kv_heads, queries, width)) for width in (1, 1, dim)]
         query = Array("bf16", (rows, kv_heads, queries, dim))
-        found = reckon("ragged_attention.3", [*scalars, query, *new, cache, cache], [query], mean_row)
+        found = reckon("ragged_attention.3", [*scalars, query, *new, cache, cache], new, filled)
         assert found is not None
         return found
 
-    own = rows * kv_heads * group * (2 * dim * 2 + (dim + 2) * 4)
-    decoded = rows * kv_heads * read * dim * 2 * 2 + own
-    assert work(group).seconds(V5E) == pytest.approx(decoded / (0.8 * 819e9) + rows * 0.35e-6)
-    filled = 4 * rows * kv_heads * group * turn * read * dim
-    assert work(group * turn).seconds(V5E) == pytest.approx(filled / (0.4 * 197e12) + rows * 0.35e-6)
+    own = rows * kv_heads * group * (dim * 2 + 2 * (dim + 2) * 4)
+    decoded = pasts * kv_heads * read * dim * 2 * 2 + own
+    assert work(group).seconds(V5E) == pytest.approx(decoded / (0.8 * 819e9) + 4 * 0.35e-6)
+    flops = 4 * rows * kv_heads * group * turn * read * dim
+    assert work(group * turn).seconds(V5E) == pytest.approx(flops / (0.4 * 197e12) + pasts * 0.35e-6)
+
+
+def test_what_rows_share_and_what_is_their_own_are_reckoned_at_their_lengths() -> None:
+    arrays = "s32[1] s32[8] s32[8] bf16[8,2,4,128] f32[8,2,4,1] f32[8,2,4,1] f32[8,2,4,128]".split()
+    arrays += ["bf16[36,8,2,2048,128]"] * 2
+    given = "\n".join(f"  %a.{n} = {array} parameter({n})" for n, array in enumerate(arrays))
+    call = f"custom-call({', '.join(f'%a.{n}' for n in range(len(arrays)))}), custom_call_target="
+    result = "(f32[8,2,4,1], f32[8,2,4,1], f32[8,2,4,128])"
+
+    def seconds(*names: str) -> float:
+        calls = "\n".join(
+            f'  %ragged_attention.{n} = {result} {call}"tpu_custom_call", metadata={{op_name="jit(f)/{name}/call"}}'
+            for n, name in enumerate(names)
+        )
+        text = f"ENTRY %main (x: f32[8]) -> f32[8] {{\n{given}\n{calls}\n}}\n"
+        return estimate(hlo.read(text), V5E, 0, Filled(1060, 640)).reckoned
+
+    block = 8 * 2 * 256 * 128 * 2 * 2 / (0.8 * 819e9)
+    assert seconds("shared") - seconds("own") == pytest.approx((5 - 3) * block)
+    assert seconds("shared", "own") == pytest.approx(seconds("shared") + seconds("own"))
 
 
 def train_config(module: Any, **values: Any) -> TrainConfig:
@@ -257,3 +281,12 @@ def test_a_step_of_supervised_training_is_an_update_and_readings_count_by_their_
 def test_rows_for_which_there_is_no_room_are_refused(assumed: Assumed) -> None:
     with pytest.raises(ConfigError, match=r"room for 3072 positions.*--mean_row"):
         assumed.within(train_config(ucgrpo))
+
+
+def test_of_rows_the_prompt_is_as_long_as_is_given_or_as_there_is_room_for() -> None:
+    config = train_config(ucgrpo)
+    assert Assumed(mean_row=1700, mean_prompt=1060).within(config).filled == (1060, 640)
+    assert Assumed(mean_row=1700).within(config).filled == (1280, 420)
+    assert FULL.within(config).filled == (1280, 1792)
+    with pytest.raises(ConfigError, match="1280 positions.*--mean_prompt=1281"):
+        Assumed(mean_prompt=1281).within(config)

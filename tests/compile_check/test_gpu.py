@@ -17,10 +17,11 @@ def reckoned(raw: ml_collections.ConfigDict, topology: str) -> dict[str, dict]:
 def test_adapters_of_4b_fit_a_gpu_of_24_gb_with_every_key_of_the_variant(module):
     programs = reckoned(module.get_config("one_device"), "gpu:24")
     assert all(program["fits"] for program in programs.values())
-    # Every row has 36 layers of keys and values: 8 heads of 128 numbers, 2 bytes each, at 3072 positions.
-    rows = 16 if module is ucgrpo else 8
+    # 36 layers of keys and values, 8 heads of 128 numbers, 2 bytes each: at 1280 positions of a prompt, which 8 rows
+    # share in training, and at 1792 of each row.
+    positions = 2 * 1280 + 16 * 1792 if module is ucgrpo else 8 * (1280 + 1792)
     decode = programs["decode chunk" if module is ucgrpo else "evaluation: decode chunk"]
-    weights, cache = 2 * (4.438e9 + 33.0e6), rows * 3072 * 36 * 2 * 8 * 128 * 2
+    weights, cache = 2 * (4.438e9 + 33.0e6), positions * 36 * 2 * 8 * 128 * 2
     assert decode["arguments"] == pytest.approx(weights + cache, rel=1e-3)
     # The base is there once: beside the weights of rollouts are the adapters in float32 and both moments of Adam.
     assert sum(decode["others"].values()) < 33.1e6 * 4 * 3.6

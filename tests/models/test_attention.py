@@ -1,11 +1,15 @@
 """Every attention backend, of segments and of a cache, against a brute-force computation in numpy."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from actfer_jax.models.attention import attention
+from actfer_jax.models.cache import Past
 from actfer_jax.models.cached_attention import cached_attention
 
 CUDNN = ("cudnn",) if jax.default_backend() == "gpu" else ()
@@ -114,28 +118,42 @@ LAYER = 1
 
 
 def cached_case(
-    capacity: int, lengths: list[int], rows: list[int], new: int
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Arguments for rows with so many positions in the cache, and what must come of them."""
+    capacity: int, lengths: list[int], rows: list[int], new: int, prompts: Sequence[int] = ()
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Arguments for rows with so many positions in the cache, and what must come of them.
+
+    Args:
+      prompts: how many positions successive rows share before those.
+    """
     random = np.random.default_rng(0)
-    batch, most = len(lengths), max(lengths) + new
+    batch, most = len(lengths), max(prompts, default=0) + max(lengths) + new
     query, key, value = (
         random.normal(size=(batch, most, heads, DIM)).astype(np.float32) for heads in (HEADS, KV_HEADS, KV_HEADS)
     )
     # What is past a length, in another row or layer must not count.
     cache = np.full((2, LAYERS, ROWS, KV_HEADS, capacity, DIM), 1e3, np.float32)
+    of_prompts = np.full((2, LAYERS, max(len(prompts), 1), KV_HEADS, capacity, DIM), 1e3, np.float32)
+    before_B = np.zeros(batch, int)
+    for q, before in enumerate(prompts):
+        group = slice(q * batch // len(prompts), (q + 1) * batch // len(prompts))
+        before_B[group] = before
+        for x in (key, value):
+            x[group, :before] = x[group, :before][:1]
+        of_prompts[:, LAYER, -1 - q, :, :before] = np.stack([x[group, :before][0] for x in (key, value)]).swapaxes(1, 2)
     last = [np.empty((batch, new, heads, DIM), np.float32) for heads in (HEADS, KV_HEADS, KV_HEADS)]
     expected = np.empty((batch, new, HEADS, DIM))
-    for b, (length, row) in enumerate(zip(lengths, rows, strict=True)):
-        whole = [x[b : b + 1, : length + new] for x in (query, key, value)]
-        expected[b] = brute_force(*whole, np.ones((1, length + new)), True)[0, length:]
-        cache[:, LAYER, row, :, :length] = np.stack([key[b, :length], value[b, :length]]).swapaxes(1, 2)
+    for b, (before, length, row) in enumerate(zip(before_B, lengths, rows, strict=True)):
+        end = before + length
+        whole = [x[b : b + 1, : end + new] for x in (query, key, value)]
+        expected[b] = brute_force(*whole, np.ones((1, end + new)), True)[0, end:]
+        cache[:, LAYER, row, :, :length] = np.stack([x[b, before:end] for x in (key, value)]).swapaxes(1, 2)
         for part, x in zip(last, (query, key, value), strict=True):
-            part[b] = x[b, length : length + new]
-    names = "query_BxLxHxD", "key_BxLxKxD", "value_BxLxKxD", "cached_keys_NxRxKxTxD", "cached_values_NxRxKxTxD"
-    arguments = dict(zip(names, (*last, *cache), strict=True))
-    arguments |= {"cache_length_B": np.array(lengths, np.int32), "cache_row_B": np.array(rows, np.int32)}
-    return arguments | {"segment_ids_BxL": np.ones((batch, new), np.int32)}, expected
+            part[b] = x[b, end : end + new]
+    own = Past(*cache, np.array(lengths, np.int32), np.array(rows, np.int32), LAYER)
+    shared = Past(*of_prompts, np.array(prompts, np.int32), np.arange(len(prompts), dtype=np.int32)[::-1], LAYER)
+    arguments = dict(zip(("query_BxLxHxD", "key_BxLxKxD", "value_BxLxKxD"), last, strict=True))
+    pasts = [shared, own] if prompts else [own]
+    return arguments | {"segment_ids_BxL": np.ones((batch, new), np.int32), "pasts": pasts}, expected
 
 
 @pytest.mark.parametrize("new", [1, 5])
@@ -143,7 +161,19 @@ def cached_case(
 def test_every_length_in_any_row_equals_brute_force(backend: str, new: int) -> None:
     """No block, part of one, whole ones, and all of the capacity."""
     arguments, expected = cached_case(768, [0, 700, 1, 0, 256, 768], [3, 0, 5, 1, 4, 2], new)
-    found = cached_attention(**arguments, layer=LAYER, backend=backend)
+    found = cached_attention(**arguments, backend=backend)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("new", "prompts"), [(1, [0, 700, 256]), (5, [300, 1])])
+@pytest.mark.parametrize("backend", CACHED)
+def test_what_rows_share_equals_brute_force(
+    backend: str, new: int, prompts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts in any row, of every length, and none; three rows in a step of the kernel's grid, or one."""
+    monkeypatch.setattr("actfer_jax.models.ragged_attention._QUERIES", 8)
+    arguments, expected = cached_case(768, [0, 257, 1, 0, 0, 300], [3, 0, 5, 1, 4, 2], new, prompts)
+    found = cached_attention(**arguments, backend=backend)
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
@@ -151,26 +181,27 @@ def test_every_length_in_any_row_equals_brute_force(backend: str, new: int) -> N
 def test_blocks_need_not_fill_the_capacity(backend: str) -> None:
     for capacity in (20, 600):
         arguments, expected = cached_case(capacity, [17, capacity, 5], [0, 1, 2], 4)
-        found = cached_attention(**arguments, layer=LAYER, backend=backend)
+        found = cached_attention(**arguments, backend=backend)
         np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("backend", CACHED)
 def test_the_lengths_of_others_change_no_bit_of_a_row(backend: str) -> None:
-    arguments, _ = cached_case(768, [300, 40, 768], [0, 1, 2], 1)
-    found = [
-        cached_attention(**arguments | {"cache_length_B": np.array([300, *others])}, layer=LAYER, backend=backend)[0]
-        for others in ([40, 768], [0, 0], [768, 1])
-    ]
+    arguments, _ = cached_case(768, [300, 40, 768], [0, 1, 2], 1, [200])
+    prompt, own = arguments.pop("pasts")
+    found = []
+    for others in ([40, 768], [0, 0], [768, 1]):
+        pasts = prompt, own._replace(length_B=np.array([300, *others]))
+        found.append(cached_attention(**arguments, pasts=pasts, backend=backend)[0])
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("backend", CACHED)
 def test_half_precision_keeps_softmax_over_a_cache_in_float32(backend: str) -> None:
-    arguments, expected = cached_case(768, [700, 300, 768], [0, 1, 2], 3)
-    half = {name: jnp.asarray(x, jnp.bfloat16) if x.dtype == np.float32 else x for name, x in arguments.items()}
-    found = cached_attention(**half, layer=LAYER, backend=backend)
+    arguments, expected = cached_case(768, [700, 300, 768], [0, 1, 2], 3, [200])
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16) if np.asarray(x).dtype == np.float32 else x, arguments)
+    found = cached_attention(**half, backend=backend)
     assert found.dtype == jnp.bfloat16
     # Inputs and weights rounded to 8 bits give errors of this size; a softmax in bfloat16 doubles them.
     assert np.sqrt(np.mean((np.asarray(found, np.float32) - expected) ** 2)) < 2e-3

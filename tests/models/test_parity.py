@@ -1,6 +1,7 @@
 """The model against transformers' PyTorch one: recorded arrays always, a live comparison where torch is there."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from flax import nnx
 from actfer_jax.models import (
     ImageFeatures,
     KVCache,
+    Past,
     Qwen3VL,
+    cached_attention,
     image_inputs,
     init_cache,
     load_pretrained,
@@ -114,7 +117,8 @@ class Decoder:
                 features = ImageFeatures(tokens, deepstack)
             x, deepstack = model.embed(tokens_BxL, index_BxL, features)
             segment_ids = (jnp.arange(tokens_BxL.shape[1])[None] < count_B[:, None]).astype(jnp.int32)
-            hidden, new = model.hidden(x, deepstack, positions_BxLx3, segment_ids, cache, length_B)
+            past = Past(*cache, length_B, jnp.arange(len(tokens_BxL)))
+            hidden, new = model.hidden(x, deepstack, positions_BxLx3, segment_ids, [past])
             return model.unembed(hidden), write_cache(cache, new, length_B, count_B)
 
         self.compiled = append
@@ -171,6 +175,47 @@ def test_prefill_slots_and_single_steps_equal_one_full_forward(model: Qwen3VL) -
         append([1, 1, 1])
     for row, (parts, length) in enumerate(zip(found, (29, 15, 23), strict=True)):
         np.testing.assert_allclose(np.concatenate(parts), full[row, :length], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("backend", ["rows", "ragged_interpret"])
+def test_rows_continue_a_prompt_that_they_share_as_whole_rows_do(
+    model: Qwen3VL, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of several lengths with pictures, which are kept once; a reply of three tokens, then single ones."""
+    monkeypatch.setattr(cached_attention, "_backend", lambda *_: backend)
+    prompts = fixtures.make_batch([[3, (4, 6), 6, (2, 10), 5], [2, (6, 2), 11], [4]], seed=3)
+    group, batch = 2, 6
+    queries = len(prompts.rows)
+    tokens_BxL = np.random.default_rng(0).integers(0, fixtures.TEXT_TOKENS, (batch, 5))
+    pictures = np.split(prompts.pixel_values, np.cumsum(prompts.grids.prod(-1))[:-1])
+    seen = [0, 1, 0, 1, 2, 2]  # of each row in turn
+    rows = [[*prompts.rows[b // group], *tokens_BxL[b]] for b in range(batch)]
+    whole = fixtures.Batch(rows, prompts.grids[seen], np.concatenate([pictures[n] for n in seen]))
+    full = logits(model, *whole.padded("right"), whole.pixel_values, whole.grids)
+    expected = np.stack([full[b, len(row) - 5 : len(row)] for b, row in enumerate(rows)])
+
+    decoder = Decoder(model, batch=queries, length=128)
+    prefill(decoder, model, prompts)
+    graph, state = nnx.split(model)
+
+    @partial(jax.jit, static_argnums=3)
+    def append(state: nnx.State, cache: KVCache, filled: int, together: bool, tokens_BxL: np.ndarray) -> Any:
+        model = nnx.merge(graph, state)
+        query = np.arange(queries) if together else np.arange(batch) // group
+        pasts = Past(*decoder.cache, decoder.length[query], query), Past(*cache, filled, np.arange(batch))
+        first_B = np.repeat(decoder.position, group) + filled
+        positions_BxL = first_B[:, None] + np.arange(tokens_BxL.shape[1])[None]
+        x, _ = model.embed(tokens_BxL)
+        positions_BxLx3 = jnp.broadcast_to(positions_BxL[..., None], (*tokens_BxL.shape, 3))
+        hidden, new = model.hidden(x, None, positions_BxLx3, jnp.ones_like(tokens_BxL), pasts)
+        return model.unembed(hidden), write_cache(cache, new, filled, jnp.full(batch, tokens_BxL.shape[1]))
+
+    cache, found = init_cache(model.config, batch, 128, jnp.float32), []
+    for begin, end in ((0, 3), (3, 4), (4, 5)):
+        filled = np.full(batch, begin, np.int32)
+        values, cache = append(state, cache, filled, end - begin == 1, tokens_BxL[:, begin:end])
+        found.append(values)
+    np.testing.assert_allclose(np.concatenate(found, 1), expected, atol=2e-5, rtol=0)
 
 
 def test_greedy_generation_is_token_identical_to_transformers(model: Qwen3VL, golden: dict[str, np.ndarray]) -> None:
