@@ -1,6 +1,6 @@
 """Does the study of ActFER's tables run from its first command to its report? All but the model's width, in small.
 
-    python benchmarks/small_actfer.py --words=DIR --json=docs/results/small_actfer.json
+    python benchmarks/small_actfer.py --words=DIR
 
 `configs/studies/actfer.py` with its methods, evaluations and contrasts, on data sets in their own layouts. Their
 pictures are rendered faces, and their action units are as LibreFace writes them. `--words` (by default ACTFER_QWEN3_VL
@@ -27,7 +27,7 @@ from actfer_jax.data.datasets.ferbench import SUBSETS
 from actfer_jax.data.datasets.synth_faces import FaceSpec, render
 from actfer_jax.data.datasets.synth_faces.second_world import sample_face
 from actfer_jax.facs import EMOTIONS, normalise_emotion
-from actfer_jax.files import as_path, write_atomically
+from actfer_jax.files import as_path
 from actfer_jax.models import Qwen3VL, Qwen3VLConfig
 from actfer_jax.models.huggingface import save_pretrained
 
@@ -171,11 +171,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--words", default=WORDS, help="tokenizer, chat template and processor of a Qwen3-VL")
     parser.add_argument("--workdir", type=as_path, default=Path("runs/small_actfer"), help="made anew")
-    parser.add_argument("--json", type=as_path, help="file for the study's figures")
     given = parser.parse_args()
     if not given.words:
         parser.error("--words is needed: a directory with a Qwen3-VL's tokenizer, chat template and processor")
-    check_places(json=given.json, workdir=given.workdir)
+    check_places(workdir=given.workdir)
     root = Path(given.workdir).absolute()
     data, runs = root / "data", root / "runs"
     for part in root.glob("*"):
@@ -191,11 +190,7 @@ def main() -> None:
         status = subprocess.run(command, cwd=ROOT).returncode
     if status:
         sys.exit(status)
-    report = json.loads((runs / "report" / "report.json").read_text())
     print((runs / "report" / "report.md").read_text())
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(given.json, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
