@@ -76,7 +76,7 @@ def parse(monkeypatch, tmp_path):
         ([DEMO, "--workdir="], "--workdir=: is empty"),
         ([DEMO], "--workdir is missing"),
         (["--workdir=x", "--config.steps=3"], "--config is missing"),
-        (["--config=configs/ucgrpo.py:foo"], "there is no variant 'foo'; there are: demo, disfa"),
+        (["--config=configs/ucgrpo.py:foo"], "there is no variant 'foo'; there are: demo, demo_2, disfa"),
         (["--config", "configs/eval/synth_faces.py:demo"], "has no variants; leave out :demo"),
         (["--config=configs/ucgrp.py"], "no file configs/ucgrp.py; did you mean configs/ucgrpo.py?"),
         (["--config=ugrpo:demo"], "no file ugrpo; did you mean ucgrpo?"),

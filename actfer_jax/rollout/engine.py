@@ -2,12 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as AnySequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -21,7 +20,6 @@ from actfer_jax.agent.environment import Environment, EpisodeConfig
 from actfer_jax.agent.episode import Episode, Reply, Sample
 from actfer_jax.agent.tools import Toolbox
 from actfer_jax.config import Count, at_least
-from actfer_jax.errors import ToolTimeout
 from actfer_jax.faces.views import View, ViewConfig
 from actfer_jax.models.config import Qwen3VLConfig
 from actfer_jax.models.images import mrope_positions
@@ -32,9 +30,7 @@ from actfer_jax.rollout.batch import Patches, Sequence, ViewSlots, placed_inputs
 from actfer_jax.rollout.encoder import ViewEncoder
 from actfer_jax.rollout.exchange import Answered, Failure, exchange
 from actfer_jax.rollout.programs import Fill, Programs, RowState, row_keys
-
-TOOL_SECONDS = 60.0
-"""How long no face tool may return before the run stops: a backstop against a hang, which never changes an episode."""
+from actfer_jax.rollout.threads import encode_once, tool_threads, wait_for_tools
 
 
 @dataclass(frozen=True)
@@ -239,10 +235,10 @@ class RolloutEngine:
         """
         if not 0 < len(queries) <= self.queries:
             raise ValueError(f"{len(queries)} queries; this engine takes 1 to {self.queries}")
-        encode = _once(self._encode)
+        encode = encode_once(self._encode)
         seconds = dict.fromkeys(("prefill", "decode", "tools", "fill", "host"), 0.0)
         clock = _Clock(seconds)
-        with _tool_threads(self.config.tool_threads) as pool:
+        with tool_threads(self.config.tool_threads) as pool:
             params = sharding.block_on_cpu(self.programs.weights(params), self.mesh)
             clock.lap("prefill")
             rows, prompts = self._open(queries, forced, treatment, pool)
@@ -388,7 +384,7 @@ class RolloutEngine:
         calls = {index: call for index, call in waiting.items() if call is not None}
         if idle:
             # The devices fill some rows while the tools of others run.
-            _wait_for_tools(calls.values(), fill_rows)
+            wait_for_tools(calls.values(), fill_rows)
         done = {index: call.result() for index, call in calls.items() if call.done()}
         ready, failed = exchange(list(waiting), done, self.holders, self.owners)
         for index, failure in failed.items():
@@ -488,54 +484,6 @@ def view_slots(
         scenes=config.images,
         dtype=dtype,
     )
-
-
-def _once(encode: Callable[[View], Patches]) -> Callable[[View], Patches]:
-    """From a view to its patches, for threads: the first that asks encodes a view, and all others share its array, or
-    what it raised. The rollouts of a group often have equal views."""
-    known: dict[str, Future[Patches]] = {}
-    lock = Lock()
-
-    def encode_once(view: View) -> Patches:
-        digest = view.digest
-        with lock:
-            is_first = digest not in known
-            patches = known.setdefault(digest, Future())
-        if is_first:
-            try:
-                patches.set_result(encode(view))
-            except BaseException as error:
-                patches.set_exception(error)
-        return patches.result()
-
-    return encode_once
-
-
-@contextmanager
-def _tool_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for the face tools, which are waited for at the end unless one of them hangs."""
-    pool, hangs = ThreadPoolExecutor(count), False
-    try:
-        yield pool
-    except ToolTimeout:
-        hangs = True
-        raise
-    finally:
-        pool.shutdown(wait=not hangs, cancel_futures=True)
-
-
-def _wait_for_tools(calls: Collection[Future[Answered | Failure]], enough: int) -> None:
-    """Waits until one more call has returned, and so many in all, or every one.
-
-    Raises:
-      ToolTimeout: none has returned for `TOOL_SECONDS`.
-    """
-    running = {call for call in calls if not call.done()}
-    enough = max(enough, len(calls) - len(running) + 1)
-    while running and len(calls) - len(running) < enough:
-        returned, running = wait(running, timeout=TOOL_SECONDS, return_when=FIRST_COMPLETED)
-        if not returned:
-            raise ToolTimeout(f"no face tool has returned for {TOOL_SECONDS:.0f} s ({len(running)} calls wait)")
 
 
 class _Clock:

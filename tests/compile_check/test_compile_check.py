@@ -258,8 +258,9 @@ def test_the_formulas_of_a_rollout_count_every_matrix_product() -> None:
     # The plain kernel computes masked pairs too.
     masked = queries * pairs * (length**2 - length * (length + 1) / 2)
     assert programs["prefill"].flops + masked == pytest.approx(counted["prefill"], rel=1e-6)
-    # The jaxpr has the bodies of loops of unknown length once: one token, and of a row's cache one block.
-    beyond = config.rollout.max_length - 128
+    # The jaxpr has the bodies of loops of unknown length once: one token, and of each cache one block, which of a short
+    # prompt is all.
+    beyond = config.rollout.max_length - 128 - length
     rows = queries * config.batch.rollouts
     # A new token also sees itself, by no matrix product.
     assert programs["decode chunk"].flops / config.rollout.chunk == pytest.approx(

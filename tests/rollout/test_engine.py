@@ -417,9 +417,9 @@ from actfer_jax import cli
 from actfer_jax.evaluation.command import load_policy
 from actfer_jax.agent.episode import Reference
 from actfer_jax.agent.tools import Toolbox
-from actfer_jax.rollout import engine
+from actfer_jax.rollout import engine, threads
 import numpy as np
-engine.TOOL_SECONDS = 0.1
+threads.TOOL_SECONDS = 0.1
 Toolbox.execute = lambda *args, **options: threading.Event().wait()
 def main(argv):
     agent, card = load_policy("demo", "float32")
