@@ -33,8 +33,15 @@ from actfer_jax.runs.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+import data_fixtures  # noqa: E402
 from data_fixtures import WRITERS, config_of  # noqa: E402
 
+LAYOUTS = {name: (name, writer) for name, writer in WRITERS.items()} | {
+    "fer_plus_folders": ("fer_plus", data_fixtures.write_fer_plus_folders),
+    "affectnet_later": ("affectnet", data_fixtures.write_affectnet_later),
+    "affectnet_plus": ("affectnet", data_fixtures.write_affectnet_plus),
+}
+"""By the name of the layout: the data set, and what writes it."""
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".jfif"))
 LEAST_SIDE = 96
 BENCHMARKS = {"disfa": "disfa", "bp4d": "bp4d", "raf_au": "raf_au", "fea_20k": "fea_20k", "ferbench": "ferbench"}
@@ -98,13 +105,14 @@ def run(*arguments: str) -> float:
     return round(time.perf_counter() - began, 1)
 
 
-def play(name: str, root: Path) -> dict[str, Any]:
+def play(layout: str, root: Path) -> dict[str, Any]:
     """
     Raises:
       RuntimeError: a command failed.
     """
     files = root / "files"
-    given = {"name": name, "cache_directory": str(root / "cache")} | WRITERS[name](files)
+    name, write = LAYOUTS[layout]
+    given = {"name": name, "cache_directory": str(root / "cache")} | write(files)
     pictures = put_faces(files)
     source = open_source(config_of(**given))
     samples = [source[index] for index in range(len(source))]
@@ -114,7 +122,7 @@ def play(name: str, root: Path) -> dict[str, Any]:
     settings = {"benchmark": benchmark, "images": images, "asks_aus": asks_aus, "unlabelled": unlabelled}
     config = root / "config.py"
     config.write_text(CONFIGS.format(data=given, **settings))
-    row = {"name": name, "pictures": pictures, "samples": len(source), "images": images, "aus": asks_aus}
+    row = {"layout": layout, "pictures": pictures, "samples": len(source), "images": images, "aus": asks_aus}
     if hasattr(plugins.load("data.datasets", name), "inventory"):
         keys = [f"--set={key}={value}" for key, value in given.items() if key not in ("name", "directory")]
         row["check_s"] = run("actfer_jax.data.check", name, f"--data_dir={given['directory']}", *keys)
@@ -131,13 +139,13 @@ def play(name: str, root: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(WRITERS), help="data sets, of %(default)s")
+    parser.add_argument("--only", default=",".join(LAYOUTS), help="layouts, of %(default)s")
     parser.add_argument("--workdir", type=as_path, default=Path("runs/data_sets"), help="made anew")
     parser.add_argument("--json", type=as_path, help="file for the figures")
     given = parser.parse_args()
     names = given.only.split(",")
-    if unknown := set(names) - set(WRITERS):
-        parser.error(f"--only: there is no {unknown.pop()!r}; there are {', '.join(WRITERS)}")
+    if unknown := set(names) - set(LAYOUTS):
+        parser.error(f"--only: there is no {unknown.pop()!r}; there are {', '.join(LAYOUTS)}")
     check_places(json=given.json, workdir=given.workdir)
     rows, failed = [], False
     for name in names:
