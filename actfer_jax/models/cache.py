@@ -66,9 +66,11 @@ def write_cache(
       mesh: the mesh over which rows and heads are divided; each device writes its own rows.
     """
     cached, by_row = ("layers", "rows", "kv_heads"), ("rows",)
-    given = {"start_B": start_B, "count_B": count_B, "row_B": row_B}
-    if row_B is not None:
-        given["number_R"] = jnp.arange(cache.keys.shape[1])
+    given = {"start_B": start_B, "count_B": count_B}
+    # Also where rows are in order: of a loop whose counter is the row, the TPU's compiler takes (libtpu 0.0.42) that it
+    # writes every position, and fails.
+    given["row_B"] = jnp.arange(start_B.size) if row_B is None else row_B
+    given["number_R"] = jnp.arange(cache.keys.shape[1])
     given = {name: jnp.asarray(x) for name, x in given.items() if x is not None}
 
     def write(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -82,16 +84,16 @@ def _write_rows(
     cache: KVCache,
     new: KVCache,
     start_B: jax.Array,
+    row_B: jax.Array,
+    number_R: jax.Array,
     count_B: jax.Array | None = None,
-    row_B: jax.Array | None = None,
-    number_R: jax.Array | None = None,
 ) -> KVCache:
     """Row by row, in place. A scatter makes the TPU's compiler copy the whole cache, and is slower on CPU."""
     rows, capacity, length = cache.keys.shape[1], cache.keys.shape[3], new.keys.shape[3]
     offset_L = jnp.arange(length)
 
     def write(b: jax.Array, cache: KVCache) -> KVCache:
-        row = b if row_B is None or number_R is None else row_B[b] - number_R[0]
+        row = row_B[b] - number_R[0]
         begin = jnp.minimum(start_B[b], capacity - length)  # The slice must end inside the cache.
         shift = start_B[b] - begin
 
