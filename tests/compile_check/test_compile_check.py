@@ -72,9 +72,10 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
     parameters = found["kept_bytes"]["params"]
     assert found["kept_bytes"]["optimizer"] == pytest.approx(2 * parameters, rel=0.01)
     assert programs["update"]["arguments"] >= 3 * parameters
-    # 16 rows of 224 positions, 2 heads of 32, 4 layers, keys and values, in float32: divided by rows and by heads.
-    assert found["kept_bytes"]["cache"] == 2 * 4 * 16 * 2 * 224 * 32 * 4 // 4
-    assert found["kept_bytes"]["evaluation: cache"] == 2 * 4 * 72 * 2 * 224 * 32 * 4 // 4
+    # Keys and values of 4 layers and 2 heads of 32, in float32: of 4 prompts, and of what 16 rows add to them. Divided by
+    # rows and by heads.
+    assert found["kept_bytes"]["cache"] == 2 * 4 * 2 * 32 * 4 * (4 * 32 + 16 * 224) // 4
+    assert found["kept_bytes"]["evaluation: cache"] == 2 * 4 * 2 * 32 * 4 * 72 * (32 + 224) // 4
     assert programs["update"]["collectives"]["all-gather"] > 0
     assert programs["update"]["teraflops"] > programs["reference log-probs"]["teraflops"] > 0
     # 16 rows of up to 3 turns, of 32 tokens each and decoded in chunks of 16, and a fill of 32 rows between two turns.
