@@ -72,8 +72,8 @@ def test_every_program_of_a_run_is_compiled_and_measured(tmp_path: Path) -> None
     parameters = found["kept_bytes"]["params"]
     assert found["kept_bytes"]["optimizer"] == pytest.approx(2 * parameters, rel=0.01)
     assert programs["update"]["arguments"] >= 3 * parameters
-    # Keys and values of 4 layers and 2 heads of 32, in float32: of 4 prompts, and of what 16 rows add to them. Divided by
-    # rows and by heads.
+    # Keys and values of 4 layers and 2 heads of 32, in float32: of 4 prompts, and of what 16 rows add to them. Divided
+    # by rows and by heads.
     assert found["kept_bytes"]["cache"] == 2 * 4 * 2 * 32 * 4 * (4 * 32 + 16 * 224) // 4
     assert found["kept_bytes"]["evaluation: cache"] == 2 * 4 * 2 * 32 * 4 * 72 * (32 + 224) // 4
     assert programs["update"]["collectives"]["all-gather"] > 0
